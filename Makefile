@@ -1,0 +1,55 @@
+# make app | test | check | docs | lock | clean      (CONTRIBUTING.md says what each is for)
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VENV ?= .venv
+PYTHON ?=
+HOST ?= 127.0.0.1
+PORT ?= 7860
+ARGS ?=
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+
+.PHONY: help app test check docs lock clean env
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+app: env ## the app on http://127.0.0.1:7860; PORT=.. HOST=.. pass on
+	@$(BIN)/dqviz app --host "$(HOST)" --port "$(PORT)" $(ARGS)
+
+test: env ## the whole test suite; ARGS=.. goes to pytest
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: env ## format, lint, types, import contracts
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/basedpyright --level error
+	@PYTHONPATH=. $(BIN)/lint-imports
+
+docs: env ## rewrite the generated blocks and tables of the documentation
+	@$(BIN)/python docs/generate.py --write
+
+env: $(VENV)/.installed $(VENV)/.project
+
+# The lock pins versions, not files: the torch wheel differs from machine to machine.
+$(VENV)/.installed: requirements.lock
+	@python=$$(bash .ci/find-python "$(PYTHON)"); \
+	if [ ! -x $(BIN)/python ]; then \
+	  echo "creating $(VENV) with $$python"; \
+	  "$$python" -m venv $(VENV) || { echo "python3 -m venv failed; on Debian: apt-get install python3-venv" >&2; exit 1; }; \
+	fi
+	@echo "installing requirements.lock into $(VENV) (a few minutes the first time)"
+	@$(PIP) install --requirement requirements.lock
+	@touch $@
+
+$(VENV)/.project: pyproject.toml $(VENV)/.installed
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+lock: ## write requirements.lock anew from pyproject.toml (needs the network)
+	@bash .ci/find-python "$(PYTHON)" | xargs -I{} {} .ci/lock.py
+
+clean: ## remove the environment and caches; studies stay
+	@rm -rf $(VENV) .venv-peers .pytest_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info
