@@ -34,8 +34,14 @@ def main() -> None:
         pip = [f"{folder}/bin/python", "-m", "pip", "--disable-pip-version-check", "-qq"]
         subprocess.run([*pip, "install", "--upgrade", *PINNED, *wanted], check=True)
         freeze = [*pip, "freeze", "--all"]
-        lines = subprocess.run(freeze, check=True, capture_output=True, text=True).stdout.split("\n")
-    pins = [re.sub(r"\+[\w.]+$", "", line) for line in lines if "==" in line and not LEFT_OUT.match(line)]
+        lines = subprocess.run(freeze, check=True, capture_output=True, text=True).stdout.split(
+            "\n"
+        )
+    pins = [
+        re.sub(r"\+[\w.]+$", "", line)
+        for line in lines
+        if "==" in line and not LEFT_OUT.match(line)
+    ]
     pins = [p + '; sys_platform == "linux"' if p.startswith(LINUX_ONLY) else p for p in pins]
     LOCK.write_text(HEAD + "\n".join(sorted([*pins, *PINNED], key=str.lower)) + "\n")
     sys.stdout.write(f"{LOCK.name}: {len(pins) + len(PINNED)} packages\n")

@@ -41,4 +41,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.section("seconds per suite", sep="-")
     for suite, spent in sorted(seconds.items(), key=lambda item: -item[1]):
         terminalreporter.write_line(f"{spent:8.1f} s  {counts[suite]:5d} tests  {suite}")
-    terminalreporter.write_line(f"{sum(seconds.values()):8.1f} s  {sum(counts.values()):5d} tests  in all")
+    terminalreporter.write_line(
+        f"{sum(seconds.values()):8.1f} s  {sum(counts.values()):5d} tests  in all"
+    )
