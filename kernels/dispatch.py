@@ -1,0 +1,113 @@
+"""The one switch between the versions of an op, and the reason for each choice.
+
+``backend`` is ``auto`` (the default), ``simulate`` (the definition, floating point over the same
+integers), ``integer`` (integer arithmetic on the CPU) or ``triton`` (a GPU kernel). What a caller
+passes wins; else the environment variable ``DQVIZ_BACKEND``; else ``auto``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+from typing import Any, NamedTuple
+
+BACKENDS = ("auto", "simulate", "integer", "triton")
+VARIABLE = "DQVIZ_BACKEND"
+
+
+class Choice(NamedTuple):
+    """The version that runs, and one sentence that says why."""
+
+    backend: str
+    why: str
+
+
+def requested(backend: str | None = None) -> str:
+    """The backend asked for: `backend`, unless None or ``auto``; else ``DQVIZ_BACKEND``; else ``auto``.
+
+    Raises ValueError if the name is none of `BACKENDS`.
+    """
+    source = "backend"
+    if backend in (None, "auto"):
+        source, backend = VARIABLE, os.environ.get(VARIABLE) or "auto"
+    if backend not in BACKENDS:
+        raise ValueError(f"{source} is '{backend}'; use one of {', '.join(BACKENDS)}")
+    return backend
+
+
+@dataclass(frozen=True)
+class Op:
+    """An op and where its versions live.
+
+    `package` is the op's own module name. `versions` maps a backend to a file of that package;
+    ``simulate`` is the definition and always there. All files define the same functions.
+    `tolerance` bounds ||y - definition|| / ||definition|| of every other version, for float32 inputs.
+    """
+
+    package: str
+    versions: Mapping[str, str]
+    tolerance: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """The op's name without its package."""
+        return self.package.rpartition(".")[2]
+
+    def version(self, backend: str) -> ModuleType:
+        """Import and return the file that holds one version."""
+        return import_module(f"{self.package}.{self.versions[backend]}")
+
+    def choose(
+        self,
+        backend: str | None = None,
+        *,
+        obstacle: Callable[[str], str | None] = lambda backend: None,
+        prefer: Callable[[], Choice] | None = None,
+    ) -> Choice:
+        """Decide which version runs.
+
+        `obstacle(backend)` names what prevents a version, or None; `prefer()` decides for ``auto``.
+        An op without integer arithmetic of its own runs its definition under ``integer``.
+        Raises RuntimeError, naming reason and fix, if the version asked for cannot run.
+        """
+        asked = requested(backend)
+        if asked == "auto" and prefer is not None:
+            return prefer()
+        if asked in ("auto", "integer") and "integer" not in self.versions:
+            return Choice("simulate", f"simulate: {self.name} has one version for all backends")
+        if asked in ("auto", "simulate"):
+            return Choice(
+                "simulate",
+                "simulate: asked for" if asked == "simulate" else "simulate: the default",
+            )
+        if asked not in self.versions:
+            raise RuntimeError(
+                f"{self.name} has no {asked} version; use --backend auto or simulate (or unset {VARIABLE})"
+            )
+        reason = obstacle(asked)
+        if reason is not None:
+            raise RuntimeError(
+                f"{self.name} cannot run with backend {asked}: {reason}; use --backend auto or simulate"
+            )
+        return Choice(asked, f"{asked}: asked for")
+
+    def chosen(self, backend: str | None = None) -> ModuleType:
+        """Choose a version and import it."""
+        return self.version(self.choose(backend).backend)
+
+
+class OpModule(ModuleType):
+    """Module of one op; calling it calls the function that bears its name."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the op's public function."""
+        return getattr(self, self.__name__.rpartition(".")[2])(*args, **kwargs)
+
+
+def callable_module(name: str) -> None:
+    """Make the module `name` callable: every op's ``__init__`` ends with this."""
+    sys.modules[name].__class__ = OpModule

@@ -1,0 +1,148 @@
+"""Linear layer whose weight, and by default input, are quantized: y = deq(x) deq(W)^T + bias.
+
+All backends compute from one set of stored integers: their integer sums are equal bit for bit and
+their float32 outputs within 1e-6. ``simulate`` is the definition, ``integer`` uses 8-bit products of
+the CPU. ``auto`` takes the integer path only where it was measured faster on this kind of device.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..dispatch import Choice, Op, callable_module
+from . import cpu, tuned
+from .weight import PackedWeight, Prepared, Residency
+
+__all__ = [
+    "OP",
+    "PackedWeight",
+    "Prepared",
+    "Residency",
+    "accumulate",
+    "choose",
+    "int_linear",
+    "prepare",
+    "why",
+]
+
+OP = Op(__name__, {"simulate": "reference", "integer": "cpu"}, tolerance=1e-6)
+
+
+def prepare(
+    weight: PackedWeight, backend: str = "auto", residency: Residency = "speed"
+) -> Prepared:
+    """Wrap a stored weight so that what a backend expands it to is kept between calls.
+
+    "speed" keeps the expanded form (4 bytes a weight for simulate, 1 for integer); "memory" keeps
+    only the stored form. `backend` is used by calls that do not name one.
+    """
+    if residency not in ("speed", "memory"):
+        raise ValueError(f"residency is '{residency}'; use speed or memory")
+    return Prepared(weight, backend, residency)
+
+
+def int_linear(
+    x: Tensor,
+    weight: PackedWeight | Prepared,
+    bias: Tensor | None = None,
+    act_bits: int | None = 8,
+    act_symmetric: bool = True,
+    backend: str | None = None,
+) -> Tensor:
+    """Quantize x float[m, k] row by row to `act_bits` (2..8) and multiply; y [m, n] in x's dtype.
+
+    `act_bits=None` leaves x as it is (weight-only quantization). bias [n]. Inside, all is float32.
+    Raises ValueError for shapes or devices that do not match, RuntimeError if `backend` (or
+    ``DQVIZ_BACKEND``) names a version that cannot compute this layer exactly.
+    """
+    prepared = _prepared(weight)
+    _check(x, prepared.weight, bias)
+    version = OP.version(choose(x, prepared, act_bits, act_symmetric, backend).backend)
+    if len(x) == 0:
+        return x.new_empty(0, prepared.weight.out_features)
+    if bias is not None:
+        bias = bias.to(torch.float32)
+    return version.linear(x, prepared, bias, act_bits, act_symmetric).to(x.dtype)
+
+
+def accumulate(
+    x: Tensor,
+    weight: PackedWeight | Prepared,
+    act_bits: int = 8,
+    act_symmetric: bool = True,
+    backend: str | None = None,
+) -> Tensor:
+    """The integer sums int64[m, n] before scales and bias; one scale per weight row only."""
+    prepared = _prepared(weight)
+    _check(x, prepared.weight, None)
+    if prepared.weight.scale.shape[1] > 1:
+        raise ValueError("a group-wise weight has no single integer sum per output")
+    version = OP.version(choose(x, prepared, act_bits, act_symmetric, backend).backend)
+    return version.accumulate(x, prepared, act_bits, act_symmetric)
+
+
+def choose(
+    x: Tensor,
+    weight: PackedWeight | Prepared,
+    act_bits: int | None = 8,
+    act_symmetric: bool = True,
+    backend: str | None = None,
+) -> Choice:
+    """The version that `int_linear` takes for these arguments, and why. Raises RuntimeError as it does."""
+    prepared = _prepared(weight)
+    stored = prepared.weight
+
+    def obstacle(version: str) -> str | None:
+        if version != "integer":
+            return None
+        return prepared.fact(
+            (x.device.type, act_bits), lambda: cpu.obstacle(stored, act_bits, x.device)
+        )
+
+    def prefer() -> Choice:
+        reason = obstacle("integer")
+        if reason is None and prepared.residency == "memory":
+            reason = "integer was not measured with weights expanded in every call"
+        if reason is not None or act_bits is None:
+            return Choice("simulate", f"simulate: {reason}")
+        corrected = prepared.fact(
+            (act_bits, act_symmetric), lambda: cpu.corrected(stored, act_bits, act_symmetric)
+        )
+        return tuned.choice(
+            len(x), stored.in_features, stored.out_features, stored.bits, act_bits, corrected
+        )
+
+    asked = prepared.backend if backend in (None, "auto") else backend
+    return OP.choose(asked, obstacle=obstacle, prefer=prefer)
+
+
+def why(
+    x: Tensor,
+    weight: PackedWeight | Prepared,
+    act_bits: int | None = 8,
+    act_symmetric: bool = True,
+    backend: str | None = None,
+) -> str:
+    """One sentence: which version `int_linear` takes for these arguments, or refuses, and why."""
+    return choose(x, weight, act_bits, act_symmetric, backend).why
+
+
+def _prepared(weight: PackedWeight | Prepared) -> Prepared:
+    return weight if isinstance(weight, Prepared) else Prepared(weight, residency="memory")
+
+
+def _check(x: Tensor, weight: PackedWeight, bias: Tensor | None) -> None:
+    if x.dim() != 2 or x.shape[1] != weight.in_features or not x.is_floating_point():
+        raise ValueError(
+            f"x is {x.dtype} of shape {tuple(x.shape)}; needs floating point [m, {weight.in_features}]"
+        )
+    if bias is not None and tuple(bias.shape) != (weight.out_features,):
+        raise ValueError(f"bias has shape {tuple(bias.shape)}; needs ({weight.out_features},)")
+    if x.device != weight.packed.device:
+        raise ValueError(
+            f"x is on {x.device}, the weight on {weight.packed.device}; move one of them"
+        )
+
+
+callable_module(__name__)

@@ -1,0 +1,53 @@
+"""Small seeded examples that every version of the op runs on: name -> f(backend) -> tensors.
+
+A version may refuse a case (RuntimeError with its reason); it may not answer it differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from . import PackedWeight, int_linear
+
+
+def example_weight(
+    n: int, k: int, bits: int, symmetric: bool = True, group_size: int | None = None, seed: int = 0
+) -> PackedWeight:
+    """A seeded random weight whose codes use the whole range."""
+    generator = torch.Generator().manual_seed(seed)
+    groups = 1 if group_size is None else -(-k // group_size)
+    codes = torch.randint(0, 2**bits, (n, k), generator=generator, dtype=torch.uint8)
+    scale = torch.rand(n, groups, generator=generator) * 0.01 + 0.001
+    zero = torch.randint(0, 2**bits, (n, groups), generator=generator, dtype=torch.int16)
+    return PackedWeight.from_codes(codes, bits, scale, None if symmetric else zero, group_size)
+
+
+def _case(
+    m: int,
+    k: int,
+    n: int,
+    bits: int,
+    act_bits: int | None,
+    symmetric: bool = True,
+    group: int | None = None,
+) -> Callable[[str], tuple[Tensor, ...]]:
+    def run(backend: str) -> tuple[Tensor, ...]:
+        weight = example_weight(n, k, bits, symmetric, group)
+        generator = torch.Generator().manual_seed(m)
+        x, bias = torch.randn(m, k, generator=generator), torch.randn(n, generator=generator)
+        return (int_linear(x, weight, bias, act_bits, symmetric, backend),)
+
+    return run
+
+
+CASES = {
+    "37x130x29 w8a8": _case(37, 130, 29, 8, 8),
+    "9x77x40 w6a8": _case(9, 77, 40, 6, 8),
+    "5x64x33 w4a8 asymmetric": _case(5, 64, 33, 4, 8, symmetric=False),
+    "5x31x16 w8a7 asymmetric": _case(5, 31, 16, 8, 7, symmetric=False),
+    "4x100x12 w4a8 groups of 32": _case(4, 100, 12, 4, 8, symmetric=False, group=32),
+    "4x24x6 w3 weight-only": _case(4, 24, 6, 3, None),
+}

@@ -1,0 +1,156 @@
+"""Linear layer on 8-bit integer arithmetic of the CPU, through oneDNN's u8 x s8 -> int32 product.
+
+Shapes as in `reference.py`. Activations go in as u8 with a common offset o = 2^(b-1), weights as s8
+with a centre c_j per row, q - c in -128..127. The product gives sum_k (a - o)(q - c) exactly;
+what it lacks is a correction of rank two, needed only where c differs from z or the activations
+have zeros of their own:
+
+    acc_ij = sum_k (a_ik - o)(q_jk - c_j)
+             - (za_i - o) sum_k (q_jk - c_j)  -  (z_j - c_j) sum_k (a_ik - za_i)
+
+Processors without 8-bit dot products (VNNI) add pairs of products in 16 bits and saturate there. On
+those the operands must stay small: |q - c| <= 64, or activations of at most 7 bits. Which kind this
+process runs on is found by multiplying the largest operands once.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..quantize_rows import quantize_rows
+from .reference import scaled
+from .weight import PackedWeight, Prepared
+
+
+class Operand(NamedTuple):
+    """A weight ready for the integer product."""
+
+    blocked: Tensor  # oneDNN's own layout
+    sums: Tensor  # float32[1, n]: sum_k (q - c)
+    shift: Tensor | None  # float32[1, n]: z - c, or None if it is zero everywhere
+
+
+def _product(codes: Tensor, offset: int, blocked: Tensor, n: int) -> Tensor:
+    """codes u8[m, k], (codes - offset) @ weight^T -> integer-valued float32[m, n]."""
+    ones, zeros = _units(n)
+    return torch.ops.onednn.qlinear_pointwise(
+        codes, 1.0, offset, blocked, ones, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+    )
+
+
+@lru_cache(maxsize=64)
+def _units(n: int) -> tuple[Tensor, Tensor]:
+    return torch.ones(n), torch.zeros(n, dtype=torch.int64)
+
+
+@lru_cache(maxsize=1)
+def available() -> bool:
+    """Whether this build of torch has the product at all."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")
+
+
+@lru_cache(maxsize=1)
+def saturates() -> bool:
+    """Whether the largest 8-bit operands give a wrong product on this processor."""
+    w = torch.full((16, 64), -128, dtype=torch.int8)
+    codes = torch.full((8, 64), 255, dtype=torch.uint8)
+    y = _product(codes, 0, torch.ops.onednn.qlinear_prepack(w, list(codes.shape)), 16)
+    return bool((y != -128 * 255 * 64).any())
+
+
+def _limits(act_bits: int) -> tuple[int, int]:
+    return (-64, 64) if act_bits > 7 and saturates() else (-128, 127)
+
+
+def obstacle(weight: PackedWeight, act_bits: int | None, device: torch.device) -> str | None:
+    """Why the integer product cannot compute this layer exactly, or None."""
+    if device.type != "cpu":
+        return f"it runs on the CPU and the input is on {device.type}"
+    if act_bits is None:
+        return "activations are not quantized"
+    if weight.scale.shape[1] > 1:
+        return "scales per weight group would cut every sum into pieces"
+    if not available():
+        return "this build of torch lacks oneDNN's integer linear"
+    if weight.in_features * 255 * 128 >= 2**31:
+        return f"{weight.in_features} input features can overflow 32-bit sums"
+    if (
+        act_bits > 7
+        and weight.bits > 6
+        and saturates()
+        and weight.centre(*_limits(act_bits)) is None
+    ):
+        return (
+            f"{weight.bits}-bit weights x {act_bits}-bit activations saturate on this CPU, "
+            "which has no 8-bit dot product (7-bit activations are exact)"
+        )
+    return None
+
+
+def corrected(weight: PackedWeight, act_bits: int, act_symmetric: bool) -> bool:
+    """Whether the product needs the correction, which costs one more pass over the output."""
+    if not act_symmetric or weight.zero is None:
+        return not act_symmetric
+    centre = weight.centre(*_limits(act_bits))
+    return centre is None or not torch.equal(centre, weight.zero)
+
+
+def linear(
+    x: Tensor, weight: Prepared, bias: Tensor | None, act_bits: int, act_symmetric: bool
+) -> Tensor:
+    """x float[m, k] -> y float32[m, n]."""
+    acc, row_scale = _accumulated(x, weight, act_bits, act_symmetric)
+    return scaled(acc, row_scale, weight.weight.scale, bias)
+
+
+def accumulate(x: Tensor, weight: Prepared, act_bits: int, act_symmetric: bool) -> Tensor:
+    """acc int64[m, n]; RuntimeError beyond 2^24, where oneDNN's float32 output may have rounded them."""
+    acc, _ = _accumulated(x, weight, act_bits, act_symmetric)
+    if acc.numel() and float(acc.abs().amax()) >= 2**24:
+        raise RuntimeError(
+            "integer sums beyond 2^24 cannot be read exactly; use fewer input features"
+        )
+    return acc.to(torch.int64)
+
+
+def _accumulated(
+    x: Tensor, weight: Prepared, act_bits: int, act_symmetric: bool
+) -> tuple[Tensor, Tensor]:
+    rows = quantize_rows(x, act_bits, act_symmetric, backend="simulate")
+    limits = _limits(act_bits)
+    operand = weight.form(f"s8 {limits}", lambda w: _operand(w, limits))
+    offset = 2 ** (act_bits - 1)
+    codes = rows.codes  # [m, k]
+    n = weight.weight.out_features
+    if rows.zero is None:
+        acc = _product((codes + offset).to(torch.uint8), offset, operand.blocked, n)
+        if operand.shift is not None:
+            acc.addmm_(codes.sum(dim=1, keepdim=True), operand.shift, alpha=-1)
+        return acc, rows.scale
+    acc = _product(codes.to(torch.uint8), offset, operand.blocked, n)
+    left, right = rows.zero - offset, operand.sums  # [m, 1], [1, n]
+    if operand.shift is not None:
+        sums = codes.sum(dim=1, keepdim=True) - rows.zero * codes.shape[1]
+        left, right = (
+            torch.cat([left, sums], dim=1),
+            torch.cat([right, operand.shift]),
+        )  # [m, 2], [2, n]
+    return acc.addmm_(left, right, alpha=-1), rows.scale
+
+
+def _operand(weight: PackedWeight, limits: tuple[int, int]) -> Operand:
+    centre = weight.centre(*limits)
+    if centre is None:
+        raise RuntimeError(f"weight codes do not fit in {limits}; use --backend simulate")
+    integers = weight.codes().to(torch.int16).sub_(centre)  # [n, k]
+    z = 2 ** (weight.bits - 1) if weight.zero is None else weight.zero
+    shift = (z - centre).to(torch.float32).view(1, -1)
+    return Operand(
+        blocked=torch.ops.onednn.qlinear_prepack(integers.to(torch.int8), None),
+        sums=integers.sum(dim=1, dtype=torch.float32).view(1, -1),
+        shift=shift if bool(shift.any()) else None,
+    )

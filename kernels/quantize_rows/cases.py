@@ -1,0 +1,39 @@
+"""Small seeded examples that every version of the op runs on: name -> f(backend) -> tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from . import quantize_rows, quantize_rows_fp8
+
+
+def _x(m: int, k: int) -> Tensor:
+    x = torch.randn(m, k, generator=torch.Generator().manual_seed(m)) + 0.3
+    x[0] = 0.0
+    return x
+
+
+def _integers(m: int, k: int, bits: int, symmetric: bool) -> Callable[[str], tuple[Tensor, ...]]:
+    def run(backend: str) -> tuple[Tensor, ...]:
+        rows = quantize_rows(_x(m, k), bits, symmetric, backend=backend)
+        return tuple(t for t in rows if t is not None)
+
+    return run
+
+
+def _floats(m: int, k: int) -> Callable[[str], tuple[Tensor, ...]]:
+    def run(backend: str) -> tuple[Tensor, ...]:
+        rows = quantize_rows_fp8(_x(m, k), backend=backend)
+        return rows.codes.to(torch.float32), rows.scale
+
+    return run
+
+
+CASES = {
+    "37x130 8-bit symmetric": _integers(37, 130, 8, True),
+    "5x63 4-bit asymmetric": _integers(5, 63, 4, False),
+    "9x33 e4m3": _floats(9, 33),
+}
