@@ -1,0 +1,178 @@
+"""What the engine needs to know of a transformer family.
+
+An adapter is one small file: the diffusers class it speaks for, a table from name patterns to
+roles, what stays in 16 bit and why, and how to draw pictures with it. The engine never asks which
+family it has.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import BadInput, unknown
+
+if TYPE_CHECKING:
+    from ..schema import Sample
+
+Group = Literal["content", "temporal", "visual", "none"]
+
+# One table: the metric group of a role (ViDiT-Q, metric-decoupled mixed precision).
+GROUP_OF_ROLE: dict[str, Group] = {
+    **dict.fromkeys(("self_q", "self_k", "self_v", "self_out", "fc1", "fc2"), "visual"),
+    **dict.fromkeys(
+        ("joint_q", "joint_k", "joint_v", "joint_out", "single_in", "single_out"), "visual"
+    ),
+    **dict.fromkeys(
+        ("cross_q", "cross_k", "cross_v", "cross_out", "context_fc1", "context_fc2"), "content"
+    ),
+    **dict.fromkeys(("temporal_q", "temporal_k", "temporal_v", "temporal_out"), "temporal"),
+    **dict.fromkeys(("adaln", "embed", "head", "unknown"), "none"),
+}
+
+
+@dataclass(frozen=True)
+class Site:
+    """One linear layer: where it is, what it does, its shape, and why it is kept if it is."""
+
+    name: str  # full diffusers name, e.g. "transformer_blocks.3.ff.net.2"
+    block: int | None  # index over all blocks of the model, None outside the blocks
+    role: str
+    in_features: int
+    out_features: int
+    input_of: str  # sites with the same value read the same tensor, which is recorded once
+    kept_reason: str | None  # None: may be quantized
+
+    @property
+    def group(self) -> Group:
+        """Metric group of the site's role."""
+        return GROUP_OF_ROLE[self.role]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The network's output at one step, per guidance branch, [n, c, h, w] float32."""
+
+    cond: Tensor
+    uncond: Tensor | None  # None without guidance
+    guided: Tensor
+
+
+@dataclass(frozen=True)
+class RolePattern:
+    """`pattern` is matched against the part of a name that follows the block's own name."""
+
+    pattern: str
+    role: str
+    shares_input_with: str = ""  # sites of one block with the same mark read the same tensor
+    kept: str = ""  # the reason, when sites of this role stay in 16 bit
+
+
+ADALN_KEPT = "conditioning runs once per sample, not per token: under 1 % of the work, and every step depends on it"
+EMBED_KEPT = "embedder: runs once per sample and sets every block's conditioning"
+HEAD_KEPT = "input or output projection: little work, and its error goes straight into the sample"
+TEXT_KEPT = "text keys and values do not change over the steps: quantizing them saves nothing"
+
+
+class Adapter(ABC):
+    """Base of all families; a subclass is a table and a sampler's three operations."""
+
+    family: ClassVar[str]
+    transformer_class: ClassVar[str]  # name in diffusers
+    block_lists: ClassVar[tuple[str, ...]]  # ModuleLists that hold the repeated blocks, in order
+    roles: ClassVar[tuple[RolePattern, ...]]  # inside a block; the first match counts
+    outside: ClassVar[tuple[RolePattern, ...]] = ()  # outside the blocks
+    conditioned_on: ClassVar[Literal["class", "prompt"]] = "class"
+
+    def sites(self, transformer: nn.Module) -> list[Site]:
+        """Every `nn.Linear` (or its quantized stand-in) exactly once, in module order."""
+        starts: dict[str, int] = {}
+        count = 0
+        for block_list in self.block_lists:
+            blocks = transformer.get_submodule(block_list)
+            for index in range(len(blocks)):  # type: ignore[arg-type]
+                starts[f"{block_list}.{index}."] = count
+                count += 1
+        found = []
+        for name, module in transformer.named_modules():
+            if not isinstance(module, nn.Linear) and not hasattr(module, "dqviz_site"):
+                continue
+            prefix = next((p for p in starts if name.startswith(p)), None)
+            block = None if prefix is None else starts[prefix]
+            rest = name if prefix is None else name[len(prefix) :]
+            rule = _first_match(self.outside if prefix is None else self.roles, rest)
+            shared = f"{prefix or ''}{rule.shares_input_with}" if rule.shares_input_with else name
+            found.append(
+                Site(
+                    name=name,
+                    block=block,
+                    role=rule.role,
+                    in_features=int(module.in_features),  # type: ignore[arg-type]
+                    out_features=int(module.out_features),  # type: ignore[arg-type]
+                    input_of=shared,
+                    kept_reason=rule.kept or None,
+                )
+            )
+        return found
+
+    def latent_shape(self, pipe: Any) -> tuple[int, ...]:
+        """Shape of one sample's latent, without the batch axis."""
+        config = pipe.transformer.config
+        return (config.in_channels, config.sample_size, config.sample_size)
+
+    @abstractmethod
+    def conditions(self, pipe: Any, samples: Sequence[Sample]) -> Any:
+        """What `predict` needs to know of the samples: encoded once per generation."""
+
+    @abstractmethod
+    def predict(
+        self,
+        transformer: nn.Module,
+        latents: Tensor,
+        timestep: Tensor,
+        conditions: Any,
+        guidance: float,
+    ) -> Prediction:
+        """One denoising evaluation of `latents` [n, c, h, w] for both guidance branches."""
+
+    @abstractmethod
+    def decode(self, pipe: Any, latents: Tensor) -> Tensor:
+        """Latents [n, c, h, w] -> pictures [n, h, w, 3], float32 in [0, 1]."""
+
+
+def _first_match(table: Sequence[RolePattern], name: str) -> RolePattern:
+    for rule in table:
+        if re.fullmatch(rule.pattern, name):
+            return rule
+    return RolePattern(".*", "unknown", kept="its role is not known to this family's adapter")
+
+
+def adapters() -> dict[str, Adapter]:
+    """Adapter of each supported diffusers transformer class, by class name."""
+    from . import load_all  # noqa: PLC0415  (the package lists its own files)
+
+    return {adapter.transformer_class: adapter for adapter in load_all()}
+
+
+def adapter_for(transformer: nn.Module) -> Adapter:
+    """The adapter of a transformer, by its diffusers class."""
+    known = adapters()
+    name = type(transformer).__name__
+    if name not in known:
+        raise unknown("transformer class", name, known, "Supported families: dqviz models")
+    return known[name]
+
+
+def check_finite(transformer: nn.Module, where: str) -> None:
+    """Stop when a weight holds NaN or infinity: nothing measured on it would mean anything."""
+    for name, parameter in transformer.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise BadInput(
+                f"{where}: weight '{name}' holds NaN or infinity; the file is damaged or overflowed in 16 bit"
+            )

@@ -1,0 +1,82 @@
+"""DiT: class-conditional transformer with adaLN-zero (Peebles & Xie 2022, arXiv 2212.09748).
+
+diffusers keeps one timestep and one class embedder inside every block (`norm1.emb.*`). In converted
+checkpoints they are copies of one module, so they are never quantized, and equal copies count once
+in sizes and are stored once in our checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import BadInput
+from ..schema import Sample
+from .base import ADALN_KEPT, EMBED_KEPT, HEAD_KEPT, Adapter, Prediction, RolePattern
+
+NULL_CLASS = 1000  # the id that DiTPipeline uses for the unconditional branch
+
+
+class DiT(Adapter):
+    """`DiTTransformer2DModel` and `DiTPipeline`."""
+
+    family = "dit"
+    transformer_class = "DiTTransformer2DModel"
+    block_lists = ("transformer_blocks",)
+    roles = (
+        RolePattern(r"attn1\.to_q", "self_q", shares_input_with="attn1"),
+        RolePattern(r"attn1\.to_k", "self_k", shares_input_with="attn1"),
+        RolePattern(r"attn1\.to_v", "self_v", shares_input_with="attn1"),
+        RolePattern(r"attn1\.to_out\.0", "self_out"),
+        RolePattern(r"ff\.net\.0\.proj", "fc1"),
+        RolePattern(r"ff\.net\.2", "fc2"),
+        RolePattern(r"norm1\.linear", "adaln", kept=ADALN_KEPT),
+        RolePattern(r"norm1\.emb\..*", "embed", kept=EMBED_KEPT),
+    )
+    outside = (
+        RolePattern(r"proj_out_1", "adaln", kept=ADALN_KEPT),
+        RolePattern(r"proj_out_2", "head", kept=HEAD_KEPT),
+    )
+
+    def conditions(self, pipe: Any, samples: Sequence[Sample]) -> Tensor:
+        """Class ids, [n]."""
+        if any(sample.class_id is None for sample in samples):
+            raise BadInput(
+                "this model draws classes, not prompts; give --classes instead of --prompt"
+            )
+        device = next(pipe.transformer.parameters()).device
+        return torch.tensor([sample.class_id for sample in samples], device=device)
+
+    def predict(
+        self,
+        transformer: nn.Module,
+        latents: Tensor,
+        timestep: Tensor,
+        conditions: Tensor,
+        guidance: float,
+    ) -> Prediction:
+        """Both branches in one batch, conditional first, as DiTPipeline orders them."""
+        channels = latents.shape[1]
+        guided = guidance > 1
+        x = torch.cat([latents, latents]) if guided else latents  # [2n, c, h, w]
+        labels = (
+            torch.cat([conditions, torch.full_like(conditions, NULL_CLASS)])
+            if guided
+            else conditions
+        )
+        dtype = next(p.dtype for p in transformer.parameters() if p.is_floating_point())
+        out = transformer(x.to(dtype), timestep=timestep.expand(len(x)), class_labels=labels).sample
+        out = out[:, :channels].float()  # drops the learned variance, if there is one
+        if not guided:
+            return Prediction(out, None, out)
+        cond, uncond = out.chunk(2)
+        return Prediction(cond, uncond, uncond + guidance * (cond - uncond))
+
+    def decode(self, pipe: Any, latents: Tensor) -> Tensor:
+        """Through the pipeline's VAE."""
+        vae = pipe.vae
+        pictures = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample
+        return (pictures.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu()

@@ -1,0 +1,172 @@
+"""Our checkpoints in plain diffusers: `import quant`, then `from_pretrained` as always.
+
+diffusers finds a quantizer by the `quant_method` of a folder's `config.json`. Ours swaps the listed
+sites for empty `QuantLinear`s, lets the ordinary loader fill them without touching their dtypes,
+and restores tensors that were stored once because they were equal.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers.quantizers import auto
+from diffusers.quantizers.base import DiffusersQuantizer
+from diffusers.quantizers.quantization_config import QuantizationConfigMixin
+from torch import nn
+
+from .checkpoint import CheckpointConfig, check_files, parse_config
+from .errors import BadCheckpoint, EnvironmentFault
+from .layers import QuantLinear, Transform
+from .quantize import swap
+from .schema import SitePlan
+from .step import attach
+
+SUPPORTED = ("0.42",)
+
+
+class QuantMethod(str, Enum):  # noqa: UP042  (diffusers reads `.value` and compares with plain strings)
+    """Name of our quantizer in `config.json`."""
+
+    DQVIZ = "dqviz"
+
+
+class DQVizConfig(QuantizationConfigMixin):
+    """diffusers' view of `CheckpointConfig`."""
+
+    def __init__(self, **fields: Any) -> None:
+        fields.pop("quant_method", None)
+        self.quant_method = QuantMethod.DQVIZ
+        self.checkpoint = parse_config(fields, "quantization_config")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types only."""
+        return self.checkpoint.to_json()
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """Like `to_dict`: there are no defaults worth hiding."""
+        return self.to_dict()
+
+
+class DQVizQuantizer(DiffusersQuantizer):
+    """Fills packed layers from a checkpoint; never quantizes on load."""
+
+    requires_calibration = False
+    quantization_config: DQVizConfig
+
+    def validate_environment(self, *args: Any, **kwargs: Any) -> None:
+        """Our registration relies on internals of diffusers, so an untested version is said."""
+        if not diffusers.__version__.startswith(SUPPORTED):
+            raise EnvironmentFault(
+                f"dqviz checkpoints load with diffusers {' or '.join(SUPPORTED)}, this is {diffusers.__version__}"
+            )
+
+    def update_torch_dtype(self, torch_dtype: torch.dtype) -> torch.dtype:
+        """Remember the dtype that kept weights and biases are loaded in."""
+        self.dtype = torch_dtype or torch.float32
+        return torch_dtype
+
+    def update_missing_keys(
+        self, model: nn.Module, missing_keys: list[str], prefix: str
+    ) -> list[str]:
+        """Tensors stored once under another name are not missing; any other that is, is an error."""
+        checkpoint = self.quantization_config.checkpoint
+        missing = sorted(set(missing_keys) - set(checkpoint.shared))
+        if missing:
+            raise BadCheckpoint(
+                f"the checkpoint lacks tensor '{missing[0]}' ({len(missing)} missing); save it again"
+            )
+        return []
+
+    def maybe_update_loaded_keys(
+        self, loaded_keys: list[str], checkpoint_files: list[str]
+    ) -> list[str]:
+        """Stop at tensors that the configuration does not list."""
+        check_files(self.quantization_config.checkpoint, [Path(file) for file in checkpoint_files])
+        return loaded_keys
+
+    def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
+        checkpoint = self.quantization_config.checkpoint
+        names = {name for name, _ in model.named_modules()}
+        for name, site_plan in checkpoint.plan.sites.items():
+            if not site_plan.quantized:
+                continue
+            if name not in names or not isinstance(linear := model.get_submodule(name), nn.Linear):
+                raise BadCheckpoint(
+                    f"the checkpoint quantizes site '{name}', which this transformer does not have"
+                )
+            swap(model, name, _empty(linear, site_plan, checkpoint, name, self.dtype))
+
+    def check_if_quantized_param(
+        self, model: nn.Module, param_value: Any, param_name: str, *args: Any, **kwargs: Any
+    ) -> bool:
+        """Tensors of our layers are set as they are stored; the loader would cast their scales."""
+        return isinstance(model.get_submodule(param_name.rpartition(".")[0]), QuantLinear)
+
+    def check_quantized_param_shape(
+        self, param_name: str, current: torch.Tensor, loaded: torch.Tensor
+    ) -> bool:
+        """A stored tensor has exactly the shape that its format needs."""
+        if tuple(loaded.shape) != tuple(current.shape):
+            raise BadCheckpoint(
+                f"tensor '{param_name}' has shape {tuple(loaded.shape)}, its format needs {tuple(current.shape)}"
+            )
+        return True
+
+    def create_quantized_param(
+        self,
+        model: nn.Module,
+        param_value: torch.Tensor,
+        param_name: str,
+        target_device: Any,
+        state_dict: dict[str, torch.Tensor],
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Set one stored tensor from the file itself: `param_value` was already cast to the model's dtype."""
+        owner, _, last = param_name.rpartition(".")
+        layer = model.get_submodule(owner)
+        stored = state_dict[param_name]
+        setattr(layer, last, stored.to(device=target_device, dtype=layer.get_buffer(last).dtype))
+
+    def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:
+        checkpoint = self.quantization_config.checkpoint
+        for absent, present in checkpoint.shared.items():
+            owner, _, last = absent.rpartition(".")
+            setattr(model.get_submodule(owner), last, model.get_parameter(present))
+        attach(model, checkpoint.plan.windows)
+        return model
+
+    @property
+    def is_serializable(self) -> bool:
+        """Saving again writes the same tensors."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """Integers have no gradient."""
+        return False
+
+
+def _empty(
+    linear: nn.Linear, plan: SitePlan, checkpoint: CheckpointConfig, name: str, dtype: torch.dtype
+) -> QuantLinear:
+    with torch.device("cpu"):
+        return QuantLinear(
+            linear.in_features,
+            linear.out_features,
+            bias=linear.bias is not None,
+            plan=plan,
+            windows=checkpoint.plan.windows,
+            transform=Transform(**checkpoint.transforms[name]),
+            dtype=dtype,
+        )
+
+
+def register() -> None:
+    """Add our quantizer to diffusers' registry; called when that registry is imported."""
+    auto.AUTO_QUANTIZER_MAPPING["dqviz"] = DQVizQuantizer  # type: ignore[assignment]
+    auto.AUTO_QUANTIZATION_CONFIG_MAPPING["dqviz"] = DQVizConfig  # type: ignore[assignment]

@@ -1,0 +1,198 @@
+"""ViDiT-Q: a static channel scale, then a rotation, under row-wise dynamic quantization.
+
+Zhao et al., ICLR 2025, https://arxiv.org/abs/2406.02540
+
+Shapes: X [n, i] input; W [o, i] weight; s [i] channel scale; R [i, i] orthogonal; alpha in [0, 1].
+
+    Y   = Q_act((X / s) R) . Q_weight((W * s) R)^T + bias
+    s   = a^alpha / w_max^(1 - alpha)            a: static |X| per channel; w_max = max_o |W|
+    R   = diag(signs) H / sqrt(i)                H Hadamard, signs random
+    psi(g) = max|g| / mean|g|                    incoherence, what s and R lower
+
+The scale takes what is imbalanced at every step, the rotation spreads what changes from step to
+step; activations are quantized per (batch, token) row, so guidance branches do not share a scale.
+q, k and v read one tensor and share one transform, with w_max over all three. Equations
+reconstructed from the released code, which scales first and then rotates.
+
+Departs from the released code: the weight is rounded once, after both (the code rounds twice);
+random signs are stored; a Hadamard matrix is built for any width; alpha is searched on calibration
+rows unless it is given; with `transform=choose` the cheaper parts are used alone where they leave
+less error on those rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..calibrate import InputStatistics
+from ..cards import Card, Option
+from ..errors import BadInput
+from ..rounding import rounded_rows
+from ..schema import Format, Value
+from ..transforms import channel_scale, random_signs, to_input
+from .base import Group, Rounded, transformed_and_rounded
+
+CARD = Card(
+    key="viditq",
+    title="ViDiT-Q",
+    paper="https://arxiv.org/abs/2406.02540",
+    bits=("w8a8", "w6a6", "w4a8", "w4a4", "w4a16", "fp8"),
+    beats="rtn",
+    needs=("minimum", "maximum", "rows"),
+    summary="Static channel scale, then a randomized Hadamard rotation; row-wise dynamic activations.",
+    options=(
+        Option(
+            "alpha",
+            "search",
+            "share of the difficulty moved into the weight, 0 to 1; 'search' takes the best of 0, 0.1 .. 0.9",
+        ),
+        Option(
+            "act_stat", "max", "channel statistic over the steps: first, max, mean, ema, or search"
+        ),
+        Option(
+            "transform",
+            "choose",
+            "plain, scale, rotate, both, or choose: the one with the least error on calibration rows, for each input",
+        ),
+    ),
+)
+
+ALPHAS = tuple(a / 10 for a in range(10))
+STATISTICS = ("first", "max", "mean", "ema")
+EMA_MOMENTUM = 0.95
+
+
+class Options(Value):
+    """Knobs; see the card for what they mean."""
+
+    alpha: Literal["search"] | float = "search"
+    act_stat: Literal["first", "max", "mean", "ema", "search"] = "max"
+    transform: Literal["plain", "scale", "rotate", "both", "choose"] = "choose"
+    rows: int = Field(512, ge=1, description="calibration rows that the search looks at")
+
+    def model_post_init(self, _: object) -> None:
+        """Alpha is a share."""
+        if isinstance(self.alpha, float) and not 0 <= self.alpha <= 1:
+            raise ValueError("alpha lies between 0 and 1, or is 'search'")
+
+
+class Candidate(Value):
+    """One way to balance an input."""
+
+    transform: Literal["plain", "scale", "rotate", "both"]
+    alpha: float | None = None
+    act_stat: str | None = None
+
+    @property
+    def scales(self) -> bool:
+        """Whether it has a channel scale."""
+        return self.transform in ("scale", "both")
+
+
+def static_statistic(seen: InputStatistics, name: str) -> Tensor:
+    """a: one |X| per channel out of those of all steps, larger branch, [i]."""
+    per_step = seen.absmax.amax(dim=1)  # [steps, i]
+    if name == "first":
+        return per_step[0]
+    if name == "max":
+        return per_step.amax(0)
+    if name == "mean":
+        return per_step.mean(0)
+    smoothed = per_step[0]
+    for step in per_step[1:]:  # noisy to clean, as sampled
+        smoothed = EMA_MOMENTUM * smoothed + (1 - EMA_MOMENTUM) * step
+    return smoothed
+
+
+def candidates(options: Options) -> list[Candidate]:
+    """All ways that the options leave open."""
+    kinds: Sequence[str] = (
+        ("plain", "rotate", "scale", "both")
+        if options.transform == "choose"
+        else (options.transform,)
+    )
+    alphas = ALPHAS if options.alpha == "search" else (options.alpha,)
+    statistics = STATISTICS if options.act_stat == "search" else (options.act_stat,)
+    found = []
+    for kind in kinds:
+        if kind in ("plain", "rotate"):
+            found.append(Candidate(transform=kind))  # type: ignore[arg-type]
+        else:
+            found += [
+                Candidate(transform=kind, alpha=a, act_stat=s) for s in statistics for a in alphas
+            ]  # type: ignore[arg-type]
+    return found
+
+
+def transform_of(
+    candidate: Candidate, group: Group, seen: InputStatistics | None, seed: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """Channel scale and signs of a candidate, shared by the sites of the group."""
+    width = group.sites[0].weight.shape[1]
+    scale = None
+    if candidate.scales:
+        assert seen is not None
+        assert candidate.alpha is not None
+        assert candidate.act_stat is not None
+        w_max = torch.stack([site.weight.abs().amax(0) for site in group.sites]).amax(0)  # [i]
+        scale = channel_scale(static_statistic(seen, candidate.act_stat), w_max, candidate.alpha)
+    signs = (
+        random_signs(width, seed, group.input_of)
+        if candidate.transform in ("rotate", "both")
+        else None
+    )
+    return scale, signs
+
+
+def output_error(group: Group, rows: Tensor, scale: Tensor | None, signs: Tensor | None) -> float:
+    """||Y - Y_q||^2 / ||Y||^2 over calibration rows X [n, i], summed over the sites of the group."""
+    transformed = to_input(rows, scale, signs)
+    total = 0.0
+    for site in group.sites:
+        rounded = transformed_and_rounded(site, scale, signs, {}).weight
+        weight = (
+            rounded if isinstance(rounded, Tensor) else rounded.dequantize(_bits(site.plan.weight))
+        )
+        exact = rows @ site.weight.T
+        fmt = coarsest(site.plan.activations)
+        x = transformed if fmt is None else rounded_rows(transformed, fmt)
+        total += float(
+            (x @ weight.T - exact).square().sum() / exact.square().sum().clamp(min=1e-12)
+        )
+    return total
+
+
+def coarsest(formats: Sequence[Format | None]) -> Format | None:
+    """The format with the fewest bits: what a transform that all windows share must be good for."""
+    quantized = [f for f in formats if f is not None]
+    return min(quantized, key=lambda f: f.bits) if quantized else None
+
+
+def quantize_group(
+    group: Group, seen: InputStatistics | None, options: Options, seed: int
+) -> list[Rounded]:
+    """Choose the transform on calibration rows, fold it, round once."""
+    ways = candidates(options)
+    if seen is None and (len(ways) > 1 or ways[0].scales):
+        raise BadInput(
+            f"viditq needs calibration statistics of {group.input_of}; run calibrate first"
+        )
+    errors = {}
+    if len(ways) > 1:
+        assert seen is not None
+        rows = seen.rows[: options.rows]
+        for way in ways:
+            errors[way] = output_error(group, rows, *transform_of(way, group, seen, seed))
+    best = min(errors, key=lambda way: errors[way]) if errors else ways[0]
+    scale, signs = transform_of(best, group, seen, seed)
+    notes: dict[str, object] = {**best.to_json(), "error": errors.get(best)}
+    return [transformed_and_rounded(site, scale, signs, notes) for site in group.sites]
+
+
+def _bits(fmt: Format | None) -> int:
+    return 16 if fmt is None else fmt.bits

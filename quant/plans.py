@@ -1,0 +1,100 @@
+"""Plans: which format every site gets, for weights and, per step window, for activations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from .errors import BadInput, unknown
+from .generate import timesteps_of
+from .models import Model
+from .rounding import check_shape
+from .schema import Bits, Format, Plan, Sampler, SitePlan, Window
+
+LOWEST, HIGHEST = -1.0e9, 1.0e9  # a window's open ends: every float timestep is in one window
+
+
+def windows_for(sampler: Sampler, count: int) -> tuple[Window, ...]:
+    """Cut the sampler's steps into `count` equal runs, as half-open timestep ranges, the noisiest first.
+
+    The border between two runs lies halfway between their last and first timesteps, so that a
+    sampler that rounds its timesteps a little differently still falls into the same window.
+    """
+    if not 1 <= count <= sampler.steps:
+        raise BadInput(
+            f"windows {count} is out of range; 1 to {sampler.steps}, the number of steps"
+        )
+    if count == 1:
+        return (Window(low=LOWEST, high=HIGHEST),)
+    timesteps = timesteps_of(sampler)
+    starts = [len(timesteps) * k // count for k in range(1, count)]
+    borders = [(timesteps[s - 1] + timesteps[s]) / 2 for s in starts]
+    edges = [HIGHEST, *borders, LOWEST]
+    return tuple(Window(low=low, high=high) for high, low in zip(edges, edges[1:], strict=False))
+
+
+def uniform_plan(
+    model: Model,
+    bits: Bits,
+    *,
+    sampler: Sampler | None = None,
+    windows: int = 1,
+    group_size: int | None = None,
+    weight_symmetric: bool = False,
+    activation_symmetric: bool = True,
+) -> Plan:
+    """The same formats for every site that the adapter does not keep in 16 bit.
+
+    Weights are rounded per output channel (or per group of `group_size` inputs), activations per
+    token as they come.
+    """
+    sampler = sampler or model.sampler()
+    if bits.fp8:
+        weight: Format = Format(kind="fp8")
+        activation: Format | None = Format(kind="fp8")
+    else:
+        weight = Format(
+            bits=bits.weight,
+            symmetric=weight_symmetric,
+            granularity="group" if group_size else "row",
+            group_size=group_size,
+        )
+        activation = (
+            None
+            if bits.activation is None
+            else Format(bits=bits.activation, symmetric=activation_symmetric)
+        )
+    cut = windows_for(sampler, windows)
+    sites = {}
+    for site in model.sites:
+        if site.kept_reason is None:
+            check_shape(weight, site.in_features, site.name)
+            sites[site.name] = SitePlan(weight=weight, activations=(activation,) * len(cut))
+    bound = sampler.fingerprint if len(cut) > 1 else None
+    return Plan(model=model.fingerprint, windows=cut, sampler=bound, sites=sites)
+
+
+def read_plan(path: Path) -> Plan:
+    """A plan from a JSON file that a person hands in."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"plan {path}: there is no such file") from None
+    except (ValueError, OSError) as error:
+        raise BadInput(f"plan {path}: not readable as JSON: {error}") from None
+    return Plan.parse(data, f"plan {path}")
+
+
+def check_plan(plan: Plan, model: Model) -> None:
+    """Stop when a plan names unknown sites or shapes that a format cannot hold, or is another model's."""
+    names = {site.name: site for site in model.sites}
+    for name, site_plan in plan.sites.items():
+        if name not in names:
+            raise unknown("site", name, names, f"List them: dqviz layers {model.ref}")
+        if site_plan.weight is not None:
+            check_shape(site_plan.weight, names[name].in_features, name)
+    if plan.model != model.fingerprint:
+        raise BadInput(
+            f"the plan was made for another model (its site list is {plan.model}, {model.key} has {model.fingerprint}); "
+            f"make one for this model"
+        )

@@ -1,0 +1,249 @@
+"""The nouns as values: formats, windows, plans, samplers, samples, recipes.
+
+Frozen pydantic models, so that what people and files hand in is checked once, here. Everything is
+JSON-serialisable and has a `fingerprint` (sha256 of its canonical JSON) that names caches and
+studies. Nothing in this module imports torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .errors import BadInput
+
+PLAN_FORMAT = 1
+
+Granularity = Literal["tensor", "row", "group"]
+
+
+class Value(BaseModel):
+    """A frozen, strictly validated value."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types only; the inverse of `parse`."""
+        return self.model_dump(mode="json")
+
+    @property
+    def fingerprint(self) -> str:
+        """First 16 hex digits of the sha256 of the canonical JSON."""
+        return fingerprint(self.to_json())
+
+    @classmethod
+    def parse(cls, data: object, where: str) -> Any:
+        """Validate `data` that came from a person or a file; `where` names the source in the error."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"]) or "the top level"
+            got = repr(first["input"])
+            got = got if len(got) <= 80 else got[:77] + "..."
+            raise BadInput(f"{where}: at {place}: {first['msg']} (got {got})") from None
+
+
+def fingerprint(data: object) -> str:
+    """First 16 hex digits of the sha256 of canonical JSON (sorted keys, no spaces)."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Format(Value):
+    """A number format with its granularity.
+
+    `row` means one scale per output channel for a weight and one per token for an activation;
+    `group` means one per `group_size` input channels inside a row. Activations are always scaled
+    dynamically, from the row (or tensor) at hand.
+    """
+
+    kind: Literal["int", "fp8"] = "int"
+    bits: int = Field(8, ge=2, le=8)
+    symmetric: bool = True
+    granularity: Granularity = "row"
+    group_size: int | None = Field(None, ge=8)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Format:
+        if (self.granularity == "group") != (self.group_size is not None):
+            raise ValueError("group_size goes with granularity 'group', and only with it")
+        if self.kind == "fp8" and (self.bits != 8 or not self.symmetric):
+            raise ValueError("fp8 has 8 bits and is symmetric")
+        return self
+
+    def __str__(self) -> str:
+        name = "fp8" if self.kind == "fp8" else f"int{self.bits}"
+        sign = "" if self.symmetric else " asymmetric"
+        size = f" of {self.group_size}" if self.group_size else ""
+        return f"{name}{sign} per {self.granularity}{size}"
+
+
+class Bits(Value):
+    """Bit widths as people write them: `w4a8`, `w4a16` (weights only), `fp8`."""
+
+    weight: int = Field(ge=2, le=8)
+    activation: int | None = Field(ge=2, le=8)  # None: activations stay in floating point
+    fp8: bool = False
+
+    def __str__(self) -> str:
+        return "fp8" if self.fp8 else f"w{self.weight}a{self.activation or 16}"
+
+
+def parse_bits(text: str) -> Bits:
+    """`w4a8` -> Bits(4, 8); `w4a16` -> Bits(4, None); `fp8` -> both sides in fp8."""
+    if text.strip().lower() == "fp8":
+        return Bits(weight=8, activation=8, fp8=True)
+    match = re.fullmatch(r"w(\d+)a(\d+)", text.strip().lower())
+    if match is None:
+        raise BadInput(f"bits '{text}' are not understood; write w8a8, w4a8, w4a16 or fp8")
+    weight, activation = int(match[1]), int(match[2])
+    if not 2 <= weight <= 8:
+        raise BadInput(
+            f"bits '{text}': weights take 2 to 8 bits, not {weight}; try w{min(max(weight, 2), 8)}a{activation}"
+        )
+    if activation != 16 and not 2 <= activation <= 8:
+        raise BadInput(
+            f"bits '{text}': activations take 2 to 8 bits, or 16 for weight-only; try w{weight}a8 or w{weight}a16"
+        )
+    return Bits(weight=weight, activation=None if activation == 16 else activation)
+
+
+class Window(Value):
+    """A half-open range of scheduler timesteps, `low <= t < high`; the noisiest window comes first."""
+
+    low: float
+    high: float
+
+    def __contains__(self, timestep: float) -> bool:
+        return self.low <= timestep < self.high
+
+
+class SitePlan(Value):
+    """The formats of one site: `None` keeps that side in floating point."""
+
+    weight: Format | None
+    activations: tuple[Format | None, ...]  # one per window of the plan
+
+    @property
+    def quantized(self) -> bool:
+        """Whether anything at all is quantized here."""
+        return self.weight is not None or any(a is not None for a in self.activations)
+
+
+class Plan(Value):
+    """Every site by its full name, with its weight format and its activation format per window."""
+
+    format: Literal[1] = PLAN_FORMAT
+    model: str  # fingerprint of the model's site list: a plan for another model is refused
+    windows: tuple[Window, ...]
+    sampler: str | None = None  # fingerprint of the sampler that the windows were cut for
+    sites: dict[str, SitePlan]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Plan:
+        if not self.windows:
+            raise ValueError("a plan has at least one window")
+        for earlier, later in zip(self.windows, self.windows[1:], strict=False):
+            if earlier.low != later.high:
+                raise ValueError("windows must meet without a gap, the noisiest first")
+        for name, site in self.sites.items():
+            if len(site.activations) != len(self.windows):
+                raise ValueError(
+                    f"site {name} has {len(site.activations)} activation formats for {len(self.windows)} windows"
+                )
+        return self
+
+
+class Sampler(Value):
+    """How pictures are drawn: scheduler class and configuration, steps, guidance."""
+
+    scheduler: str  # diffusers class name
+    config: dict[str, Any] = Field(default_factory=dict)
+    steps: int = Field(ge=1, le=1000)
+    guidance: float = Field(ge=0, le=100)
+
+
+class Sample(Value):
+    """One picture to draw: its seed and its condition (a class id or a prompt)."""
+
+    seed: int = Field(ge=0, lt=2**63)
+    class_id: int | None = None
+    prompt: str | None = None
+
+
+class Recipe(Value):
+    """All that is needed to make a run again, printable and comparable."""
+
+    model: str
+    method: str  # method key, or "full-precision"
+    bits: str | None = None
+    plan: str | None = None  # fingerprint of the plan
+    options: dict[str, Any] = Field(default_factory=dict)
+    calibration: dict[str, Any] | None = None
+    sampler: Sampler
+    samples: tuple[Sample, ...]
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """`0-7` -> 0..7 (both ends included), `1,5,9` -> those, `0-3,8` -> both kinds mixed."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if match is None:
+            raise BadInput(
+                f"seeds '{text}': '{part.strip()}' is not a seed or a range; write 0-7 or 1,5,9"
+            )
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise BadInput(
+                f"seeds '{text}': the range {part.strip()} runs backwards; write {last}-{first}"
+            )
+        if last - first >= 100_000 or last >= 2**63:
+            raise BadInput(
+                f"seeds '{text}': the range {part.strip()} is too large; at most 100000 seeds"
+            )
+        seeds.extend(range(first, last + 1))
+    duplicate = (
+        next((s for i, s in enumerate(seeds) if s in set(seeds[:i])), None)
+        if len(set(seeds)) < len(seeds)
+        else None
+    )
+    if duplicate is not None:
+        raise BadInput(f"seeds '{text}': seed {duplicate} is named twice; each seed once")
+    return tuple(seeds)
+
+
+def disjoint(
+    first: Iterable[int], second: Iterable[int], first_name: str, second_name: str
+) -> None:
+    """Stop when two seed ranges overlap: a number reported on seeds that were tuned on is worthless."""
+    both = sorted(set(first) & set(second))
+    if both:
+        raise BadInput(
+            f"{first_name} and {second_name} share seed {both[0]}; choose disjoint ranges"
+        )
+
+
+def options_from_pairs(pairs: Iterable[str]) -> dict[str, Any]:
+    """`["alpha=0.5", "rotate=false"]` -> {"alpha": 0.5, "rotate": False}; values are read as JSON where they parse."""
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.strip():
+            raise BadInput(f"option '{pair}' is not of the form name=value")
+        try:
+            options[name.strip()] = json.loads(value)
+        except json.JSONDecodeError:
+            options[name.strip()] = value
+    return options
+
+
+def merge_options(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """`given` over `defaults`."""
+    return {**defaults, **given}

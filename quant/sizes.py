@@ -1,0 +1,185 @@
+"""Storage of a quantized transformer: predicted from shapes alone, equal to the bytes on disk.
+
+Equal tensors count once: diffusers' DiT keeps a copy of its embedders in every block.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .adapters import Adapter, Site, adapters
+from .errors import unknown
+from .layers import Transform, buffer_shapes
+from .schema import SitePlan
+from .storage import is_embedder
+
+MIB = 2**20
+SHAPES = Path(__file__).parent / "shapes"
+
+Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
+
+
+@dataclass(frozen=True)
+class SizeReport:
+    """Bytes of a transformer and where they go."""
+
+    total_bytes: int  # the safetensors file, header included
+    fp16_bytes: int  # the same transformer with 16-bit weights
+    blocks_mib: float  # quantized sites alone, biases included
+    bits_per_weight: (
+        float  # of quantized sites: codes, scales, zero points and transforms over weights
+    )
+    parts: dict[str, int]  # bytes by kind
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types; `size_bytes` is another name for the total."""
+        return {**asdict(self), "size_bytes": self.total_bytes}
+
+
+def known_shapes() -> dict[str, Path]:
+    """Configurations of public models, by name: sizes need no weights."""
+    return {path.stem: path for path in sorted(SHAPES.glob("*.json"))}
+
+
+def load_shape(name: str) -> tuple[nn.Module, Adapter]:
+    """An empty transformer (meta device) of a known configuration."""
+    import diffusers  # noqa: PLC0415  (slow, and listing shapes does not need it)
+
+    if name not in known_shapes():
+        raise unknown("shape", name, known_shapes())
+    config = json.loads(known_shapes()[name].read_text(encoding="utf-8"))
+    cls = config.pop("_class_name")
+    with torch.device("meta"):
+        transformer = getattr(diffusers, cls)(**config)
+    return transformer, adapters()[cls]
+
+
+def predict_size(
+    transformer: nn.Module,
+    sites: list[Site],
+    plan: Mapping[str, SitePlan],
+    transforms: Mapping[str, Transform] | Transform,
+    *,
+    dtype: torch.dtype = torch.float16,
+    shared: set[str] | None = None,
+) -> SizeReport:
+    """What a checkpoint of `transformer` will take.
+
+    Args:
+        transformer: full precision, may be on the meta device.
+        sites: of its adapter.
+        plan: formats by site; sites that it does not name are kept.
+        transforms: input transform of every site, or one for all.
+        dtype: of kept weights and biases.
+        shared: tensors that equal another and are left out; by default the copies that the family's
+            conversion makes.
+    """
+    left_out = copies(transformer) if shared is None else shared
+    quantized = {name: site for name, site in plan.items() if site.quantized}
+    full: Shapes = {
+        name: (tuple(t.shape), dtype if t.is_floating_point() else t.dtype)
+        for name, t in transformer.state_dict().items()
+        if name not in left_out
+    }
+    shapes = {n: v for n, v in full.items() if n.rpartition(".")[0] not in quantized}
+    for name, site in quantized.items():
+        transform = transforms if isinstance(transforms, Transform) else transforms[name]
+        linear = transformer.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        buffers = buffer_shapes(
+            linear.in_features, linear.out_features, linear.bias is not None, site, transform, dtype
+        )
+        shapes |= {f"{name}.{buffer}": value for buffer, value in buffers.items()}
+    half = {
+        n: (shape, torch.float16 if kind.is_floating_point else kind)
+        for n, (shape, kind) in full.items()
+    }
+    return report(shapes, sites, set(quantized), file_bytes(shapes), file_bytes(half))
+
+
+def copies(transformer: nn.Module) -> set[str]:
+    """Embedder tensors after the first block's: in converted checkpoints they are copies of it."""
+    embedders = [name for name in transformer.state_dict() if is_embedder(name)]
+    first: dict[str, str] = {}
+    for name in embedders:
+        first.setdefault(name.partition(".emb.")[2], name)
+    return set(embedders) - set(first.values())
+
+
+def file_bytes(shapes: Shapes) -> int:
+    """Size of a safetensors file with these tensors."""
+    return header_bytes(shapes) + sum(tensor_bytes(*value) for value in shapes.values())
+
+
+def tensor_bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    """Bytes of one tensor."""
+    return torch.Size(shape).numel() * dtype.itemsize
+
+
+_NAMES = {  # in the order of the format's own dtype list, by which it sorts tensors
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.int16: "I16",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int32: "I32",
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.int64: "I64",
+}
+_RANK = {dtype: rank for rank, dtype in enumerate(_NAMES)}
+
+
+def header_bytes(shapes: Shapes) -> int:
+    """Size of a safetensors header: 8 bytes of length, then JSON padded to a multiple of 8.
+
+    Tensors lie in the order of their dtype (last in the format's list first), then of their names.
+    """
+    ordered = sorted(shapes.items(), key=lambda item: (-_RANK[item[1][1]], item[0]))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, (shape, dtype) in ordered:
+        end = offset + tensor_bytes(shape, dtype)
+        header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False)
+    return 8 + -(-len(text.encode()) // 8) * 8
+
+
+_KINDS = {
+    "codes": "codes",
+    "weight": "codes",
+    "scale": "scales",
+    "zero": "zeros",
+    "channel_scale": "transforms",
+    "signs": "transforms",
+    "bias": "biases",
+}
+
+
+def report(
+    shapes: Shapes, sites: list[Site], quantized: set[str], total: int, full: int
+) -> SizeReport:
+    """Sort the bytes of a file by kind."""
+    parts = dict.fromkeys(("codes", "scales", "zeros", "transforms", "biases", "kept"), 0)
+    for name, value in shapes.items():
+        owner, _, last = name.rpartition(".")
+        parts[_KINDS[last] if owner in quantized else "kept"] += tensor_bytes(*value)
+    inside = sum(size for kind, size in parts.items() if kind != "kept")
+    weights = sum(s.in_features * s.out_features for s in sites if s.name in quantized)
+    parts["header"] = total - sum(parts.values())
+    return SizeReport(
+        total_bytes=total,
+        fp16_bytes=full,
+        blocks_mib=inside / MIB,
+        bits_per_weight=8 * (inside - parts["biases"]) / weights if weights else 16.0,
+        parts=parts,
+    )

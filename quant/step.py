@@ -1,0 +1,86 @@
+"""Which denoising step is running: one scoped value that every quantized layer can read.
+
+A forward pre-hook on the quantized transformer reads the transformer's own `timestep` argument, so
+the same model works in our sampler and in plain diffusers, in any order and without counters.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import nn
+
+from .errors import BadInput
+from .schema import Window
+
+_timestep: ContextVar[float | None] = ContextVar("dqviz_timestep", default=None)
+
+
+def window_of(windows: Sequence[Window], timestep: float) -> int:
+    """Index of the half-open window that holds `timestep`.
+
+    Total: above the first window (the noisiest) counts as the first, below the last as the last.
+    """
+    for index, window in enumerate(windows):
+        if timestep >= window.low:
+            return index
+    return len(windows) - 1
+
+
+def current_window(windows: Sequence[Window]) -> int:
+    """Window of the step that is running now; 0 where a model has only one."""
+    if len(windows) == 1:
+        return 0
+    timestep = _timestep.get()
+    if timestep is None:
+        raise RuntimeError(
+            "a layer with several step windows was called outside its transformer, "
+            "so its timestep is unknown; call the transformer, or use quant.step.at(timestep)"
+        )
+    return window_of(windows, timestep)
+
+
+class at:  # noqa: N801  (reads as a phrase: `with at(500.0): layer(x)`)
+    """Run a block of code as if the transformer were at `timestep`."""
+
+    def __init__(self, timestep: float) -> None:
+        self.timestep = timestep
+
+    def __enter__(self) -> None:
+        self._token = _timestep.set(self.timestep)
+
+    def __exit__(self, *_: object) -> None:
+        _timestep.reset(self._token)
+
+
+def _scalar(timestep: Any, windows: Sequence[Window]) -> float:
+    if not isinstance(timestep, torch.Tensor):
+        return float(timestep)
+    values = [float(t) for t in timestep.detach().reshape(-1).unique().cpu()]
+    if len({window_of(windows, v) for v in values}) > 1:
+        raise BadInput(
+            f"one batch holds timesteps of different step windows ({min(values):g} and {max(values):g}); "
+            "run them in separate batches"
+        )
+    return values[0]
+
+
+def attach(transformer: nn.Module, windows: Sequence[Window]) -> None:
+    """Make `transformer` announce its `timestep` argument to the layers inside it."""
+    if len(windows) == 1:
+        return
+    position = [p for p in inspect.signature(transformer.forward).parameters].index("timestep")
+
+    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        timestep = kwargs["timestep"] if "timestep" in kwargs else args[position]
+        _timestep.set(_scalar(timestep, windows))
+
+    def leave(*_: object) -> None:
+        _timestep.set(None)
+
+    transformer.register_forward_pre_hook(enter, with_kwargs=True)
+    transformer.register_forward_hook(leave, always_call=True)

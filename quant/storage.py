@@ -1,0 +1,60 @@
+"""The tensors of a transformer as they go to disk: which are written, in which dtype, and which once."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .layers import QuantLinear
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a checkpoint file holds."""
+
+    tensors: dict[str, Tensor]
+    shared: dict[str, str]  # name that is left out -> name that holds the same values
+
+
+def stored_tensors(transformer: nn.Module, dtype: torch.dtype) -> Stored:
+    """Every tensor once; floating ones in `dtype`, but for the exact parts of quantized sites.
+
+    `dtype` is what the model was loaded from, so that casting back loses nothing. Embedders are
+    where families keep copies, so only they are compared.
+    """
+    exact = {
+        f"{name}.{buffer}"
+        for name, module in transformer.named_modules()
+        if isinstance(module, QuantLinear)
+        for buffer, _ in module.named_buffers(recurse=False)
+        if buffer not in ("bias", "weight")
+    }
+    tensors: dict[str, Tensor] = {}
+    shared: dict[str, str] = {}
+    first: dict[str, str] = {}
+    for name, value in transformer.state_dict().items():
+        tensor = value.detach().cpu().contiguous()
+        if name not in exact and tensor.is_floating_point():
+            tensor = tensor.to(dtype)
+        if is_embedder(name):
+            mark = f"{tensor.dtype}{tuple(tensor.shape)}{digest(tensor)}"
+            if first.setdefault(mark, name) != name:
+                shared[name] = first[mark]
+                continue
+        tensors[name] = tensor
+    return Stored(tensors, shared)
+
+
+def is_embedder(name: str) -> bool:
+    """Whether a tensor belongs to an embedder that a family may copy into every block."""
+    return ".emb." in name
+
+
+def digest(tensor: Tensor) -> str:
+    """First 16 hex digits of the sha256 of a tensor's bytes."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    data = flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+    return hashlib.sha256(data).hexdigest()[:16]
