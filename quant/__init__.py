@@ -16,7 +16,7 @@ import kernels
 DQVIZ = True  # lets the packages above tell this `quant` from another distribution's
 
 if not getattr(kernels, "DQVIZ", False):
-    found = getattr(kernels, "__file__", None) or list(getattr(kernels, "__path__", ["?"]))[0]
+    found = getattr(kernels, "__file__", None) or next(iter(getattr(kernels, "__path__", ["?"])))
     raise ImportError(
         f"'kernels' is imported from {found}, which is another project's package of that name. "
         f"Mend it: pip uninstall kernels, or start Python in {Path(__file__).parents[1]}"
@@ -49,7 +49,7 @@ _PUBLIC = {
     "Sampler": "schema",
     "Recipe": "schema",
 }
-__all__ = sorted(_PUBLIC)  # noqa: PLE0605
+__all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str) -> object:

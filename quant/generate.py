@@ -72,8 +72,8 @@ def starting_noise(shape: Sequence[int], samples: Sequence[Sample], offset: floa
 
 def make_scheduler(sampler: Sampler) -> Any:
     """A fresh diffusers scheduler with its timesteps set."""
-    import diffusers  # noqa: PLC0415  (slow to import, and only needed when something is drawn)
-    from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: PLC0415
+    import diffusers
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
     cls = getattr(diffusers, sampler.scheduler, None)
     if not (isinstance(cls, type) and issubclass(cls, SchedulerMixin)):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -160,10 +160,10 @@ def load_model(
         device: `auto` takes CUDA where there is one.
         revision: hub revision, also written `owner/name@revision`.
     """
-    import torch  # noqa: PLC0415  (listing embedded models must not load torch)
+    import torch
 
-    from .adapters import adapter_for  # noqa: PLC0415
-    from .adapters.base import check_finite  # noqa: PLC0415
+    from .adapters import adapter_for
+    from .adapters.base import check_finite
 
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
@@ -207,8 +207,13 @@ def load_model(
     )
 
 
-def resolve(ref: str, revision: str | None = None) -> tuple[Path | None, str | None]:
-    """Where a model lies: a local folder, or `None` with the revision for the hub."""
+def resolve(
+    ref: str, revision: str | None = None, extra: Iterable[str] = ()
+) -> tuple[Path | None, str | None]:
+    """Where a model lies: a local folder, or `None` with the revision for the hub.
+
+    `extra` are other names that the caller takes, for the error's list.
+    """
     if ref in embedded_models():
         return embedded_models()[ref], None
     path = Path(ref).expanduser()
@@ -229,7 +234,7 @@ def resolve(ref: str, revision: str | None = None) -> tuple[Path | None, str | N
         raise BadInput(
             f"{ref}: there is no such folder; a model is an embedded key, a folder, or owner/name"
         )
-    raise unknown("model", ref, embedded_models(), "List them: dqviz models")
+    raise unknown("model", ref, [*embedded_models(), *extra], "List them: dqviz models")
 
 
 def check_pipeline_folder(path: Path) -> None:
@@ -279,7 +284,7 @@ _STORED = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat
 
 def stored_dtype(folder: Path) -> torch.dtype:
     """Floating dtype that holds most of the weights on disk."""
-    import torch  # noqa: PLC0415
+    import torch
 
     counts: dict[str, int] = {}
     for file in folder.glob("*.safetensors"):
@@ -294,8 +299,8 @@ def stored_dtype(folder: Path) -> torch.dtype:
 
 def _load_pipeline(source: Path | str, dtype: torch.dtype, revision: str | None) -> Any:
     """Through diffusers, whatever the source; its many errors become ours."""
-    from diffusers import DiffusionPipeline  # noqa: PLC0415
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
+    from diffusers import DiffusionPipeline
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
     try:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
+from .adapters import Site
 from .errors import BadInput, unknown
 from .generate import timesteps_of
 from .models import Model
@@ -30,7 +33,7 @@ def windows_for(sampler: Sampler, count: int) -> tuple[Window, ...]:
     starts = [len(timesteps) * k // count for k in range(1, count)]
     borders = [(timesteps[s - 1] + timesteps[s]) / 2 for s in starts]
     edges = [HIGHEST, *borders, LOWEST]
-    return tuple(Window(low=low, high=high) for high, low in zip(edges, edges[1:], strict=False))
+    return tuple(Window(low=low, high=high) for high, low in itertools.pairwise(edges))
 
 
 def uniform_plan(
@@ -49,6 +52,29 @@ def uniform_plan(
     token as they come.
     """
     sampler = sampler or model.sampler()
+    cut = windows_for(sampler, windows)
+    sites = uniform_formats(
+        model.sites,
+        bits,
+        windows=windows,
+        group_size=group_size,
+        weight_symmetric=weight_symmetric,
+        activation_symmetric=activation_symmetric,
+    )
+    bound = sampler.fingerprint if len(cut) > 1 else None
+    return Plan(model=model.fingerprint, windows=cut, sampler=bound, sites=sites)
+
+
+def uniform_formats(
+    sites: Iterable[Site],
+    bits: Bits,
+    *,
+    windows: int,
+    group_size: int | None = None,
+    weight_symmetric: bool = False,
+    activation_symmetric: bool = True,
+) -> dict[str, SitePlan]:
+    """The formats of `uniform_plan`, from sites alone."""
     if bits.fp8:
         weight: Format = Format(kind="fp8")
         activation: Format | None = Format(kind="fp8")
@@ -59,19 +85,13 @@ def uniform_plan(
             granularity="group" if group_size else "row",
             group_size=group_size,
         )
-        activation = (
-            None
-            if bits.activation is None
-            else Format(bits=bits.activation, symmetric=activation_symmetric)
-        )
-    cut = windows_for(sampler, windows)
-    sites = {}
-    for site in model.sites:
-        if site.kept_reason is None:
-            check_shape(weight, site.in_features, site.name)
-            sites[site.name] = SitePlan(weight=weight, activations=(activation,) * len(cut))
-    bound = sampler.fingerprint if len(cut) > 1 else None
-    return Plan(model=model.fingerprint, windows=cut, sampler=bound, sites=sites)
+        activation = None
+        if bits.activation is not None:
+            activation = Format(bits=bits.activation, symmetric=activation_symmetric)
+    free = [site for site in sites if site.kept_reason is None]
+    for site in free:
+        check_shape(weight, site.in_features, site.name)
+    return {s.name: SitePlan(weight=weight, activations=(activation,) * windows) for s in free}
 
 
 def read_plan(path: Path) -> Plan:
@@ -87,14 +107,19 @@ def read_plan(path: Path) -> Plan:
 
 def check_plan(plan: Plan, model: Model) -> None:
     """Stop when a plan names unknown sites or shapes that a format cannot hold, or is another model's."""
-    names = {site.name: site for site in model.sites}
-    for name, site_plan in plan.sites.items():
-        if name not in names:
-            raise unknown("site", name, names, f"List them: dqviz layers {model.ref}")
-        if site_plan.weight is not None:
-            check_shape(site_plan.weight, names[name].in_features, name)
+    check_sites(plan, model.sites, model.ref)
     if plan.model != model.fingerprint:
         raise BadInput(
-            f"the plan was made for another model (its site list is {plan.model}, {model.key} has {model.fingerprint}); "
-            f"make one for this model"
+            f"the plan was made for another model (its site list is {plan.model}, "
+            f"{model.key} has {model.fingerprint}); make one for this model"
         )
+
+
+def check_sites(plan: Plan, sites: Iterable[Site], ref: str) -> None:
+    """Stop when a plan names a site that is not there, or a format that does not fit its shape."""
+    names = {site.name: site for site in sites}
+    for name, site_plan in plan.sites.items():
+        if name not in names:
+            raise unknown("site", name, names, f"List them: dqviz layers {ref}")
+        if site_plan.weight is not None:
+            check_shape(site_plan.weight, names[name].in_features, name)

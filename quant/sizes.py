@@ -15,10 +15,11 @@ import torch
 from torch import nn
 
 from .adapters import Adapter, Site, adapters
-from .errors import unknown
+from .cards import load_method
+from .errors import BadInput, unknown
 from .layers import Transform, buffer_shapes
-from .schema import SitePlan
-from .storage import is_embedder
+from .schema import Bits, Plan, SitePlan
+from .storage import is_embedder, stored_tensors
 
 MIB = 2**20
 SHAPES = Path(__file__).parent / "shapes"
@@ -50,7 +51,7 @@ def known_shapes() -> dict[str, Path]:
 
 def load_shape(name: str) -> tuple[nn.Module, Adapter]:
     """An empty transformer (meta device) of a known configuration."""
-    import diffusers  # noqa: PLC0415  (slow, and listing shapes does not need it)
+    import diffusers
 
     if name not in known_shapes():
         raise unknown("shape", name, known_shapes())
@@ -59,6 +60,43 @@ def load_shape(name: str) -> tuple[nn.Module, Adapter]:
     with torch.device("meta"):
         transformer = getattr(diffusers, cls)(**config)
     return transformer, adapters()[cls]
+
+
+def size_of(
+    target: str,
+    method: str,
+    bits: Bits | None,
+    *,
+    plan: Plan | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> SizeReport:
+    """Storage of a known shape, or of a model by any name that `load_model` takes, before quantizing it.
+
+    Give `bits` for the same formats everywhere, or a `plan`. Methods that choose a transform site by
+    site are counted with the most that a site may store.
+    """
+    from .models import load_model, resolve
+    from .plans import check_sites, uniform_formats
+    from .quantize import parse_options
+
+    chosen = parse_options(method, options or {})
+    transform = load_method(method).stored_transform(chosen)
+    if target in known_shapes():
+        transformer, adapter = load_shape(target)
+        sites, dtype, shared = adapter.sites(transformer), torch.float16, None
+    else:
+        resolve(target, extra=known_shapes())
+        model = load_model(target)
+        transformer, sites, dtype = model.transformer, model.sites, model.source_dtype
+        shared = set(stored_tensors(transformer, dtype).shared)
+    if plan is not None:
+        check_sites(plan, sites, target)
+        formats: Mapping[str, SitePlan] = plan.sites
+    elif bits is not None:
+        formats = uniform_formats(sites, bits, windows=1)
+    else:
+        raise BadInput("give --bits or --plan")
+    return predict_size(transformer, sites, formats, transform, dtype=dtype, shared=shared)
 
 
 def predict_size(

@@ -44,7 +44,7 @@ def current_window(windows: Sequence[Window]) -> int:
     return window_of(windows, timestep)
 
 
-class at:  # noqa: N801  (reads as a phrase: `with at(500.0): layer(x)`)
+class at:
     """Run a block of code as if the transformer were at `timestep`."""
 
     def __init__(self, timestep: float) -> None:
@@ -73,7 +73,7 @@ def attach(transformer: nn.Module, windows: Sequence[Window]) -> None:
     """Make `transformer` announce its `timestep` argument to the layers inside it."""
     if len(windows) == 1:
         return
-    position = [p for p in inspect.signature(transformer.forward).parameters].index("timestep")
+    position = list(inspect.signature(transformer.forward).parameters).index("timestep")
 
     def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         timestep = kwargs["timestep"] if "timestep" in kwargs else args[position]

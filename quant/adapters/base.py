@@ -8,7 +8,6 @@ family it has.
 from __future__ import annotations
 
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -77,11 +76,13 @@ class RolePattern:
 ADALN_KEPT = "conditioning runs once per sample, not per token: under 1 % of the work, and every step depends on it"
 EMBED_KEPT = "embedder: runs once per sample and sets every block's conditioning"
 HEAD_KEPT = "input or output projection: little work, and its error goes straight into the sample"
-TEXT_KEPT = "text keys and values do not change over the steps: quantizing them saves nothing"
 
 
-class Adapter(ABC):
-    """Base of all families; a subclass is a table and a sampler's three operations."""
+class Adapter:
+    """Base of all families: a table of roles, and the three operations of drawing.
+
+    A family without the three operations still has sites and sizes.
+    """
 
     family: ClassVar[str]
     transformer_class: ClassVar[str]  # name in diffusers
@@ -107,6 +108,8 @@ class Adapter(ABC):
             block = None if prefix is None else starts[prefix]
             rest = name if prefix is None else name[len(prefix) :]
             rule = _first_match(self.outside if prefix is None else self.roles, rest)
+            if prefix is not None:
+                rule = self.role_in(prefix.partition(".")[0], rule)
             shared = f"{prefix or ''}{rule.shares_input_with}" if rule.shares_input_with else name
             found.append(
                 Site(
@@ -121,16 +124,19 @@ class Adapter(ABC):
             )
         return found
 
+    def role_in(self, block_list: str, rule: RolePattern) -> RolePattern:
+        """The rule as it counts in one list of blocks; families with several kinds of blocks refine it."""
+        return rule
+
     def latent_shape(self, pipe: Any) -> tuple[int, ...]:
         """Shape of one sample's latent, without the batch axis."""
         config = pipe.transformer.config
         return (config.in_channels, config.sample_size, config.sample_size)
 
-    @abstractmethod
     def conditions(self, pipe: Any, samples: Sequence[Sample]) -> Any:
         """What `predict` needs to know of the samples: encoded once per generation."""
+        raise self._cannot_draw()
 
-    @abstractmethod
     def predict(
         self,
         transformer: nn.Module,
@@ -140,10 +146,17 @@ class Adapter(ABC):
         guidance: float,
     ) -> Prediction:
         """One denoising evaluation of `latents` [n, c, h, w] for both guidance branches."""
+        raise self._cannot_draw()
 
-    @abstractmethod
     def decode(self, pipe: Any, latents: Tensor) -> Tensor:
         """Latents [n, c, h, w] -> pictures [n, h, w, 3], float32 in [0, 1]."""
+        raise self._cannot_draw()
+
+    def _cannot_draw(self) -> BadInput:
+        return BadInput(
+            f"drawing with {self.transformer_class} is not supported yet; its sites and sizes are: "
+            "dqviz layers, dqviz size"
+        )
 
 
 def _first_match(table: Sequence[RolePattern], name: str) -> RolePattern:
@@ -155,7 +168,7 @@ def _first_match(table: Sequence[RolePattern], name: str) -> RolePattern:
 
 def adapters() -> dict[str, Adapter]:
     """Adapter of each supported diffusers transformer class, by class name."""
-    from . import load_all  # noqa: PLC0415  (the package lists its own files)
+    from . import load_all
 
     return {adapter.transformer_class: adapter for adapter in load_all()}
 

@@ -1,8 +1,9 @@
-"""What a method is: a module with four names.
+"""What a method is: a module with five names.
 
 CARD      a literal `quant.cards.Card`
 Options   a pydantic model of its documented options, the paper's defaults
 the paper's equations as small pure functions
+stored_transform(options) -> the input transform that a site stores at most
 quantize_group(group, seen, options, seed) -> one `Rounded` for each site of the group
 
 A group is the sites that read the same tensor (q, k and v of one attention): they share whatever is
@@ -18,6 +19,7 @@ from typing import Protocol
 from torch import Tensor
 
 from ..calibrate import InputStatistics
+from ..layers import Transform
 from ..rounding import WeightCodes, round_to_nearest
 from ..schema import SitePlan, Value
 from ..transforms import to_weight
@@ -57,6 +59,10 @@ class Method(Protocol):
     """The module of a method."""
 
     Options: type[Value]
+
+    def stored_transform(self, options: Value) -> Transform:
+        """The input transform that a site stores at most: sizes are predicted from it."""
+        ...
 
     def quantize_group(
         self, group: Group, seen: InputStatistics | None, options: Value, seed: int

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from ..calibrate import InputStatistics
 from ..cards import Card
+from ..layers import Transform
 from ..schema import Value
 from .base import Group, Rounded, transformed_and_rounded
 
@@ -28,6 +29,11 @@ CARD = Card(
 
 class Options(Value):
     """RTN has nothing to set."""
+
+
+def stored_transform(options: Options) -> Transform:
+    """Nothing is stored beside the codes."""
+    return Transform()
 
 
 def quantize_group(

@@ -32,6 +32,7 @@ from torch import Tensor
 from ..calibrate import InputStatistics
 from ..cards import Card, Option
 from ..errors import BadInput
+from ..layers import Transform
 from ..rounding import rounded_rows
 from ..schema import Format, Value
 from ..transforms import channel_scale, random_signs, to_input
@@ -171,6 +172,14 @@ def coarsest(formats: Sequence[Format | None]) -> Format | None:
     """The format with the fewest bits: what a transform that all windows share must be good for."""
     quantized = [f for f in formats if f is not None]
     return min(quantized, key=lambda f: f.bits) if quantized else None
+
+
+def stored_transform(options: Options) -> Transform:
+    """What a site stores at most; with `transform=choose` a site may store less."""
+    return Transform(
+        scale=options.transform in ("scale", "both", "choose"),
+        rotate=options.transform in ("rotate", "both", "choose"),
+    )
 
 
 def quantize_group(
