@@ -1,4 +1,4 @@
-# make app | test | check | docs | lock | clean      (CONTRIBUTING.md says what each is for)
+# make app | test | check | docs | peers | lock | clean      (CONTRIBUTING.md says what each is for)
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -11,7 +11,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-.PHONY: help app test check docs lock clean env
+.PHONY: help app test check docs peers lock clean env
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -46,6 +46,16 @@ $(VENV)/.installed: requirements.lock
 
 $(VENV)/.project: pyproject.toml $(VENV)/.installed
 	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+peers: .venv-peers/.installed ## docs/results/peers.*: torchao and optimum-quanto beside ours, in an environment of its own
+	@.venv-peers/bin/python -m benchmarks.peers $(ARGS)
+
+# The same lock, then the peers on top; nothing of theirs gets into $(VENV).
+.venv-peers/.installed: requirements.lock pyproject.toml
+	@"$$(bash .ci/find-python "$(PYTHON)")" -m venv .venv-peers
+	@.venv-peers/bin/python -m pip --disable-pip-version-check -qq install --requirement requirements.lock
+	@.venv-peers/bin/python -m pip --disable-pip-version-check -qq install --no-build-isolation --editable ".[peers]"
 	@touch $@
 
 lock: ## write requirements.lock anew from pyproject.toml (needs the network)
