@@ -1,0 +1,163 @@
+"""Documentation that a machine reads: paths exist, links resolve, blocks are current, commands parse."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# A path in backticks: has a slash or a known ending, and no placeholder.
+PATH = re.compile(r"`([\w.][\w./-]*(?:/|\.(?:py|md|toml|json|lock|sh|png|safetensors)))`")
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+FENCE = re.compile(r"```.*?```", re.DOTALL)
+# Written by a run or an install, or named as what a person will make.
+NOT_TRACKED = (".venv/", ".venv-peers/", ".peers/", "studies/", "dqviz.json", "model_index.json")
+
+
+def generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+PAGES = [page for page in generator().pages() if page.is_file()]
+IDS = [str(page.relative_to(ROOT)) for page in PAGES]
+
+
+def file_names() -> set[str]:
+    """Last parts of all paths in the packages: what a page may name without its folder."""
+    folders = (ROOT / name for name in ("kernels", "quant", "dqviz", "tests", "assets", "docs"))
+    return {path.name for folder in folders for path in folder.rglob("*.*")}
+
+
+def missing_paths(text: str, page: Path) -> list[str]:
+    """Paths named in backticks that exist neither from the root nor from the page's folder."""
+    return [
+        name
+        for name in PATH.findall(FENCE.sub("", text))
+        if not name.startswith(NOT_TRACKED)
+        and not any((base / name).exists() for base in (ROOT, page.parent))
+        and ("/" in name or name not in file_names())
+    ]
+
+
+def broken_links(text: str, page: Path) -> list[str]:
+    """Relative links that lead nowhere."""
+    targets = [t.split("#")[0] for t in LINK.findall(FENCE.sub("", text))]
+    local = [t for t in targets if t and not re.match(r"[a-z]+:", t)]
+    return [t for t in local if not (page.parent / t).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_every_path_that_a_page_names_exists(page: Path) -> None:
+    assert not missing_paths(page.read_text(encoding="utf-8"), page)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_every_relative_link_resolves(page: Path) -> None:
+    assert not broken_links(page.read_text(encoding="utf-8"), page)
+
+
+def test_the_path_and_link_checks_can_fail() -> None:
+    page = ROOT / "README.md"
+    assert missing_paths("see `quant/no_such_file.py`", page) == ["quant/no_such_file.py"]
+    assert broken_links("[x](docs/no-such-page.md)", page) == ["docs/no-such-page.md"]
+
+
+def test_generated_blocks_are_current() -> None:
+    stale = generator().stale()
+    assert not stale, (
+        f"run make docs: {', '.join(str(p.relative_to(ROOT)) for p in stale)} is not current"
+    )
+
+
+def test_a_stale_block_is_seen() -> None:
+    text = "<!-- generated: methods -->\nold\n<!-- end of methods -->"
+    assert "`rtn`" in generator().renewed(text)
+
+
+# -- dependencies
+
+
+def distribution(requirement: str) -> str:
+    return re.split(r"[\s\[<>=!~;]", requirement, maxsplit=1)[0].lower()
+
+
+def test_every_direct_dependency_has_its_reason() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [r for group in project["optional-dependencies"].values() for r in group]
+    declared = {distribution(r) for r in [*project["dependencies"], *extras]}
+    page = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^\| `([\w-]+)` \| \S", page, re.MULTILINE))
+    assert listed == declared
+
+
+def test_the_lock_pins_every_direct_dependency_that_make_installs() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = {
+        distribution(r)
+        for r in [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    }
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    pins = {distribution(line) for line in lines if line and not line.startswith("#")}
+    assert wanted <= pins
+    assert "torch==2.13.0" in lines
+    assert 'triton==3.7.1; sys_platform == "linux"' in lines
+    assert not [line for line in lines if "+" in line.split("#")[0] or "://" in line]
+
+
+# -- commands
+
+
+def shown_commands(text: str) -> list[str]:
+    """`dqviz ...` lines of a page: in code blocks, continued lines joined."""
+    joined = re.sub(r"\\\n\s*", " ", text)
+    found = re.findall(r"^\s*(?:\$ )?(?:\.venv/bin/)?(dqviz .*)$", joined, re.MULTILINE)
+    return [re.sub(r"\s+#.*$", "", line).strip() for line in found]
+
+
+README_COMMANDS = (
+    shown_commands((ROOT / "README.md").read_text(encoding="utf-8"))
+    if (ROOT / "README.md").is_file()
+    else []
+)
+
+
+def test_the_readme_shows_commands() -> None:
+    assert len(README_COMMANDS) >= 3
+
+
+@pytest.mark.parametrize("line", README_COMMANDS)
+def test_commands_of_the_readme_exist(line: str) -> None:
+    """Its subcommand has a help page, and that page knows every option shown."""
+    words = shlex.split(line)
+    command = words[1]
+    done = subprocess.run(
+        [sys.executable, "-m", "dqviz", command, "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": "/usr/bin:/bin", "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"},
+    )
+    assert done.returncode == 0, done.stderr
+    unknown = [w for w in words[2:] if w.startswith("--") and w.split("=")[0] not in done.stdout]
+    assert not unknown, f"dqviz {command} has no {unknown}"
+
+
+def test_make_targets_that_pages_name_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in PAGES:
+        named = set(re.findall(r"`make ([a-z]+)", page.read_text(encoding="utf-8")))
+        assert named <= targets, f"{page.relative_to(ROOT)}: no such make target: {named - targets}"
