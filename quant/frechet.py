@@ -128,12 +128,16 @@ def kid(
 
 def _unbiased_mmd(x: np.ndarray, y: np.ndarray) -> float:
     """Unbiased MMD^2 of x [m, d] and y [m, d]: the diagonals are left out."""
-    m, d = x.shape
-    within_x, within_y, between = (
-        (left @ right.T / d + 1) ** 3 for left, right in ((x, x), (y, y), (x, y))
-    )
+    m = len(x)
+    within_x, within_y, between = _kernel(x, x), _kernel(y, y), _kernel(x, y)  # [m, m]
     off_diagonal = within_x.sum() - np.trace(within_x) + within_y.sum() - np.trace(within_y)
     return float(off_diagonal / (m * (m - 1)) - 2 * between.mean())
+
+
+def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """k of all rows of x [m, d] with all rows of y [m, d], [m, m]."""
+    base = x @ y.T / x.shape[1] + 1
+    return base * base * base  # a power is many times slower
 
 
 def _features(first: Tensor, second: Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,218 @@
+"""V7, V9, V11, V14 of the specification: the quantized layer itself."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+import kernels
+from quant.layers import QuantLinear
+from quant.rounding import round_to_nearest
+from quant.schema import Format, SitePlan, Window
+from quant.step import at
+from quant.transforms import random_signs, to_weight
+
+from . import heavy
+
+ONE = (Window(low=-1e9, high=1e9),)
+TWO = (Window(low=500, high=1e9), Window(low=-1e9, high=500))
+
+
+def make(
+    weight_bits=4,
+    act_bits=8,
+    *,
+    channels=96,
+    outs=48,
+    windows=ONE,
+    plan=None,
+    rotate=False,
+    backend=None,
+    group=None,
+):
+    """A seeded layer; returns it with the weight that it was made from."""
+    w = heavy.weight(outs, channels, seed=7)
+    bias = torch.linspace(-1, 1, outs)
+    if plan is None:
+        fmt = Format(
+            bits=weight_bits,
+            symmetric=False,
+            granularity="group" if group else "row",
+            group_size=group,
+        )
+        act = None if act_bits is None else Format(bits=act_bits)
+        plan = SitePlan(weight=fmt, activations=(act,) * len(windows))
+    signs = random_signs(channels, 0, "x") if rotate else None
+    folded = to_weight(w, None, signs)
+    codes = folded if plan.weight is None else round_to_nearest(folded, plan.weight)
+    layer = QuantLinear.from_codes(
+        codes,
+        bias,
+        plan=plan,
+        windows=windows,
+        channel_scale=None,
+        signs=signs,
+        dtype=torch.float32,
+        backend=backend,
+    )
+    return layer, w, bias
+
+
+def inputs(rows=32, channels=96, seed=0):
+    return torch.randn(2, rows, channels, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("rotate", [False, True])
+@pytest.mark.parametrize("group", [None, 32])
+def test_output_is_the_product_of_what_the_stored_integers_stand_for(rotate, group):
+    layer, _, bias = make(rotate=rotate, group=group)
+    x = inputs()
+    rows = layer.input_transform(x.reshape(-1, 96))
+    codes = kernels.quantize_rows(rows, 8)
+    expected = codes.dequantize().double() @ layer.dequantized_weight().double().T + bias.double()
+    got = layer(x).reshape(-1, 48).double()
+    assert float((got - expected).norm() / expected.norm()) <= 1e-6
+
+
+def test_v7_rows_do_not_see_each_other():
+    layer, _, _ = make(rotate=True)
+    x = inputs()
+    alone = torch.cat([layer(x[:1]), layer(x[1:])])
+    loud = torch.cat([x, 1000 * x])
+    order = torch.tensor([3, 1, 0, 2])
+    codes = kernels.quantize_rows(layer.input_transform(x.reshape(-1, 96)), 8)
+    beside = kernels.quantize_rows(layer.input_transform(loud.reshape(-1, 96)), 8)
+    assert torch.equal(codes.codes, beside.codes[: len(codes.codes)])
+    assert torch.equal(codes.scale, beside.scale[: len(codes.scale)])
+    torch.testing.assert_close(layer(x), alone, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(layer(loud[order])[2:3], layer(x[:1]), rtol=1e-6, atol=1e-6)
+
+
+def test_v7_a_scale_shared_by_the_batch_does_see_the_others():
+    plan = SitePlan(
+        weight=Format(bits=4, symmetric=False), activations=(Format(bits=8, granularity="tensor"),)
+    )
+    layer, _, _ = make(plan=plan)
+    x = inputs()
+    quiet, loud = layer(x[:1]), layer(torch.cat([x[:1], 1000 * x[1:]]))[:1]
+    assert float((quiet - loud).norm() / quiet.norm()) > 0.05
+
+
+@pytest.mark.parametrize(("weight_bits", "act_bits"), [(4, 8), (3, 6), (7, 8), (2, 4)])
+def test_v9_integer_arithmetic_equals_simulation(weight_bits, act_bits):
+    x = inputs(rows=33)
+    simulated, _, _ = make(weight_bits, act_bits, backend="simulate", rotate=True)
+    integer, _, _ = make(weight_bits, act_bits, backend="integer", rotate=True)
+    assert integer.why(66)[0] == "integer"
+    a, b = simulated(x), integer(x)
+    assert float((a - b).norm() / a.norm()) <= 1e-6
+    half = simulated(x.half()), integer(x.half())
+    assert half[1].dtype == torch.float16
+    assert float((half[0].float() - half[1].float()).norm() / a.norm()) <= 1e-3
+
+
+def test_v11_bits_change_codes_output_and_size():
+    x = inputs()
+    four, _, _ = make(4)
+    eight, w, bias = make(8)
+    assert four.codes.numel() * 2 == eight.codes.numel()
+    exact = F.linear(x, w, bias)
+    error = [float((layer(x) - exact).norm() / exact.norm()) for layer in (four, eight)]
+    assert error[1] < error[0] / 4, "an 8-bit layer must not keep the 4-bit grid"
+
+
+def test_v11_windows_switch_the_activation_bits_at_run_time():
+    plan = SitePlan(
+        weight=Format(bits=8, symmetric=False), activations=(Format(bits=8), Format(bits=2))
+    )
+    both, _, _ = make(windows=TWO, plan=plan)
+    x = inputs()
+    for timestep, bits in ((999.0, 8), (500.0, 8), (499.999, 2), (0.0, 2)):
+        only, _, _ = make(8, bits)
+        with at(timestep):
+            assert torch.equal(both(x), only(x)), f"t={timestep} uses {bits} bits"
+
+
+def test_a_windowed_layer_outside_its_transformer_says_so():
+    plan = SitePlan(weight=None, activations=(Format(bits=8), Format(bits=4)))
+    layer, _, _ = make(windows=TWO, plan=plan)
+    with pytest.raises(RuntimeError, match="timestep is unknown"):
+        layer(inputs())
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(
+    "row",
+    [
+        torch.zeros(96),
+        -torch.linspace(0.1, 5, 96),
+        torch.full((96,), 3.0),
+        torch.cat([torch.tensor([1e4]), torch.linspace(-1, 1, 95)]),
+    ],
+    ids=["zero", "negative", "constant", "extreme"],
+)
+def test_v14_awkward_rows_stay_finite_and_within_half_a_step(bits, row):
+    x = torch.stack([row, inputs()[0, 0]])
+    for symmetric in (True, False):
+        made = kernels.quantize_rows(x, bits, symmetric)
+        error = (made.dequantize() - x).abs()
+        assert bool(torch.isfinite(made.dequantize()).all())
+        assert bool((error <= made.scale / 2 * (1 + 1e-5) + 1e-12).all())
+    layer, _, _ = make(4, bits)
+    assert bool(torch.isfinite(layer(x)).all())
+
+
+@given(
+    bits=st.integers(2, 8),
+    symmetric=st.booleans(),
+    seed=st.integers(0, 10_000),
+    group=st.sampled_from([None, 8, 16]),
+)
+def test_weight_rounding_is_within_half_a_step(bits, symmetric, seed, group):
+    w = heavy.weight(5, 32, seed)
+    fmt = Format(
+        bits=bits, symmetric=symmetric, granularity="group" if group else "row", group_size=group
+    )
+    codes = round_to_nearest(w, fmt)
+    step = codes.scale.repeat_interleave(32 // codes.scale.shape[1], dim=1)
+    slack = (
+        0.5 if symmetric else 1.0
+    )  # a rounded zero point moves the ends of the range by half a step
+    assert bool(((codes.dequantize(bits) - w).abs() <= slack * step * (1 + 1e-4)).all())
+    assert int(codes.codes.max()) < 2**bits
+
+
+def test_casting_a_model_leaves_scales_exact():
+    layer, _, _ = make(rotate=True)
+    x = inputs()
+    before = layer(x)
+    scale = layer.scale.clone()
+    layer.half()
+    assert layer.scale.dtype == torch.float32
+    assert torch.equal(layer.scale, scale)
+    assert layer.bias.dtype == torch.float16
+    torch.testing.assert_close(layer(x), before, rtol=2e-3, atol=2e-3)
+
+
+def test_why_says_what_stands_in_the_way():
+    assert make(4, None)[0].why(256) == (
+        "simulate",
+        "simulate: weight-only, the stored integers are expanded for an ordinary matmul",
+    )
+    fp8 = SitePlan(weight=Format(kind="fp8"), activations=(Format(kind="fp8"),))
+    assert "no integer sums" in make(plan=fp8)[0].why(256)[1]
+
+
+def test_full_range_8_bit_products_are_exact_or_refused_never_saturated():
+    """Processors without 8-bit dot products saturate there; whichever this one is, no wrong number comes out."""
+    integer, _, _ = make(8, 8, backend="integer")
+    x = inputs()
+    if kernels.int_linear.cpu.saturates():
+        with pytest.raises(RuntimeError, match="saturate"):
+            integer(x)
+    else:
+        expected = make(8, 8, backend="simulate")[0](x)
+        assert float((integer(x) - expected).norm() / expected.norm()) <= 1e-6

@@ -1,0 +1,115 @@
+"""What people write is parsed once, with errors that name the value and what would work."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quant.errors import BadInput, unknown
+from quant.schema import (
+    Bits,
+    Format,
+    Plan,
+    SitePlan,
+    Window,
+    disjoint,
+    options_from_pairs,
+    parse_bits,
+    parse_seeds,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "bits"),
+    [
+        ("w4a8", Bits(weight=4, activation=8)),
+        ("W8A8", Bits(weight=8, activation=8)),
+        ("w2a16", Bits(weight=2, activation=None)),
+        ("fp8", Bits(weight=8, activation=8, fp8=True)),
+    ],
+)
+def test_bits(text, bits):
+    assert parse_bits(text) == bits
+    assert parse_bits(str(bits)) == bits
+
+
+@pytest.mark.parametrize("text", ["w4", "4", "a8w4", "w1a8", "w9a8", "w4a9", "w4a1", "int8", ""])
+def test_bits_that_are_not_understood_say_what_would_work(text):
+    with pytest.raises(BadInput, match=r"w\d+a\d+"):
+        parse_bits(text)
+
+
+@given(st.lists(st.integers(0, 10_000), min_size=1, max_size=20, unique=True))
+def test_seed_lists_come_back_in_order(seeds):
+    assert parse_seeds(",".join(map(str, seeds))) == tuple(seeds)
+
+
+def test_seed_ranges():
+    assert parse_seeds("0-3,8, 10-11") == (0, 1, 2, 3, 8, 10, 11)
+
+
+@pytest.mark.parametrize("text", ["", "a", "1-", "-3", "7-3", "1,1", "0-4,2", "1.5", "0-99999999"])
+def test_bad_seeds_are_refused(text):
+    with pytest.raises(BadInput, match="seed"):
+        parse_seeds(text)
+
+
+def test_seeds_that_were_tuned_on_are_not_reported_on():
+    disjoint(range(4), range(4, 8), "calibration", "report")
+    with pytest.raises(BadInput, match="share seed 3"):
+        disjoint(range(4), range(3, 8), "calibration", "report")
+
+
+def test_options_are_json_where_they_parse():
+    assert options_from_pairs(["alpha=0.5", "transform=both", "on=true"]) == {
+        "alpha": 0.5,
+        "transform": "both",
+        "on": True,
+    }
+    with pytest.raises(BadInput, match="name=value"):
+        options_from_pairs(["alpha"])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"bits": 1},
+        {"bits": 9},
+        {"granularity": "group"},
+        {"group_size": 32},
+        {"kind": "fp8", "bits": 4},
+        {"kind": "int3"},
+    ],
+)
+def test_formats_that_do_not_exist_are_refused(fields):
+    with pytest.raises(BadInput, match="format"):
+        Format.parse(fields, "format")
+
+
+def test_a_plan_survives_json_and_its_fingerprint_follows_its_content():
+    site = SitePlan(weight=Format(bits=4), activations=(Format(), None))
+    plan = Plan(
+        model="m", windows=(Window(low=500, high=1000), Window(low=0, high=500)), sites={"a": site}
+    )
+    again = Plan.parse(json.loads(json.dumps(plan.to_json())), "plan")
+    assert again == plan
+    assert again.fingerprint == plan.fingerprint
+    assert plan.model_copy(update={"model": "n"}).fingerprint != plan.fingerprint
+
+
+def test_a_plan_needs_one_activation_format_per_window():
+    data = {
+        "model": "m",
+        "windows": [{"low": 0, "high": 1}],
+        "sites": {"a": {"weight": None, "activations": [None, None]}},
+    }
+    with pytest.raises(BadInput, match="activation formats"):
+        Plan.parse(data, "plan")
+
+
+def test_unknown_names_are_told_the_nearest():
+    assert "nearest: viditq" in str(unknown("method", "vidit", ["rtn", "viditq"]))
+    assert "known: rtn, viditq" in str(unknown("method", "zzz", ["rtn", "viditq"]))

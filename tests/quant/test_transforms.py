@@ -1,0 +1,94 @@
+"""V1 to V4 of the specification: exact equivalence, Hadamard matrices, incoherence."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import kernels
+from quant.methods.viditq import static_statistic
+from quant.transforms import channel_scale, incoherence, random_signs, to_input, to_weight
+
+from . import heavy
+
+ORDERS = (12, 20, 28, 36, 48, 96, 144, 1152, 1536, 2432, 3072, 3456, 4608, 5120, 13824, 15360)
+WIDTHS = (96, 144, 192, 1152)
+
+
+def transform(x: torch.Tensor, w: torch.Tensor, kind: str, alpha: float = 0.4):
+    """Channel scale and signs of one kind for x [steps, rows, c]."""
+    a = static_statistic(heavy.statistics(x), "max")
+    scale = channel_scale(a, w.abs().amax(0), alpha) if kind in ("scale", "both") else None
+    signs = random_signs(w.shape[1], 0, "input") if kind in ("rotate", "both") else None
+    return scale, signs
+
+
+@pytest.mark.parametrize("kind", ["scale", "rotate", "both"])
+@pytest.mark.parametrize("channels", WIDTHS)
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+def test_v1_transforms_change_nothing_in_floating_point(kind, channels, dtype, bound):
+    x = heavy.activations(channels, 32, 4, seed=channels)
+    w = heavy.weight(48, channels, seed=1)
+    scale, signs = transform(x, w, kind)
+    x, w = x.reshape(-1, channels).to(dtype), w.to(dtype)
+    exact = x @ w.T
+    changed = to_input(x, scale, signs) @ to_weight(w, scale, signs).T
+    assert not torch.equal(to_input(x, scale, signs), x)
+    assert float((changed - exact).abs().max() / exact.abs().max()) <= bound
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_v2_the_rotation_is_a_hadamard_matrix(order):
+    """Rows of the identity through the fast transform give H: entries +-1, H H^T = n I, exactly."""
+    some = torch.linspace(0, order - 1, min(order, 192)).long().unique()
+    eye = torch.zeros(len(some), order, dtype=torch.float64)
+    eye[torch.arange(len(some)), some] = 1
+    rows = kernels.hadamard(eye) * order**0.5  # [k, order]
+    entries = rows.round()
+    assert float((rows - entries).abs().max()) < 1e-9
+    assert bool((entries.abs() == 1).all())
+    assert torch.equal(entries @ entries.T, order * torch.eye(len(some), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("channels", [144, 192, 1152])
+def test_v3_incoherence_falls_with_scale_and_again_with_rotation(channels):
+    steps = 10
+    x = heavy.activations(channels, 128, steps, seed=3)
+    w = heavy.weight(64, channels, seed=3)
+    raw = incoherence(x).mean(1)  # [steps]
+    scaled = incoherence(to_input(x, *transform(x, w, "scale"))).mean(1)
+    both = incoherence(to_input(x, *transform(x, w, "both"))).mean(1)
+    assert both[0] < scaled[0] < raw[0]
+    assert float(both.max()) <= 6
+    assert float((both.max() - both.min()) / both.mean()) < 0.25
+
+
+def test_v4_weight_incoherence_grows_with_alpha_unless_rotated():
+    x = heavy.activations(1152, 64, 4, seed=5)
+    w = heavy.weight(96, 1152, seed=5)
+    alphas = (0.2, 0.4, 0.6, 0.8, 1.0)
+    scaled = [float(incoherence(to_weight(w, *transform(x, w, "scale", a))).mean()) for a in alphas]
+    both = [float(incoherence(to_weight(w, *transform(x, w, "both", a))).mean()) for a in alphas]
+    assert scaled == sorted(scaled)
+    assert scaled[-1] > 2 * scaled[0]
+    assert max(both) < 6
+
+
+def test_scale_survives_channels_that_are_always_zero():
+    scale = channel_scale(torch.tensor([0.0, 1.0, 1e6]), torch.tensor([0.0, 1e-9, 3.0]), 0.5)
+    assert bool(torch.isfinite(scale).all())
+    assert bool((scale > 0).all())
+    assert torch.equal(scale, scale.half().float()), "stored in float16 without loss"
+
+
+def test_signs_depend_on_seed_and_input_alone():
+    assert torch.equal(random_signs(64, 1, "a"), random_signs(64, 1, "a"))
+    assert not torch.equal(random_signs(64, 1, "a"), random_signs(64, 1, "b"))
+    assert not torch.equal(random_signs(64, 1, "a"), random_signs(64, 2, "a"))
+    assert random_signs(4096, 0, "a").unique().tolist() == [-1, 1]
+
+
+def test_incoherence_of_a_gaussian_row_and_of_zeros():
+    row = torch.randn(64, 1152, generator=torch.Generator().manual_seed(0))
+    assert 3.8 < float(incoherence(row).mean()) < 4.8
+    assert float(incoherence(torch.zeros(1, 8))) == 1.0
