@@ -1,0 +1,705 @@
+"""Full precision beside each method and each foreign checkpoint, from the same seeds, into a study.
+
+One call is one comparison: draw full precision; calibrate; quantize, draw, judge and trace every
+run; climb the yardstick ladder; pair the runs. Each finished run is stored at once, so that what a
+cancelled comparison had finished stays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quant.cards import methods
+from quant.errors import Cancelled, EnvironmentFault
+from quant.models import resolve
+from quant.schema import Plan, Recipe, Sample, Sampler
+
+from . import machine
+from .candidates import OURS, Candidate, check_candidate, load_candidate
+from .events import Done, OnEvent, RunFinished
+from .report import write_report
+from .request import CompareRequest, Job, as_command, check_request
+from .study import NewRun, Study, check_folder, default_folder, faults
+from .watch import Watch, to_uint8
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from quant.calibrate import Seen
+    from quant.evaluate import Classifier
+    from quant.generate import Generation
+    from quant.models import Model
+    from quant.quantize import BackendReport, Quantized
+    from quant.sizes import SizeReport
+
+FULL_PRECISION = "full-precision"
+TRACED = 4  # samples whose trajectory is kept and traced
+LADDER_COST = 8  # generations that a ladder costs, about
+ALIGNED = 0.03  # stored bytes this close count as equal
+_BASE_MEMORY = 512 * machine.MIB  # interpreter, torch, activations of a small batch
+_COPIES = 3  # model, quantized weights expanded, the ladder's bf16 copy
+
+
+def compare(
+    request: CompareRequest,
+    on_event: OnEvent | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    *,
+    previews: bool = True,
+) -> dict[str, Any]:
+    """Make the runs that are asked for and return what `Study.result` reads back.
+
+    Args:
+        request: what to compare; checked before anything is written.
+        on_event: told about stages, progress, previews, finished runs and the end.
+        cancelled: asked after every denoising step.
+        previews: whether to decode pictures while they are drawn (costs up to 10 % of the time).
+
+    Raises BadInput or EnvironmentFault before a study is written to; Cancelled once finished runs
+    are stored.
+    """
+    resolve(request.model)
+    jobs = check_request(request)
+    folder = request.out or default_folder(request.model)
+    check_folder(folder)
+    for path in request.candidates:
+        check_candidate(path)
+    watch = Watch(on_event, cancelled, previews)
+    watch.stage("load", f"loading {request.model}")
+    task = _prepare(request, jobs, folder, watch)
+    try:
+        _run(task)
+    except BaseException as error:
+        stopped = isinstance(error, Cancelled | KeyboardInterrupt)
+        _close(task, "cancelled" if stopped else "failed")
+        if isinstance(error, Cancelled):
+            raise Cancelled(
+                f"cancelled; {len(task.records)} finished runs stay in {folder}"
+            ) from None
+        raise
+    result = task.study.result(task.comparison)
+    watch.finish()
+    watch.emit(Done(result))
+    return result
+
+
+@dataclass
+class _Task:
+    """One comparison under way."""
+
+    request: CompareRequest
+    watch: Watch
+    model: Model
+    samples: tuple[Sample, ...]
+    sampler: Sampler
+    calibration: tuple[Sample, ...]
+    reference: str  # name of the full-precision run
+    runs: list[tuple[str, Job, Plan]]  # name, what to do, formats
+    foreign: list[tuple[str, Path]]  # name, folder
+    classifier: Classifier | None
+    study: Study
+    comparison: int
+    warnings: list[str]
+    shared: set[str]  # tensors that are stored once, under another name
+    records: list[dict[str, Any]] = field(default_factory=list)
+    ladder: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def steps(self) -> int:
+        """Denoiser steps of one run, over all samples."""
+        return len(self.samples) * self.sampler.steps
+
+    @property
+    def traced(self) -> int:
+        """Samples whose trajectory is kept."""
+        return min(TRACED, len(self.samples))
+
+    @property
+    def ladder_samples(self) -> int:
+        """Half of the samples, 4 to 16 of them: the ladder costs eight generations."""
+        return min(len(self.samples), 16, max(4, len(self.samples) // 2))
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """The pictures of one run."""
+
+    all: Generation
+    head: Generation  # the first samples, with their trajectory
+    seconds_per_sample: float
+    rows: int  # rows that a quantized site gets in one call
+
+
+def _prepare(request: CompareRequest, jobs: Sequence[Job], folder: Path, watch: Watch) -> _Task:
+    """Load the model and check all that only it can tell; the study is opened last."""
+    from quant.checkpoint import check_checkpoint
+    from quant.plans import check_plan, read_plan, uniform_plan
+    from quant.storage import stored_tensors
+
+    given = None if request.plan is None else read_plan(request.plan)
+    for path in request.candidates:
+        if check_candidate(path).get("quantization_config", {}).get("quant_method") == OURS:
+            check_checkpoint(path)
+    model = load(request.model, request.device, request.dtype, request.backend)
+    classes, prompts = request.classes or None, request.prompts or None
+    samples = model.samples(request.seeds, classes, prompts)
+    sampler = model.sampler(request.steps, request.guidance)
+    if given is not None:
+        check_plan(given, model)
+
+    def plan_of(job: Job) -> Plan:
+        if given is not None:
+            return given
+        assert job.bits is not None  # check_request gave every job bits where there is no plan
+        shape = {"windows": request.windows, "group_size": request.group_size}
+        return uniform_plan(model, job.bits, sampler=sampler, **shape)
+
+    plans = [plan_of(job) for job in jobs]
+    images = (len(jobs) + len(request.candidates) + 1) * len(samples)
+    machine.require_disk(images * _image_bytes(model) + 16 * machine.MIB, folder)
+    watch.check()
+    study = Study.open_or_create(folder, describe(model), versions())
+    names: list[str] = [study.free_name(FULL_PRECISION)]
+    for job in jobs:
+        names.append(study.free_name(f"{job.method}-{job.bits or 'plan'}", names))
+    for path in request.candidates:
+        names.append(study.free_name(path.resolve().name, names))
+    recipe = {
+        "command": as_command(request),
+        "request": request.to_json(),
+        "sampler": sampler.to_json(),
+        "samples": [s.to_json() for s in samples],
+    }
+    return _Task(
+        request=request,
+        watch=watch,
+        model=model,
+        samples=samples,
+        sampler=sampler,
+        calibration=model.samples(request.calibration_seeds, classes, prompts),
+        reference=names[0],
+        runs=list(zip(names[1:], jobs, plans)),
+        foreign=list(zip(names[1 + len(jobs) :], request.candidates, strict=True)),
+        classifier=classifier_of(model),
+        study=study,
+        comparison=study.begin(request.to_json(), recipe),
+        warnings=_plan_warnings(given, sampler),
+        shared=set(stored_tensors(model.transformer, model.source_dtype).shared),
+    )
+
+
+def _run(task: _Task) -> None:
+    """All stages in order."""
+    watch, request = task.watch, task.request
+    needs_statistics = any(methods()[job.method].needs for _, job, _ in task.runs)
+    traced = task.traced * task.sampler.steps
+    calibration = len(task.calibration) * task.sampler.steps if needs_statistics else 0
+    ladder = task.ladder_samples * task.sampler.steps * LADDER_COST if request.ladder else 0
+    runs = len(task.runs) + len(task.foreign)
+    watch.plan(task.steps * (runs + 1) + traced * runs + calibration + ladder)
+
+    watch.stage("draw", "full precision", task.steps, task.reference)
+    reference = _draw(task, None)
+    _store_reference(task, reference)
+    seen = _calibrate(task, calibration) if needs_statistics else None
+    for name, job, plan in task.runs:
+        _quantized_run(task, name, job, plan, seen, reference)
+    for name, path in task.foreign:
+        _foreign_run(task, name, path, reference)
+    if request.ladder:
+        task.ladder = _climb(task, reference, ladder)
+    _close(task, "done")
+
+
+def _draw(task: _Task, transformer: nn.Module | None) -> _Drawn:
+    """Draw every sample; the first few with their trajectory."""
+    import torch
+
+    from quant.generate import generate
+
+    rows, hook = _count_rows(transformer)
+    parts = []
+    for samples, record in (
+        (task.samples[: task.traced], True),
+        (task.samples[task.traced :], False),
+    ):
+        if samples:
+            parts.append(
+                generate(
+                    task.model,
+                    samples,
+                    task.sampler,
+                    transformer=transformer,
+                    batch_size=task.request.batch_size,
+                    record=record,
+                    on_step=task.watch.on_step,
+                )
+            )
+    if hook is not None:
+        hook.remove()
+    whole = replace(
+        parts[0],
+        samples=task.samples,
+        images=torch.cat([p.images for p in parts]),
+        latents=torch.cat([p.latents for p in parts]),
+        seconds=sum(p.seconds for p in parts),
+        trajectory=None,
+    )
+    seconds = max(0.0, whole.seconds - task.watch.overhead) / len(task.samples)
+    return _Drawn(whole, parts[0], seconds, max(rows, default=1))
+
+
+def _count_rows(transformer: nn.Module | None) -> tuple[list[int], Any]:
+    """Record how many rows the first quantized site gets per call: the backend depends on it."""
+    from quant.layers import QuantLinear
+
+    rows: list[int] = []
+    layers = [] if transformer is None else list(transformer.modules())
+    first = next((layer for layer in layers if isinstance(layer, QuantLinear)), None)
+    if first is None:
+        return rows, None
+
+    def count(_: nn.Module, args: tuple[Any, ...]) -> None:
+        rows.append(args[0].numel() // args[0].shape[-1])
+
+    return rows, first.register_forward_pre_hook(count)
+
+
+def _store_reference(task: _Task, drawn: _Drawn) -> None:
+    from quant.evaluate import evaluate_alone
+
+    size = _size(task, {}, {})
+    metrics = evaluate_alone(drawn.all, task.classifier, task.model.classes).to_json()
+    record = {
+        "name": task.reference,
+        "title": "Full precision",
+        "method": FULL_PRECISION,
+        "bits": None,
+        "plan": None,
+        "options": {},
+        **metrics,
+        **_timing(drawn, "pytorch", "measured", "ordinary matmuls"),
+        **_bytes(size),
+        "device": device_name(task.model),
+        "scope": {"quantized": [], "kept": {}},
+    }
+    _store(task, record, drawn, None, None, {})
+
+
+def _calibrate(task: _Task, steps: int) -> Seen:
+    """Statistics from the study when they fit, else from one pass of the sampler."""
+    from quant.calibrate import CalibrationOptions, Seen, calibrate
+
+    options = CalibrationOptions()
+    manifest = {
+        "samples": [s.to_json() for s in task.calibration],
+        "sampler": task.sampler.to_json(),
+        "options": options.to_json(),
+        "model": task.model.fingerprint,
+    }
+    task.watch.stage("calibrate", f"calibrating on {len(task.calibration)} samples", steps)
+    files = sorted(task.study.folder.glob("seen*.safetensors"))
+    for file in files:
+        seen = Seen.load(file)
+        if seen.manifest == manifest:
+            return seen
+    seen = calibrate(
+        task.model,
+        task.calibration,
+        task.sampler,
+        options,
+        batch_size=task.request.batch_size,
+        on_step=lambda event: task.watch.advance(len(event.samples)),
+    )
+    name = f"seen-{len(files) + 1}.safetensors" if files else "seen.safetensors"
+    with faults(task.study.folder / name):
+        seen.save(task.study.folder / name)
+    return seen
+
+
+def _quantized_run(
+    task: _Task, name: str, job: Job, plan: Plan, seen: Seen | None, reference: _Drawn
+) -> None:
+    from quant.quantize import quantize
+
+    label = f"{methods()[job.method].title} {job.bits or 'plan'}"
+    task.watch.stage("quantize", f"quantizing: {label}", run=name)
+    quantized = quantize(
+        task.model,
+        job.method,
+        plan,
+        job.options,
+        seen,
+        backend=task.request.backend,
+        on_site=lambda done, total: task.watch.check(),
+    )
+    task.watch.stage("draw", label, task.steps, name)
+    drawn = _draw(task, quantized.transformer)
+    record = {
+        "name": name,
+        "title": label,
+        "method": job.method,
+        "bits": str(job.bits) if job.bits else plan_bits(plan),
+        "plan": plan.fingerprint,
+        "options": quantized.options,
+        **_judged(task, reference, drawn),
+        **_timing(drawn, *_arithmetic(quantized.backend_report(drawn.rows))),
+        **_bytes(_size(task, plan.sites, transforms_of(quantized.transformer))),
+        "device": device_name(task.model),
+        "scope": {
+            "quantized": list(quantized.scope.quantized),
+            "kept": quantized.scope.kept,
+        },
+        "choices": quantized.notes,
+    }
+    drift = _trace(task, name, reference, drawn, quantized.transformer)
+    manifest = None if seen is None or not methods()[job.method].needs else seen.manifest
+    _store(task, record, drawn, plan, drift, job.options, manifest)
+
+
+def _foreign_run(task: _Task, name: str, path: Path, reference: _Drawn) -> None:
+    task.watch.stage("load", f"loading candidate {path}", run=name)
+    candidate = load_candidate(path, task.model)
+    task.watch.stage("draw", f"candidate {path.name}", task.steps, name)
+    drawn = _draw(task, candidate.transformer)
+    plan = candidate.plan
+    record = {
+        "name": name,
+        "title": path.resolve().name,
+        "method": candidate.method,
+        "bits": None if plan is None else plan_bits(plan),
+        "plan": None if plan is None else plan.fingerprint,
+        "options": candidate.options,
+        "made_by": candidate.made_by,
+        "path": str(path),
+        **_judged(task, reference, drawn),
+        **_timing(drawn, *_foreign_arithmetic(candidate, drawn.rows)),
+        **_foreign_bytes(task, candidate),
+        "device": device_name(task.model),
+        "scope": {"quantized": list(candidate.quantized), "kept": candidate.kept},
+    }
+    drift = _trace(task, name, reference, drawn, candidate.transformer)
+    _store(task, record, drawn, plan, drift, {"candidate": str(path)})
+
+
+def _judged(task: _Task, reference: _Drawn, drawn: _Drawn) -> dict[str, Any]:
+    from quant.evaluate import evaluate
+
+    found = evaluate(reference.all, drawn.all, task.classifier, task.model.classes)
+    return found.to_json()
+
+
+def _trace(
+    task: _Task, name: str, reference: _Drawn, drawn: _Drawn, transformer: nn.Module
+) -> dict[str, Any]:
+    """Error along the trajectory of the first samples."""
+    from quant.drift import drift
+
+    steps = task.traced * task.sampler.steps
+    task.watch.stage("trace", f"tracing the error of {name} over the steps", steps, name)
+    found = drift(
+        task.model,
+        reference.head,
+        drawn.head,
+        transformer,
+        batch_size=task.request.batch_size,
+        on_step=lambda done, total: task.watch.advance_to(done / total, steps),
+    )
+    return {"seeds": [s.seed for s in reference.head.samples], **found.to_json()}
+
+
+def _climb(task: _Task, reference: _Drawn, steps: int) -> list[dict[str, Any]]:
+    from quant.ladder import ladder
+
+    task.watch.stage("ladder", "yardstick ladder", steps, "ladder")
+    rungs = ladder(
+        task.model,
+        task.samples,
+        task.sampler,
+        reference.all,
+        max_samples=task.ladder_samples,
+        batch_size=task.request.batch_size,
+        on_step=lambda done, total, title: task.watch.advance_to(done / total, steps),
+    )
+    return [rung.to_json() for rung in rungs]
+
+
+def _store(
+    task: _Task,
+    record: Mapping[str, Any],
+    drawn: _Drawn,
+    plan: Plan | None,
+    drift: Mapping[str, Any] | None,
+    options: Mapping[str, Any],
+    calibration: Mapping[str, Any] | None = None,
+) -> None:
+    recipe = Recipe(
+        model=task.model.ref,
+        method=record["method"],
+        bits=record["bits"],
+        plan=None if plan is None else plan.fingerprint,
+        options=dict(options),
+        calibration=None if calibration is None else dict(calibration),
+        sampler=task.sampler,
+        samples=task.samples,
+    )
+    run = NewRun(
+        name=record["name"],
+        record={**record, "recipe": recipe.fingerprint},
+        recipe=recipe.to_json(),
+        seeds=[s.seed for s in task.samples],
+        images=to_uint8(drawn.all.images),
+        plan=None if plan is None else (plan.fingerprint, plan.to_json()),
+        drift=drift,
+        per_sample={
+            key: value["per_sample"]
+            for key, value in record.items()
+            if isinstance(value, Mapping) and "per_sample" in value
+        },
+    )
+    stored = task.study.add_run(task.comparison, run)
+    task.records.append(stored)
+    task.watch.emit(RunFinished(stored))
+
+
+def _close(task: _Task, status: str) -> None:
+    """Write down how it ended, and the report of what there is."""
+    from quant.ladder import lossless
+
+    notes = {
+        "warnings": task.warnings,
+        "lossless": [r["name"] for r in task.records[1:] if lossless(r, task.ladder)],
+    }
+    task.study.finish(task.comparison, status, pairs(task.records[1:]), task.ladder, notes)
+    if task.records:
+        write_report(task.study, task.comparison)
+
+
+def pairs(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Every two runs sample by sample; the later one is `a`, the earlier `b`, differences are a - b."""
+    from quant.intervals import paired_difference
+
+    found = []
+    for b, a in itertools.combinations(records, 2):
+        pair: dict[str, Any] = {"a": a["name"], "b": b["name"], "diff_db": None, "win_rate": None}
+        if a["psnr_db"] and b["psnr_db"]:
+            decibels = paired_difference(a["psnr_db"]["per_sample"], b["psnr_db"]["per_sample"])
+            described = decibels.to_json()
+            pair |= {"diff_db": described.pop("diff"), **described}
+        if a["latent_rel_error"] and b["latent_rel_error"]:
+            values = [run["latent_rel_error"]["per_sample"] for run in (a, b)]
+            pair["latent_rel_error"] = paired_difference(*values, better="lower").to_json()
+        pair |= {
+            "size_ratio": a["size_bytes"] / b["size_bytes"],
+            "same_scope": a["scope"]["quantized"] == b["scope"]["quantized"],
+        }
+        pair["aligned"] = pair["same_scope"] and abs(pair["size_ratio"] - 1) <= ALIGNED
+        found.append(pair)
+    return found
+
+
+def load(ref: str, device: str = "auto", dtype: str = "auto", backend: str = "auto") -> Model:
+    """Load a model, after saying what is too large for this machine or missing on it."""
+    from quant.models import load_model
+
+    path, _ = resolve(ref)
+    if path is not None:
+        stored = sum(f.stat().st_size for f in path.glob("*/*.safetensors"))
+        machine.require_memory(2 * _COPIES * stored + _BASE_MEMORY, f"model {ref}")
+    model = load_model(ref, device=device, dtype=dtype)
+    if backend == "triton" and model.device.type != "cuda":
+        raise EnvironmentFault(
+            "backend triton needs a CUDA GPU and torch sees none; use --backend auto or simulate"
+        )
+    return model
+
+
+def describe(model: Model) -> dict[str, Any]:
+    """What a study keeps of its model."""
+    card = model.card
+    return {
+        "ref": model.ref,
+        "key": model.key,
+        "title": card.title,
+        "family": card.family,
+        "task": card.task,
+        "licence": card.licence,
+        "training": card.training,
+        "guidance": card.guidance,
+        "steps": card.steps,
+        "classes": {str(k): v for k, v in model.classes.items()},
+        "revision": model.revision,
+        "parameters": sum(p.numel() for p in model.transformer.parameters()),
+        "fingerprint": model.fingerprint,
+        "weights": weights_digest(model),
+    }
+
+
+def weights_digest(model: Model) -> str:
+    """Tells two trainings of one architecture apart: of headers, sizes and ends of the weight files."""
+    if model.path is None:
+        return f"{model.ref}@{model.revision or 'main'}"
+    digest = hashlib.sha256()
+    for file in sorted((model.path / "transformer").glob("*.safetensors")):
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            digest.update(f"{file.name}:{size}".encode())
+            digest.update(stream.read(machine.MIB))
+            stream.seek(max(0, size - machine.MIB))
+            digest.update(stream.read())
+    return digest.hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Versions that the numbers were made with."""
+    import diffusers
+    import torch
+
+    from . import __version__
+
+    return {
+        "dqviz": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+    }
+
+
+def classifier_of(model: Model) -> Classifier | None:
+    """The classifier that the model's card names, where it is shipped."""
+    from quant.metrics.classifier import load_classifier
+    from quant.models import EMBEDDED
+
+    if model.card.classifier is None:
+        return None
+    folder = EMBEDDED / model.card.classifier
+    return load_classifier(folder).to(model.device) if folder.is_dir() else None
+
+
+def device_name(model: Model) -> str:
+    """The device that pictures are drawn on, as people name it."""
+    import torch
+
+    if model.device.type == "cuda":
+        return torch.cuda.get_device_name(model.device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def plan_bits(plan: Plan) -> str:
+    """`w4a8` when all quantized sites agree, else `mixed`."""
+    kinds = {
+        (
+            "fp8"
+            if s.weight and s.weight.kind == "fp8"
+            else str(s.weight.bits if s.weight else 16),
+            tuple(a.bits if a else 16 for a in s.activations),
+        )
+        for s in plan.sites.values()
+        if s.quantized
+    }
+    if len(kinds) != 1:
+        return "mixed"
+    weight, activations = kinds.pop()
+    if weight == "fp8":
+        return "fp8"
+    return f"w{weight}a{activations[0]}" if len(set(activations)) == 1 else "mixed"
+
+
+def transforms_of(transformer: nn.Module) -> dict[str, Any]:
+    """Input transform of every quantized site."""
+    from quant.layers import QuantLinear
+
+    return {
+        name: layer.transform
+        for name, layer in transformer.named_modules()
+        if isinstance(layer, QuantLinear)
+    }
+
+
+def _size(task: _Task, sites: Mapping[str, Any], transforms: Mapping[str, Any]) -> SizeReport:
+    from quant.sizes import predict_size
+
+    model = task.model
+    return predict_size(
+        model.transformer,
+        model.sites,
+        sites,
+        transforms,
+        dtype=model.source_dtype,
+        shared=task.shared,
+    )
+
+
+def _bytes(size: SizeReport) -> dict[str, Any]:
+    return {
+        "size_bytes": size.total_bytes,
+        "fp16_bytes": size.fp16_bytes,
+        "bits_per_weight": size.bits_per_weight,
+        "size_parts": size.parts,
+    }
+
+
+def _foreign_bytes(task: _Task, candidate: Candidate) -> dict[str, Any]:
+    """Bytes on disk; bits per weight follow when all that is not quantized lies there in 16 bit."""
+    if candidate.plan is not None:
+        size = _size(task, candidate.plan.sites, transforms_of(candidate.transformer))
+        return _bytes(size) | {"size_bytes": candidate.size_bytes}
+    half = _size(task, {}, {}).fp16_bytes
+    inside = set(candidate.quantized)
+    weights = sum(s.in_features * s.out_features for s in task.model.sites if s.name in inside)
+    bits = 8 * (candidate.size_bytes - (half - 2 * weights)) / weights if weights else 16.0
+    return {
+        "size_bytes": candidate.size_bytes,
+        "fp16_bytes": half,
+        "bits_per_weight": bits if 1 <= bits <= 16 else None,
+        "size_parts": {},
+    }
+
+
+def _arithmetic(report: BackendReport) -> tuple[str, str, str]:
+    return report.backend, report.evidence, report.why
+
+
+def _foreign_arithmetic(candidate: Candidate, rows: int) -> tuple[str, str, str]:
+    """What a candidate ran on: ours as ours does, others as their own package does."""
+    from quant.quantize import Quantized, Scope
+
+    if candidate.plan is None:
+        return candidate.made_by, "measured", f"{candidate.made_by} as its package runs it here"
+    scope = Scope(candidate.quantized, candidate.kept)
+    loaded: Quantized = Quantized(
+        candidate.transformer, candidate.method, candidate.plan, candidate.options, scope
+    )
+    return _arithmetic(loaded.backend_report(rows))
+
+
+def _timing(drawn: _Drawn, backend: str, evidence: str, why: str) -> dict[str, Any]:
+    """Simulated numerics say nothing about speed, so their seconds are null."""
+    measured = evidence == "measured"
+    return {
+        "seconds_per_sample": drawn.seconds_per_sample if measured else None,
+        "backend": backend,
+        "backend_why": why,
+        "evidence": evidence,
+    }
+
+
+def _plan_warnings(plan: Plan | None, sampler: Sampler) -> list[str]:
+    if plan is None or plan.sampler is None or plan.sampler == sampler.fingerprint:
+        return []
+    return [
+        f"the plan's {len(plan.windows)} step windows were cut for another sampler "
+        f"({plan.sampler}); here ({sampler.fingerprint}) they hold other steps"
+    ]
+
+
+def _image_bytes(model: Model) -> int:
+    """Bytes of one picture at most: PNG does not exceed raw pixels by much."""
+    side = int(model.pipe.transformer.config.sample_size) * 8
+    return 3 * side * side

@@ -1,0 +1,80 @@
+"""What this machine has: memory, disk, cores; and whether that is enough, said before the start."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from quant.errors import EnvironmentFault
+
+MIB = 2**20
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def available_memory() -> int:
+    """Bytes that a new process may use: free memory, or what is left of the container's limit."""
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    limit, used = _number(_CGROUP / "memory.max"), _number(_CGROUP / "memory.current")
+    if limit is not None and used is not None:
+        free = min(free, max(0, limit - used + _reclaimable()))
+    return free
+
+
+def _reclaimable() -> int:
+    """Bytes of the container's file cache, which the kernel gives up when asked for memory."""
+    try:
+        lines = (_CGROUP / "memory.stat").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+
+
+def free_disk(folder: Path) -> int:
+    """Bytes free where `folder` is, or will be made."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def require_memory(needed: int, what: str) -> None:
+    """Stop with numbers when `needed` bytes are not free."""
+    free = available_memory()
+    if needed > free:
+        raise EnvironmentFault(
+            f"{what} needs about {mib(needed)} of memory and {mib(free)} are free; "
+            "use a smaller model, --batch-size 1, or a larger machine"
+        )
+
+
+def require_disk(needed: int, folder: Path) -> None:
+    """Stop with numbers when `needed` bytes do not fit where `folder` is."""
+    free = free_disk(folder)
+    if needed > free:
+        raise EnvironmentFault(
+            f"{folder} needs about {mib(needed)} on disk and {mib(free)} are free; "
+            "free some, or write elsewhere with --out"
+        )
+
+
+def mib(count: float) -> str:
+    """Bytes as MiB, or GiB from one GiB up."""
+    return f"{count / MIB / 1024:.1f} GiB" if count >= 1024 * MIB else f"{count / MIB:.0f} MiB"
+
+
+def _number(file: Path) -> int | None:
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None

@@ -1,0 +1,89 @@
+"""The tables of a study, as a list of named steps; `study.sqlite` remembers which were applied.
+
+A step is never edited once released: a change of the tables is a new step at the end.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+
+
+def m001_comparisons(db: sqlite3.Connection) -> None:
+    """One row per call of compare: what was asked for, and how it ended."""
+    db.execute(
+        """CREATE TABLE comparisons (
+            id INTEGER PRIMARY KEY,
+            created TEXT NOT NULL,
+            status TEXT NOT NULL,  -- running, done, cancelled, failed
+            request TEXT NOT NULL,  -- JSON
+            pairs TEXT NOT NULL DEFAULT '[]',
+            ladder TEXT NOT NULL DEFAULT '[]',
+            notes TEXT NOT NULL DEFAULT '{}'
+        )"""
+    )
+
+
+def m002_plans(db: sqlite3.Connection) -> None:
+    """Plans by fingerprint: many runs may share one."""
+    db.execute("CREATE TABLE plans (fingerprint TEXT PRIMARY KEY, plan TEXT NOT NULL)")
+
+
+def m003_runs(db: sqlite3.Connection) -> None:
+    """Finished runs; `record` is the JSON of the run as compare reports it."""
+    db.execute(
+        """CREATE TABLE runs (
+            id INTEGER PRIMARY KEY,
+            comparison INTEGER NOT NULL REFERENCES comparisons(id),
+            name TEXT NOT NULL UNIQUE,
+            method TEXT NOT NULL,
+            bits TEXT,
+            plan TEXT REFERENCES plans(fingerprint),
+            recipe TEXT NOT NULL,
+            record TEXT NOT NULL,
+            created TEXT NOT NULL
+        )"""
+    )
+
+
+def m004_metrics(db: sqlite3.Connection) -> None:
+    """Numbers of a run, one per row; `seed` is NULL for those that speak of all samples."""
+    db.execute(
+        """CREATE TABLE metrics (
+            run INTEGER NOT NULL REFERENCES runs(id),
+            key TEXT NOT NULL,
+            seed INTEGER,
+            value REAL
+        )"""
+    )
+    db.execute("CREATE INDEX metrics_by_key ON metrics (run, key)")
+
+
+ALL: tuple[Callable[[sqlite3.Connection], None], ...] = (
+    m001_comparisons,
+    m002_plans,
+    m003_runs,
+    m004_metrics,
+)
+
+
+def names() -> list[str]:
+    """Names of all steps, in order."""
+    return [step.__name__ for step in ALL]
+
+
+def apply(db: sqlite3.Connection) -> list[str]:
+    """Apply the steps that `db` lacks, in one transaction; returns their names."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        db.execute("CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY)")
+        known = {row[0] for row in db.execute("SELECT name FROM migrations")}
+        missing = [step for step in ALL if step.__name__ not in known]
+        for step in missing:
+            step(db)
+            db.execute("INSERT INTO migrations VALUES (?)", (step.__name__,))
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")
+    return [step.__name__ for step in missing]

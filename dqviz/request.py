@@ -1,0 +1,235 @@
+"""What a person can ask of compare, checked before any model is loaded, and as a command line."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import field_validator
+
+from quant import cards
+from quant.errors import BadInput, unknown
+from quant.schema import Bits, Value, disjoint, parse_bits, parse_seeds
+
+BACKENDS = ("auto", "simulate", "integer", "triton")
+DEVICES = ("auto", "cpu", "cuda")
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+CALIBRATION_SEEDS = tuple(range(100_000, 100_008))
+MAX_STEPS, MAX_GUIDANCE = 1000, 100.0
+
+
+class CompareRequest(Value):
+    """One comparison; what is None or empty comes from the model's card."""
+
+    model: str
+    methods: tuple[str, ...] = ()
+    bits: tuple[str, ...] = ()  # one per method, or one for all
+    plan: Path | None = None  # JSON file, instead of bits
+    candidates: tuple[Path, ...] = ()  # checkpoint folders that diffusers loads
+    seeds: tuple[int, ...] = tuple(range(8))
+    classes: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
+    steps: int | None = None
+    guidance: float | None = None
+    options: dict[str, Any] = {}  # "alpha": .5 for all methods that know it, "viditq.alpha" for one
+    windows: int = 1
+    group_size: int | None = None  # weights: one scale per so many inputs instead of per row
+    calibration_seeds: tuple[int, ...] = CALIBRATION_SEEDS
+    device: str = "auto"
+    dtype: str = "auto"
+    backend: str = "auto"
+    out: Path | None = None  # study folder; None: studies/MODEL
+    ladder: bool = True
+    batch_size: int = 8
+
+    @field_validator("seeds", "calibration_seeds", mode="before")
+    @classmethod
+    def _seeds(cls, value: object) -> object:
+        if isinstance(value, str):
+            return parse_seeds(value)
+        return tuple(value) if isinstance(value, Iterable) else value
+
+    @field_validator("methods", "bits", "classes", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return tuple(value) if isinstance(value, Iterable) else value
+
+    @field_validator("prompts", "candidates", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return (value,) if isinstance(value, str | Path) else value
+
+    @classmethod
+    def parse(cls, data: object, where: str = "request") -> CompareRequest:
+        """Validate plain data from the command line, the app or a file."""
+        return super().parse(data, where)
+
+
+class Job(Value):
+    """One quantized run to make: a method with its bits (None: the plan's) and options."""
+
+    method: str
+    bits: Bits | None
+    options: dict[str, Any]
+
+
+def check_request(request: CompareRequest) -> tuple[Job, ...]:
+    """Everything about a request that can be told without its model; returns the runs to make."""
+    for method in request.methods:
+        if method not in cards.methods():
+            raise unknown("method", method, cards.methods(), "List them: dqviz methods")
+    if not request.methods and not request.candidates:
+        raise BadInput(
+            "nothing to compare: give --method (dqviz methods lists them), or --candidate FOLDER"
+        )
+    check_seeds(request.seeds)
+    disjoint(request.seeds, request.calibration_seeds, "--seeds", "--calibration-seeds")
+    check_sampling(request.steps, request.guidance)
+    check_windows(request.windows, request.steps)
+    for what, value, known in (
+        ("backend", request.backend, BACKENDS),
+        ("device", request.device, DEVICES),
+        ("dtype", request.dtype, DTYPES),
+    ):
+        if value not in known:
+            raise unknown(what, value, known, f"They are: {', '.join(known)}")
+    if not 1 <= request.batch_size <= 1024:
+        raise BadInput(f"batch size {request.batch_size} is out of range; 1 to 1024")
+    bits = _bits_per_method(request)
+    shares = split_options(request.methods, request.options)
+    return tuple(Job(method=m, bits=b, options=o) for m, b, o in zip(request.methods, bits, shares))
+
+
+def check_seeds(seeds: tuple[int, ...]) -> None:
+    """Stop at no seeds, a seed out of range, or one that is named twice."""
+    if not seeds:
+        raise BadInput("no seeds were given; e.g. --seeds 0-7")
+    for index, seed in enumerate(seeds):
+        if not 0 <= seed < 2**63:
+            raise BadInput(f"seed {seed} is out of range; 0 to 2^63 - 1")
+        if len(set(seeds)) < len(seeds) and seed in seeds[:index]:
+            raise BadInput(f"seed {seed} is named twice; each seed once")
+
+
+def check_sampling(steps: int | None, guidance: float | None) -> None:
+    """Stop at steps or guidance out of range; None is the card's."""
+    if steps is not None and not 1 <= steps <= MAX_STEPS:
+        raise BadInput(f"steps {steps} is out of range; 1 to {MAX_STEPS}, e.g. --steps 20")
+    if guidance is not None and not 0 <= guidance <= MAX_GUIDANCE:
+        raise BadInput(
+            f"guidance {guidance:g} is out of range; 0 to {MAX_GUIDANCE:g} (1 turns guidance off)"
+        )
+
+
+def check_windows(windows: int, steps: int | None) -> None:
+    """Stop at a number of step windows that no sampler, or not this one, can be cut into."""
+    most = steps or MAX_STEPS
+    if not 1 <= windows <= most:
+        raise BadInput(f"windows {windows} is out of range; 1 to {most}, the number of steps")
+
+
+def _bits_per_method(request: CompareRequest) -> tuple[Bits | None, ...]:
+    if request.plan is not None:
+        if request.bits:
+            raise BadInput(
+                f"--plan {request.plan} and --bits {','.join(request.bits)} were both given; "
+                "a plan names its own bits, leave --bits out"
+            )
+        return (None,) * len(request.methods)
+    if request.methods and not request.bits:
+        raise BadInput("no bits were given; e.g. --bits w4a8, or --plan FILE")
+    if len(request.bits) > 1 and len(request.bits) != len(request.methods):
+        raise BadInput(
+            f"{len(request.bits)} bits ({','.join(request.bits)}) for {len(request.methods)} methods "
+            f"({','.join(request.methods) or 'none'}); give one for all, or one per method"
+        )
+    each = request.bits if len(request.bits) != 1 else request.bits * len(request.methods)
+    return tuple(parse_bits(text) for text in each)
+
+
+def split_options(
+    methods: tuple[str, ...], options: Mapping[str, Any]
+) -> tuple[dict[str, Any], ...]:
+    """Hand each option to the methods that know it; `method.name` speaks to one method alone.
+
+    Raises BadInput for an option that none of the methods has.
+    """
+    from quant.quantize import parse_options  # torch, and only when methods are asked for
+
+    shares: list[dict[str, Any]] = [{} for _ in methods]
+    fields = [set(cards.load_method(m).Options.model_fields) for m in methods]
+    for name, value in options.items():
+        prefix, dot, rest = name.partition(".")
+        if dot and prefix not in methods:
+            raise unknown("method in option", prefix, methods, f"Option: {name}")
+        known = {f for m, f in zip(methods, fields) if not dot or m == prefix for f in f}
+        key = rest if dot else name
+        if key not in known:
+            of = prefix if dot else ", ".join(dict.fromkeys(methods)) or "a candidate"
+            raise unknown(f"option of {of}", key, known, "List them: dqviz methods")
+        for method, own, share in zip(methods, fields, shares):
+            if key in own and (not dot or method == prefix):
+                share[key] = value
+    for method, share in zip(methods, shares):
+        parse_options(method, share)
+    return tuple(shares)
+
+
+def as_command(request: CompareRequest, json_output: bool = False) -> str:
+    """The command line that makes this comparison again."""
+    defaults = CompareRequest(model="")
+    words = ["dqviz", "compare", request.model]
+    for method in request.methods:
+        words += ["--method", method]
+    if request.bits:
+        words += ["--bits", ",".join(request.bits)]
+    for candidate in request.candidates:
+        words += ["--candidate", str(candidate)]
+    for prompt in request.prompts:
+        words += ["--prompt", prompt]
+    if request.classes:
+        words += ["--classes", ",".join(request.classes)]
+    words += ["--seeds", seeds_text(request.seeds)]
+    for name, value in request.options.items():
+        words += ["--option", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
+    if request.calibration_seeds != defaults.calibration_seeds:
+        words += ["--calibration-seeds", seeds_text(request.calibration_seeds)]
+    for name in _PLAIN:
+        value = getattr(request, name)
+        if value != getattr(defaults, name):
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    if not request.ladder:
+        words.append("--no-ladder")
+    if json_output:
+        words.append("--json")
+    return shlex.join(words)
+
+
+_PLAIN = (
+    "plan",
+    "steps",
+    "guidance",
+    "windows",
+    "group_size",
+    "device",
+    "dtype",
+    "backend",
+    "batch_size",
+    "out",
+)
+
+
+def seeds_text(seeds: Iterable[int]) -> str:
+    """`(0, 1, 2, 8)` -> `0-2,8`: what `parse_seeds` reads back."""
+    runs: list[list[int]] = []
+    for seed in seeds:
+        if runs and seed == runs[-1][1] + 1:
+            runs[-1][1] = seed
+        else:
+            runs.append([seed, seed])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)

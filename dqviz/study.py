@@ -1,0 +1,480 @@
+"""A study: one folder that holds what comparisons of one model made, and that opens anywhere.
+
+    study.json       format number, model, recipe of the latest comparison, versions
+    study.sqlite     comparisons, runs, plans, metrics (write-ahead log; migrations in migrations.py)
+    images/RUN/SEED.png, drift/RUN.json, seen*.safetensors, report.html
+
+Reading needs neither torch nor a network. Nothing is ever written over: a further comparison adds
+runs under names of their own. Files appear under their names only when they are complete.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from quant.errors import BadInput, EnvironmentFault, unknown
+
+from . import migrations
+
+FORMAT = 1
+KIND = "dqviz study"
+MANIFEST = "study.json"
+DATABASE = "study.sqlite"
+REPORT = "report.html"
+_LOCK_SECONDS = 10.0
+_HARMLESS = frozenset({".DS_Store", ".gitignore", ".gitkeep", "Thumbs.db"})
+
+
+@dataclass(frozen=True)
+class NewRun:
+    """A finished run, ready to be stored."""
+
+    name: str  # also its folder's name; see `Study.free_name`
+    record: Mapping[str, Any]  # JSON as compare reports it
+    recipe: Mapping[str, Any]
+    seeds: Sequence[int]
+    images: Any  # uint8 array [n, h, w, 3], one per seed
+    plan: tuple[str, Mapping[str, Any]] | None = None  # fingerprint and JSON
+    drift: Mapping[str, Any] | None = None  # error along the trajectory, JSON
+    per_sample: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
+
+
+def default_folder(model: str) -> Path:
+    """`studies/MODEL` under `$DQVIZ_HOME`, or under the current folder."""
+    name = model.partition("@")[0].rstrip("/").rpartition("/")[2]
+    return studies_root() / (slug(name) or "model")
+
+
+def studies_root() -> Path:
+    """Folder that holds studies by default."""
+    return Path(os.environ.get("DQVIZ_HOME", ".")) / "studies"
+
+
+def slug(text: str) -> str:
+    """A name that is safe as a file name everywhere: letters, digits, dots, dashes, underscores."""
+    return re.sub(r"[^a-z0-9._]+", "-", text.lower()).strip("-.")[:80]
+
+
+def check_folder(folder: Path) -> bool:
+    """Whether `folder` is a study already; BadInput when it holds somebody's files, or is a file."""
+    if folder.is_file():
+        raise BadInput(f"{folder} is a file; name a new or empty folder")
+    if not folder.is_dir():
+        return False
+    if (folder / MANIFEST).is_file():
+        _read_manifest(folder)
+        return True
+    strangers = sorted(p.name for p in folder.iterdir() if p.name not in _HARMLESS)
+    if strangers:
+        raise BadInput(
+            f"folder {folder} holds files that are not a study's ({strangers[0]}, {len(strangers)} in all); "
+            f"name a new or empty folder, e.g. {folder / 'study'}"
+        )
+    return False
+
+
+class Study:
+    """An open study folder; every method opens the database for itself, so threads may share one."""
+
+    def __init__(self, folder: Path, manifest: dict[str, Any], read_only: bool = False) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.read_only = read_only
+
+    @classmethod
+    def create(
+        cls, folder: Path | str, model: Mapping[str, Any], versions: Mapping[str, str]
+    ) -> Study:
+        """Make a new study of `model` (a description with `key` and `fingerprint`)."""
+        folder = Path(folder)
+        if check_folder(folder):
+            raise BadInput(f"folder {folder} is a study already; open it, or name a new folder")
+        manifest = {
+            "kind": KIND,
+            "format": FORMAT,
+            "created": now(),
+            "model": dict(model),
+            "versions": dict(versions),
+            "recipe": None,
+        }
+        with faults(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / MANIFEST, manifest)
+        study = cls(folder, manifest)
+        with study._database():
+            pass
+        return study
+
+    @classmethod
+    def open(cls, folder: Path | str, read_only: bool = False) -> Study:
+        """Open an existing study; reading works on a read-only disk too."""
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise BadInput(
+                f"there is no study folder {folder}; make one: dqviz compare ... --out {folder}"
+            )
+        if not (folder / MANIFEST).is_file():
+            raise BadInput(
+                f"folder {folder} is not a study (no {MANIFEST}); name a folder that dqviz compare wrote"
+            )
+        study = cls(folder, _read_manifest(folder), read_only or not os.access(folder, os.W_OK))
+        with study._database():
+            pass
+        return study
+
+    @classmethod
+    def open_or_create(
+        cls, folder: Path | str, model: Mapping[str, Any], versions: Mapping[str, str]
+    ) -> Study:
+        """The study in `folder`, made if absent; one of another model is bad input."""
+        folder = Path(folder)
+        if not check_folder(folder):
+            return cls.create(folder, model, versions)
+        study = cls.open(folder)
+        for key in ("fingerprint", "weights"):
+            theirs, ours = study.manifest["model"].get(key), model.get(key)
+            if theirs != ours:
+                held = study.manifest["model"].get("key")
+                what = f"model {held}" if held != model.get("key") else f"other weights of {held}"
+                raise BadInput(
+                    f"study {folder} is of {what}, not of this {model.get('key')}; name another folder"
+                )
+        return study
+
+    def begin(self, request: Mapping[str, Any], recipe: Mapping[str, Any]) -> int:
+        """Start a comparison; returns its number."""
+        self.manifest = {**self.manifest, "recipe": dict(recipe), "updated": now()}
+        write_json(self.folder / MANIFEST, self.manifest)
+        with self._database() as db:
+            cursor = db.execute(
+                "INSERT INTO comparisons (created, status, request) VALUES (?, 'running', ?)",
+                (now(), dump(request)),
+            )
+            return int(cursor.lastrowid or 0)
+
+    def free_name(self, wanted: str, taken: Sequence[str] = ()) -> str:
+        """`wanted` as a safe name that no run of this study and none of `taken` has."""
+        base = slug(wanted) or "run"
+        with self._database() as db:
+            used = {row["name"] for row in db.execute("SELECT name FROM runs")} | set(taken)
+        names = [base, *(f"{base}-{i}" for i in range(2, len(used) + 3))]
+        return next(n for n in names if n not in used and not (self.folder / "images" / n).exists())
+
+    def add_run(self, comparison: int, run: NewRun) -> dict[str, Any]:
+        """Store a finished run, pictures first; returns its record with `files` filled in."""
+        files = self._write_images(run)
+        record = {**run.record, "files": files}
+        if run.drift is not None:
+            where = self.folder / "drift" / f"{run.name}.json"
+            write_json(where, run.drift)
+            record["drift"] = f"drift/{where.name}"
+        with self._database() as db:
+            if run.plan is not None:
+                db.execute(
+                    "INSERT OR IGNORE INTO plans VALUES (?, ?)", (run.plan[0], dump(run.plan[1]))
+                )
+            cursor = db.execute(
+                "INSERT INTO runs (comparison, name, method, bits, plan, recipe, record, created)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    comparison,
+                    run.name,
+                    record["method"],
+                    record["bits"],
+                    run.plan[0] if run.plan else None,
+                    dump(run.recipe),
+                    dump(record),
+                    now(),
+                ),
+            )
+            db.executemany(
+                "INSERT INTO metrics VALUES (?, ?, ?, ?)",
+                [(cursor.lastrowid, *row) for row in _metric_rows(record, run)],
+            )
+        return record
+
+    def finish(
+        self,
+        comparison: int,
+        status: str,
+        pairs: Sequence[Mapping[str, Any]] = (),
+        ladder: Sequence[Mapping[str, Any]] = (),
+        notes: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Close a comparison as `done`, `cancelled` or `failed`."""
+        with self._database() as db:
+            db.execute(
+                "UPDATE comparisons SET status = ?, pairs = ?, ladder = ?, notes = ? WHERE id = ?",
+                (status, dump(list(pairs)), dump(list(ladder)), dump(notes or {}), comparison),
+            )
+
+    def comparisons(self) -> list[dict[str, Any]]:
+        """Every comparison in order: id, created, status, request, names of its runs."""
+        with self._database() as db:
+            rows = db.execute("SELECT * FROM comparisons ORDER BY id").fetchall()
+            runs = db.execute("SELECT comparison, name FROM runs ORDER BY id").fetchall()
+        return [
+            {
+                "id": row["id"],
+                "created": row["created"],
+                "status": row["status"],
+                "request": json.loads(row["request"]),
+                "runs": [run["name"] for run in runs if run["comparison"] == row["id"]],
+            }
+            for row in rows
+        ]
+
+    def runs(self, comparison: int | None = None) -> list[dict[str, Any]]:
+        """Records of all runs, or of those of one comparison, in the order they were finished."""
+        with self._database() as db:
+            rows = db.execute("SELECT comparison, record FROM runs ORDER BY id").fetchall()
+        return [
+            json.loads(row["record"])
+            for row in rows
+            if comparison is None or row["comparison"] == comparison
+        ]
+
+    def run(self, name: str) -> dict[str, Any]:
+        """The record of one run."""
+        found = {run["name"]: run for run in self.runs()}
+        if name not in found:
+            raise unknown("run", name, found, f"Study: {self.folder}")
+        return found[name]
+
+    def recipe(self, name: str) -> dict[str, Any]:
+        """The recipe that makes a run again."""
+        self.run(name)
+        with self._database() as db:
+            row = db.execute("SELECT recipe FROM runs WHERE name = ?", (name,)).fetchone()
+        return json.loads(row["recipe"])
+
+    def plan(self, name: str) -> dict[str, Any] | None:
+        """The plan of a run; None where it has none."""
+        self.run(name)
+        with self._database() as db:
+            row = db.execute(
+                "SELECT p.plan FROM runs r JOIN plans p ON p.fingerprint = r.plan WHERE r.name = ?",
+                (name,),
+            ).fetchone()
+        return None if row is None else json.loads(row["plan"])
+
+    def images(self, name: str) -> list[Path]:
+        """Pictures of a run, in the order of its samples."""
+        return [self.folder / file for file in self.run(name)["files"]]
+
+    def drift(self, name: str) -> dict[str, Any] | None:
+        """Error along the trajectory of a run; None where it was not measured."""
+        file = self.run(name).get("drift")
+        return None if file is None else _read_json(self.folder / file)
+
+    def metric(self, name: str, key: str) -> dict[int, float | None]:
+        """One metric of one run, by seed."""
+        with self._database() as db:
+            rows = db.execute(
+                "SELECT m.seed, m.value FROM metrics m JOIN runs r ON r.id = m.run"
+                " WHERE r.name = ? AND m.key = ? AND m.seed IS NOT NULL ORDER BY m.rowid",
+                (name, key),
+            ).fetchall()
+        return {row["seed"]: row["value"] for row in rows}
+
+    def result(self, comparison: int | None = None) -> dict[str, Any]:
+        """What compare returned: of the latest comparison that has runs, or of the one named."""
+        listed = self.comparisons()
+        if comparison is None:
+            with_runs = [c["id"] for c in listed if c["runs"]]
+            if not with_runs:
+                raise BadInput(f"study {self.folder} holds no finished run yet")
+            comparison = with_runs[-1]
+        with self._database() as db:
+            row = db.execute("SELECT * FROM comparisons WHERE id = ?", (comparison,)).fetchone()
+        if row is None:
+            raise unknown("comparison", comparison, [str(c["id"]) for c in listed])
+        return {
+            "study": str(self.folder),
+            "comparison": comparison,
+            "status": row["status"],
+            "created": row["created"],
+            "model": self.manifest["model"],
+            "versions": self.manifest["versions"],
+            "request": json.loads(row["request"]),
+            "runs": self.runs(comparison),
+            "pairs": json.loads(row["pairs"]),
+            "ladder": json.loads(row["ladder"]),
+            **json.loads(row["notes"]),
+        }
+
+    def _write_images(self, run: NewRun) -> list[str]:
+        from PIL import Image
+        from PIL.PngImagePlugin import PngInfo
+
+        folder = self.folder / "images" / run.name
+        partial = folder.with_name(run.name + ".partial")
+        with faults(folder):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            for seed, image in zip(run.seeds, run.images, strict=True):
+                info = PngInfo()
+                info.add_text("dqviz", dump({"run": run.name, "seed": seed}))
+                Image.fromarray(image).save(partial / f"{seed}.png", pnginfo=info)
+            if folder.exists():
+                raise EnvironmentFault(f"{folder} appeared meanwhile; another process writes here")
+            partial.replace(folder)
+        return [f"images/{run.name}/{seed}.png" for seed in run.seeds]
+
+    @contextmanager
+    def _database(self) -> Iterator[sqlite3.Connection]:
+        """A connection inside one transaction, with every table in place."""
+        path = self.folder / DATABASE
+        try:
+            db = self._connect(path)
+        except sqlite3.Error as error:
+            raise _database_fault(path, error) from None
+        try:
+            db.execute("BEGIN" if self.read_only else "BEGIN IMMEDIATE")
+            yield db
+            db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise _database_fault(path, error) from None
+        finally:
+            db.close()
+
+    def _connect(self, path: Path) -> sqlite3.Connection:
+        if self.read_only:
+            if not path.is_file():
+                raise BadInput(f"study {self.folder}: {DATABASE} is missing; restore it")
+            log = path.with_name(path.name + "-wal")
+            settled = not log.exists() or log.stat().st_size == 0
+            uri = f"{path.resolve().as_uri()}?mode=ro" + ("&immutable=1" if settled else "")
+            db = self._open(uri)
+        else:
+            db = self._open(f"{path.resolve().as_uri()}?mode=rwc")
+            if db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+                db.execute("PRAGMA journal_mode=WAL")
+        known = migrations.names()
+        has_table = db.execute(
+            "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'migrations'"
+        ).fetchone()
+        applied = (
+            [row["name"] for row in db.execute("SELECT name FROM migrations")] if has_table else []
+        )
+        newer = sorted(set(applied) - set(known))
+        if newer:
+            db.close()
+            raise BadInput(
+                f"study {self.folder} was written by a newer version (it has {newer[0]}); update dqviz"
+            )
+        if len(applied) < len(known) and not self.read_only:
+            migrations.apply(db)
+        return db
+
+    def _open(self, uri: str) -> sqlite3.Connection:
+        db = sqlite3.connect(uri, uri=True, timeout=_LOCK_SECONDS, isolation_level=None)
+        db.row_factory = sqlite3.Row
+        return db
+
+
+def _metric_rows(
+    record: Mapping[str, Any], run: NewRun
+) -> list[tuple[str, int | None, float | None]]:
+    """(key, seed, value) of every number of a run; means have no seed."""
+    rows: list[tuple[str, int | None, float | None]] = []
+    for key, value in record.items():
+        if isinstance(value, bool):
+            continue
+        if isinstance(value, int | float):
+            rows.append((key, None, value))
+        elif isinstance(value, Mapping) and isinstance(value.get("mean"), int | float):
+            rows.append((key, None, value["mean"]))
+    for key, values in run.per_sample.items():
+        rows += [(key, seed, value) for seed, value in zip(run.seeds, values, strict=True)]
+    return rows
+
+
+def _database_fault(path: Path, error: sqlite3.Error) -> BadInput | EnvironmentFault:
+    text = str(error)
+    if "locked" in text or "busy" in text:
+        return EnvironmentFault(f"{path} is locked by another process; wait for it, or stop it")
+    if "full" in text or "disk I/O" in text:
+        return EnvironmentFault(f"{path} cannot be written ({text}); free some disk space")
+    if "readonly" in text or "unable to open" in text:
+        return EnvironmentFault(f"{path} cannot be opened for writing ({text}); check permissions")
+    return BadInput(
+        f"{path} is not a readable study database ({text}); restore it, or start a new study folder"
+    )
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    file = folder / MANIFEST
+    data = _read_json(file)
+    if not isinstance(data, dict) or data.get("kind") != KIND:
+        raise BadInput(f"{file} is not a study's; name a new or empty folder")
+    found = data.get("format")
+    if not isinstance(found, int) or found > FORMAT:
+        raise BadInput(
+            f"{file}: study format {found} is newer than {FORMAT}, which this version reads; update dqviz"
+        )
+    if not isinstance(data.get("model"), dict) or not isinstance(data.get("versions"), dict):
+        raise BadInput(f"{file} lacks its model or versions; restore it, or start a new folder")
+    return data
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"{file} is missing; restore it, or start a new study folder") from None
+    except ValueError as error:
+        raise BadInput(f"{file} is not JSON ({error}); restore it, or start a new folder") from None
+
+
+def dump(data: object) -> str:
+    """Compact JSON text; NaN and infinity are a mistake of ours and raise ValueError."""
+    return json.dumps(data, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
+
+
+def write_json(file: Path, data: object) -> None:
+    """Write JSON atomically."""
+    text = json.dumps(data, allow_nan=False, indent=1, ensure_ascii=False)
+    write_text(file, text + "\n")
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a text file under a temporary name, then rename it."""
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    with faults(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            partial.replace(file)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def faults(where: Path) -> Iterator[None]:
+    """Turn the operating system's errors on writing `where` into ours."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise EnvironmentFault(f"the disk is full while writing {where}; free some") from None
+        raise EnvironmentFault(f"cannot write {where}: {error.strerror or error}") from None
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,102 @@
+"""Progress, previews and cancelling of one long piece of work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from quant.errors import Cancelled
+
+from .events import Event, OnEvent, Preview, Progress, Stage
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from quant.generate import StepEvent
+
+PREVIEW_EVERY = 0.5  # seconds
+PREVIEW_SHARE = 0.1  # of the time goes into decoding previews, at most
+
+
+class Watch:
+    """Counts denoiser steps (one step of one sample is one) and asks after each whether to stop."""
+
+    def __init__(
+        self, on_event: OnEvent | None, cancelled: Callable[[], bool] | None, previews: bool
+    ) -> None:
+        self._on_event = on_event
+        self._cancelled = cancelled
+        self._previews = previews and on_event is not None
+        self._next_preview = 0.0
+        self._started = time.perf_counter()
+        self.total = 0
+        self.done = 0
+        self._stage_end = 0
+        self.run = ""
+        self.overhead = 0.0  # seconds spent on watchers inside the present run
+
+    def emit(self, event: Event) -> None:
+        """Tell the watcher, if there is one."""
+        if self._on_event is not None:
+            self._on_event(event)
+
+    def plan(self, steps: int) -> None:
+        """Announce all the work there is; the clock of the rate starts here."""
+        self.total = steps
+        self._started = time.perf_counter()
+
+    def stage(self, name: str, text: str, steps: int = 0, run: str = "") -> None:
+        """Begin a stage of so many steps; the one before counts as complete."""
+        self.check()
+        self.run = run or self.run
+        self.overhead = 0.0
+        self.done = self._stage_end
+        self._stage_end += steps
+        self.emit(Stage(name, text))
+
+    def advance(self, steps: int) -> None:
+        """So many more steps are done; raises Cancelled when the person wants to stop."""
+        self.done = min(self.done + steps, self._stage_end)
+        self._report()
+        self.check()
+
+    def advance_to(self, share: float, steps: int) -> None:
+        """The present stage, of `steps` steps, is done to this share (0 to 1)."""
+        self.done = max(self.done, round(self._stage_end - steps + share * steps))
+        self._report()
+        self.check()
+
+    def finish(self) -> None:
+        """Everything is done."""
+        self.done = self._stage_end = self.total
+        self._report()
+
+    def check(self) -> None:
+        """Raise Cancelled when the person wants to stop."""
+        if self._cancelled is not None and self._cancelled():
+            raise Cancelled("cancelled")
+
+    def on_step(self, event: StepEvent) -> None:
+        """For `generate`: count, preview now and then, stop when asked to."""
+        began = time.perf_counter()
+        self.advance(len(event.samples))
+        if self._previews and began >= self._next_preview:
+            images = to_uint8(event.preview())
+            self.emit(Preview(self.run, images, event.samples, event.step, event.steps))
+            now = time.perf_counter()
+            self._next_preview = now + max(PREVIEW_EVERY, (now - began) / PREVIEW_SHARE)
+        self.overhead += time.perf_counter() - began
+
+    def _report(self) -> None:
+        elapsed = time.perf_counter() - self._started
+        left = elapsed / self.done * (self.total - self.done) if self.done else None
+        self.emit(Progress(self.done, self.total, left, self.run))
+
+
+def to_uint8(images: Tensor) -> np.ndarray:
+    """Pictures in [0, 1], rounded to 8 bits: [n, h, w, 3] uint8; what is not finite becomes 0."""
+    pixels = images.nan_to_num(0.0).clamp(0, 1).mul(255).round().byte()
+    return pixels.cpu().numpy()
