@@ -133,7 +133,7 @@ def _teacher_forced(
             )
             for branch in branches:
                 truth = getattr(trajectory, branch)[step, rows]
-                errors[branch][step, rows] = relative_error(getattr(out, branch), truth)
+                errors[branch][step, rows] = relative_error(truth, getattr(out, branch))
         if on_step is not None:
             on_step(step + 1, len(trajectory.timesteps))
     return errors
@@ -147,8 +147,8 @@ def _network_input(sampler: Sampler, latents: Tensor, timestep: float) -> Tensor
 
 def _free_running(ours: Generation, theirs: Generation, x: Trajectory, y: Trajectory) -> np.ndarray:
     """Relative latent error before every step and at the end, float64[steps + 1, n]."""
-    steps = [relative_error(theirs_t, ours_t) for theirs_t, ours_t in zip(y.inputs, x.inputs)]
-    return np.stack([*steps, relative_error(theirs.latents, ours.latents)])
+    steps = [relative_error(ours_t, theirs_t) for ours_t, theirs_t in zip(x.inputs, y.inputs)]
+    return np.stack([*steps, relative_error(ours.latents, theirs.latents)])
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:

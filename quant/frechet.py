@@ -110,7 +110,7 @@ def _rows_reduced(x: np.ndarray) -> np.ndarray:
 
 
 def kid(
-    first: Tensor, second: Tensor, *, subsets: int = 100, subset_size: int = 256, seed: int = 0
+    first: Tensor, second: Tensor, *, subsets: int = 50, subset_size: int = 256, seed: int = 0
 ) -> Kid:
     """Kernel distance of features [n1, d] and [n2, d], averaged over seeded subsets; may be negative, being unbiased."""
     a, b = _features(first, second)
