@@ -78,7 +78,7 @@ def save_checkpoint(
         },
         shared=stored.shared,
         tensors={name: digest(tensor) for name, tensor in stored.tensors.items()},
-        base=None if pipeline else (model.key if model.path is not None else model.ref),
+        base=None if pipeline else (model.ref if model.from_hub else model.key),
         recipe=recipe,
     )
     described = {
@@ -112,18 +112,16 @@ def check_free(out: Path) -> None:
 
 
 def _save_other_parts(model: Model, folder: Path) -> None:
-    """Everything of the pipeline but its transformer: copied where it is local, else saved by diffusers."""
-    if model.path is not None:
-        shutil.copytree(
-            model.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("transformer")
-        )
-        return
-    model.pipe.save_pretrained(folder, safe_serialization=True)
-    shutil.rmtree(folder / "transformer")
+    """Everything of the pipeline but its transformer, as it lies on disk."""
+    shutil.copytree(
+        model.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("transformer", ".*")
+    )
     for file in folder.glob("*/config.json"):
         config = json.loads(file.read_text(encoding="utf-8"))
-        config.pop("_name_or_path", None)  # diffusers writes this machine's cache folder there
-        file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        if (
+            config.pop("_name_or_path", None) is not None
+        ):  # some tools write a machine's folder there
+            file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def transformer_folder(folder: Path) -> Path:

@@ -62,7 +62,8 @@ class Model:
     """A loaded diffusers pipeline with what the engine knows of it."""
 
     ref: str
-    path: Path | None  # local folder; None for a hub model
+    path: Path  # local folder of the pipeline; a hub model's lies in the hub's cache
+    from_hub: bool
     pipe: Any
     adapter: Adapter
     card: ModelCard
@@ -177,15 +178,15 @@ def load_model(
         "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
     )
     path, revision = resolve(ref, revision)
-    if path is not None:
-        check_pipeline_folder(path)
-    source_dtype = stored_dtype(path / "transformer") if path is not None else torch.float16
-    compute = (
-        getattr(torch, dtype)
-        if dtype != "auto"
-        else (torch.float32 if target.type == "cpu" else source_dtype)
-    )
-    pipe = _load_pipeline(path if path is not None else ref.partition("@")[0], compute, revision)
+    from_hub = path is None
+    if path is None:
+        path = _download(ref.partition("@")[0], revision)
+    check_pipeline_folder(path)
+    source_dtype = stored_dtype(path / "transformer")
+    compute = getattr(torch, dtype) if dtype != "auto" else torch.float32
+    if dtype == "auto" and target.type != "cpu":
+        compute = source_dtype
+    pipe = _load_pipeline(path, compute)
     pipe.to(target)
     pipe.set_progress_bar_config(disable=True)
     pipe.transformer.eval()
@@ -195,6 +196,7 @@ def load_model(
     return Model(
         ref=ref,
         path=path,
+        from_hub=from_hub,
         pipe=pipe,
         adapter=adapter,
         card=card,
@@ -297,39 +299,44 @@ def stored_dtype(folder: Path) -> torch.dtype:
     )
 
 
-def _load_pipeline(source: Path | str, dtype: torch.dtype, revision: str | None) -> Any:
-    """Through diffusers, whatever the source; its many errors become ours."""
-    from diffusers import DiffusionPipeline
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+def _download(name: str, revision: str | None) -> Path:
+    """Folder of a hub pipeline in the hub's own cache, downloaded where it is not there yet."""
+    from diffusers import DiffusionPipeline  # noqa: PLC0415
+    from huggingface_hub.errors import GatedRepoError  # noqa: PLC0415
 
-    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
     try:
-        if isinstance(source, Path):
-            return DiffusionPipeline.from_pretrained(source, local_files_only=True, **options)
-        return DiffusionPipeline.from_pretrained(source, revision=revision, **options)
+        return Path(DiffusionPipeline.download(name, revision=revision, use_safetensors=True))
     except GatedRepoError:
         raise EnvironmentFault(
-            f"{source} is gated; accept its licence on its page and run: hf auth login"
+            f"{name} is gated; accept its licence on its page, then run: hf auth login"
         ) from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, ConnectionError):
-        raise _unreachable(source) from None
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+    ) as error:  # every hub and network error derives from one of these
+        raise EnvironmentFault(
+            f"the hub does not give '{name}' (no network, or no such repository or revision: {type(error).__name__}); "
+            "give a local folder, or an embedded model (dqviz models)"
+        ) from None
+
+
+def _load_pipeline(folder: Path, dtype: torch.dtype) -> Any:
+    """Through diffusers; its many errors become ours."""
+    from diffusers import DiffusionPipeline  # noqa: PLC0415
+
+    try:
+        return DiffusionPipeline.from_pretrained(
+            folder, local_files_only=True, dtype=dtype, use_safetensors=True
+        )
     except (OSError, ValueError, KeyError) as error:
-        if isinstance(source, Path):
-            first = str(error).strip().splitlines()[0]
-            raise BadCheckpoint(f"{source}: diffusers cannot load it: {first}") from None
-        raise _unreachable(source) from None
+        first = str(error).strip().splitlines()[0]
+        raise BadCheckpoint(f"{folder}: diffusers cannot load it: {first}") from None
 
 
-def _unreachable(source: Path | str) -> EnvironmentFault:
-    return EnvironmentFault(
-        f"the hub does not give '{source}' (no network, or no such repository); "
-        "give a local folder, or an embedded model (dqviz models)"
-    )
-
-
-def _card(path: Path | None, ref: str, pipe: Any, adapter: Adapter) -> ModelCard:
+def _card(path: Path, ref: str, pipe: Any, adapter: Adapter) -> ModelCard:
     """What the folder's own card says, over the family's defaults."""
-    name = ref.partition("@")[0].rstrip("/").rpartition("/")[2]
+    name = Path(ref.partition("@")[0]).name or path.resolve().name
     labels = sorted(
         getattr(pipe, "labels", {}).items(), key=lambda entry: (entry[1], len(entry[0]))
     )
@@ -343,12 +350,12 @@ def _card(path: Path | None, ref: str, pipe: Any, adapter: Adapter) -> ModelCard
         "classes": {str(i): label for label, i in reversed(labels)},
     }
     own: object = {}
-    if path is not None and (path / CARD_NAME).is_file():
+    if (path / CARD_NAME).is_file():
         try:
             own = json.loads((path / CARD_NAME).read_text(encoding="utf-8"))
         except ValueError as error:
             raise BadInput(f"{path / CARD_NAME}: not JSON: {error}") from None
-    where = str(path / CARD_NAME) if path is not None else ref
+    where = str(path / CARD_NAME)
     if not isinstance(own, dict):
         raise BadInput(f"{where}: a model card is a JSON object")
     return ModelCard.parse({**defaults, **own}, where)

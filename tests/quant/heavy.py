@@ -6,12 +6,16 @@ random, drawn anew at every step; weights have heavy tails.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
 from quant.calibrate import InputStatistics
 from quant.methods.base import Group, SiteWeight
 from quant.schema import Format, SitePlan
+
+ROOT = Path(__file__).parents[2]
 
 
 def activations(channels: int, rows: int, steps: int, seed: int) -> Tensor:

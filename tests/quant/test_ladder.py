@@ -179,7 +179,7 @@ def test_one_step_has_no_rung_below(model: Model):
 
 
 def test_bad_requests_are_refused(model: Model, reference: Generation):
-    with pytest.raises(BadInput, match="noise_0.1"):
+    with pytest.raises(BadInput, match=r"noise_0\.1"):
         ladder(model, reference.samples, reference.sampler, reference, rungs=("noise_0.2",))
     with pytest.raises(BadInput, match="at least one"):
         ladder(model, reference.samples, reference.sampler, reference, max_samples=0)
