@@ -26,5 +26,5 @@ CASES = {
     "7x256": _case((7, 256), True, False),
     "2x5x1152": _case((2, 5, 1152), True, False),
     "3x96 inverse": _case((3, 96), True, True),
-    "3x416 in blocks of 32": _case((3, 416), False, False),
+    "3x1504 in blocks of 32": _case((3, 1504), False, False),
 }

@@ -7,6 +7,8 @@ the CPU. ``auto`` takes the integer path only where it was measured faster on th
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -97,17 +99,19 @@ def choose(
         if version != "integer":
             return None
         return prepared.fact(
-            (x.device.type, act_bits), lambda: cpu.obstacle(stored, act_bits, x.device)
+            (x.device.type, act_bits), partial(cpu.obstacle, stored, act_bits, x.device)
         )
 
     def prefer() -> Choice:
+        if act_bits is None:
+            return Choice("simulate", "simulate: activations are not quantized")
         reason = obstacle("integer")
         if reason is None and prepared.residency == "memory":
             reason = "integer was not measured with weights expanded in every call"
-        if reason is not None or act_bits is None:
+        if reason is not None:
             return Choice("simulate", f"simulate: {reason}")
         corrected = prepared.fact(
-            (act_bits, act_symmetric), lambda: cpu.corrected(stored, act_bits, act_symmetric)
+            (act_bits, act_symmetric), partial(cpu.corrected, stored, act_bits, act_symmetric)
         )
         return tuned.choice(
             len(x), stored.in_features, stored.out_features, stored.bits, act_bits, corrected
@@ -124,7 +128,7 @@ def why(
     act_symmetric: bool = True,
     backend: str | None = None,
 ) -> str:
-    """One sentence: which version `int_linear` takes for these arguments, or refuses, and why."""
+    """One sentence: which version `int_linear` takes and why. Raises RuntimeError as it does."""
     return choose(x, weight, act_bits, act_symmetric, backend).why
 
 

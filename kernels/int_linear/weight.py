@@ -109,8 +109,8 @@ class PackedWeight:
 
     @cached_property
     def _code_range(self) -> tuple[Tensor, Tensor]:
-        lo, hi = self.codes().to(torch.int16).aminmax(dim=1, keepdim=True)
-        return lo, hi
+        codes = self.codes().to(torch.int16)
+        return codes.amin(dim=1, keepdim=True), codes.amax(dim=1, keepdim=True)  # [n, 1]
 
     def centre(self, lowest: int, highest: int) -> Tensor | None:
         """int16[n, 1] closest to z with every q - centre in lowest..highest; None if some row has none.
@@ -154,3 +154,7 @@ class Prepared:
         if key not in self.facts:
             self.facts[key] = find()
         return self.facts[key]  # pyright: ignore[reportReturnType]
+
+    def __getstate__(self) -> dict[str, object]:
+        """Copies start without expanded forms: oneDNN's cannot be copied, and all can be made anew."""
+        return {**self.__dict__, "forms": {}, "facts": {}}

@@ -1,0 +1,72 @@
+"""The backend switch: who wins, what is refused, and how it is said."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import kernels
+from kernels.dispatch import Choice, Op, requested
+
+ADDED = Op("kernels.int_linear", {"simulate": "reference", "integer": "cpu"})
+PLAIN = Op("kernels.hadamard", {"simulate": "reference"})
+
+
+def test_the_argument_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert requested() == "auto"
+    monkeypatch.setenv("DQVIZ_BACKEND", "integer")
+    assert requested() == requested("auto") == "integer"
+    assert requested("simulate") == "simulate"
+    monkeypatch.setenv("DQVIZ_BACKEND", "")
+    assert requested() == "auto"
+
+
+def test_an_unknown_backend_is_named_with_its_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="backend is 'int8'; use one of auto, simulate"):
+        requested("int8")
+    monkeypatch.setenv("DQVIZ_BACKEND", "cuda")
+    with pytest.raises(ValueError, match="DQVIZ_BACKEND is 'cuda'"):
+        requested()
+
+
+def test_auto_asks_the_op_and_falls_back_to_the_definition() -> None:
+    assert ADDED.choose(prefer=lambda: Choice("integer", "integer: fast")).backend == "integer"
+    assert ADDED.choose().backend == "simulate"
+    assert PLAIN.choose().backend == "simulate"
+
+
+def test_a_version_that_cannot_run_is_refused_with_reason_and_fix() -> None:
+    with pytest.raises(RuntimeError, match=r"no moon today; use --backend auto or simulate"):
+        ADDED.choose("integer", obstacle=lambda backend: "no moon today")
+    assert ADDED.choose("integer") == Choice("integer", "integer: asked for")
+
+
+def test_a_missing_triton_version_is_an_error_and_missing_integer_arithmetic_is_not() -> None:
+    with pytest.raises(RuntimeError, match="hadamard has no triton version"):
+        PLAIN.choose("triton")
+    assert PLAIN.choose("integer").backend == "simulate"
+
+
+def test_the_environment_reaches_the_ops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DQVIZ_BACKEND", "triton")
+    with pytest.raises(RuntimeError, match="quantize_rows has no triton version"):
+        kernels.quantize_rows(torch.ones(1, 2), 8)
+
+
+def test_ops_load_on_first_use_only() -> None:
+    program = (
+        "import sys, kernels, kernels.dispatch\n"
+        "assert kernels.DQVIZ and 'torch' not in sys.modules\n"
+        "kernels.hadamard\n"
+        "assert 'torch' in sys.modules and 'kernels.int_linear' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_an_unknown_op_lists_the_known_ones() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'softmax'; ops: bitpack, hadamard"):
+        kernels.softmax  # noqa: B018
+    assert {"bitpack", "int_linear"} <= set(dir(kernels))
