@@ -111,7 +111,7 @@ def test_integer_sums_are_equal_bit_for_bit(
 def test_long_sums_beyond_2_24_stay_within_float32(act_symmetric: bool) -> None:
     w = prepare(example_weight(16, 4608, 8, symmetric=False))
     w.weight.zero[0] = 0  # type: ignore[index]
-    x = rows_of(5, 4608).abs() + 1.0
+    x = rows_of(5, 4608).abs() + 3.0
     assert int(accumulate(x, w, 7, act_symmetric, "simulate").abs().max()) > 2**24
     expected = exact(x, w.weight, None, 7, act_symmetric)
     for backend in ("simulate", "integer"):

@@ -73,6 +73,8 @@ def test_two_bits_by_hand() -> None:
     x = torch.tensor([[-1.0, -0.4, 0.0, 2.0]])
     rows = quantize_rows(x, 2, symmetric=False)  # scale 1, zero 1
     assert (rows.codes.tolist(), float(rows.zero), float(rows.scale)) == ([[0, 1, 1, 3]], 1.0, 1.0)
+    ties = quantize_rows(torch.tensor([[-1.5, 1.5]]), 2, symmetric=False)  # 2 + 2 is clamped to 3
+    assert (ties.codes.tolist(), float(ties.scale)) == ([[0, 3]], 1.0)
     rows = quantize_rows(x, 2)  # scale 2
     assert (rows.codes.tolist(), float(rows.scale)) == ([[0, 0, 0, 1]], 2.0)
 
