@@ -13,8 +13,9 @@ from torch import Tensor
 
 from quant.errors import BadInput
 from quant.evaluate import RunMetrics, evaluate, evaluate_alone
-from quant.generate import Generation
+from quant.generate import Generation, generate
 from quant.intervals import paired_difference
+from quant.models import embedded_models, load_model
 from quant.schema import Sample, Sampler
 
 SAMPLER = Sampler(scheduler="DDIMScheduler", config={"beta_end": 0.02}, steps=4, guidance=3.0)
@@ -326,3 +327,56 @@ def assert_trap(bad: RunMetrics, good: RunMetrics, full: RunMetrics) -> None:
     assert good.verdict.accuracy.hi >= full.verdict.accuracy.lo
     bad_log, good_log = bad.verdict.log_prob.per_sample, good.verdict.log_prob.per_sample
     assert paired_difference(good_log, bad_log).claim == "a better"
+
+
+EMBEDDED_KEY = "dit-emoji"
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    """The embedded model with the classifier that its card names."""
+    from quant.metrics.classifier import load_classifier
+
+    folder = embedded_models().get(EMBEDDED_KEY)
+    if folder is None:
+        pytest.skip(f"the embedded model {EMBEDDED_KEY} is not in this checkout")
+    model = load_model(EMBEDDED_KEY, device="cpu")
+    judge = folder.parent / (model.card.classifier or "none")
+    if not judge.is_dir():
+        pytest.skip(f"the classifier of {EMBEDDED_KEY} is not in this checkout")
+    return model, load_classifier(judge)
+
+
+def adversarial(
+    net: torch.nn.Module, images: Tensor, labels: Tensor, reach: float = 6 / 255
+) -> Tensor:
+    """Pictures [n, h, w, 3] changed by at most `reach` so that `net` loses their class.
+
+    Projected gradient ascent (Madry et al. 2017, https://arxiv.org/abs/1706.06083): a corruption
+    that no paired metric weighs, but that goes exactly where the class is decided.
+    """
+    start = images.permute(0, 3, 1, 2).contiguous()
+    changed = start.clone()
+    for _ in range(10):
+        changed.requires_grad_(True)
+        loss = torch.nn.functional.cross_entropy(net(changed), labels)
+        (slope,) = torch.autograd.grad(loss, changed)
+        step = changed.detach() + reach / 4 * slope.sign()
+        changed = step.clamp(start - reach, start + reach).clamp(0, 1)
+    return changed.permute(0, 2, 3, 1).contiguous()
+
+
+def test_the_trap_on_the_embedded_model(embedded):
+    """The shipped classifier tells the two apart on pictures of the shipped model."""
+    model, classifier = embedded
+    count, sampler = len(model.classes), model.sampler(steps=6)
+    full, different = (
+        generate(model, model.samples(range(first, first + count)), sampler)
+        for first in (5_000, 6_000)
+    )
+    names = [model.classes[s.class_id] for s in full.samples]
+    labels = torch.tensor([classifier.labels.index(name) for name in names])
+    corrupted = replace(full, images=adversarial(classifier.net, full.images, labels))
+    different = replace(different, samples=full.samples)  # pairs that are pairs by class only
+    bad, good = (evaluate(full, run, classifier, model.classes) for run in (corrupted, different))
+    assert_trap(bad, good, evaluate_alone(full, classifier, model.classes))
