@@ -338,5 +338,5 @@ def _distances(
     if classifier is None:
         missing = {"distances.classifier_features": "no classifier is shipped for this model"}
         return {"classifier_features": None, "latents": latents}, missing
-    seen = [_look(classifier, generation.images)[1] for generation in (reference, candidate)]
-    return {"classifier_features": distance(*seen), "latents": latents}, {}
+    ours, theirs = (_look(classifier, g.images)[1] for g in (reference, candidate))
+    return {"classifier_features": distance(ours, theirs), "latents": latents}, {}
