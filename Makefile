@@ -23,8 +23,8 @@ test: env ## the whole test suite; ARGS=.. goes to pytest
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: env ## format, lint, types, import contracts
-	@$(BIN)/ruff format --check .
-	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --output-format concise .
+	@$(BIN)/ruff check --output-format concise .
 	@$(BIN)/basedpyright --level error
 	@PYTHONPATH=. $(BIN)/lint-imports
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dqviz.compare import compare
-from dqviz.events import Event
+from dqviz.events import Event, Stage
 from dqviz.request import CompareRequest, as_command
 from quant.errors import DQVizError
 from quant.schema import parse_seeds
@@ -186,7 +186,7 @@ def write(found: dict[str, Any], out: Path) -> None:
 
 def told(event: Event) -> None:
     """Stages, on stderr."""
-    if event.kind == "stage":
+    if isinstance(event, Stage):
         print(event.text, file=sys.stderr, flush=True)
 
 
