@@ -20,7 +20,7 @@ _PUBLIC = {
     "compare": "compare",
     "write_report": "report",
 }
-__all__ = sorted(_PUBLIC)  # noqa: PLE0605
+__all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str) -> object:

@@ -24,7 +24,7 @@ PACKAGES = {
     "gguf": ("gguf", "gguf"),
     "modelopt": ("modelopt", "nvidia-modelopt"),
 }
-OURS = "dqviz"
+OURS, UNQUANTIZED = "dqviz", "unquantized"
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def quant_method(config: dict[str, Any]) -> str:
     """Who quantized a configuration's model; "unquantized" where nobody did."""
     described = config.get("quantization_config")
     if not isinstance(described, dict):
-        return "unquantized"
+        return UNQUANTIZED
     return str(described.get("quant_method") or "unknown")
 
 

@@ -16,16 +16,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quant.cards import methods
-from quant.errors import Cancelled, EnvironmentFault
+from quant.errors import Cancelled
 from quant.models import resolve
 from quant.schema import Plan, Recipe, Sample, Sampler
 
 from . import machine
-from .candidates import OURS, Candidate, check_candidate, load_candidate
+from .candidates import OURS, UNQUANTIZED, Candidate, check_candidate, load_candidate
 from .events import Done, OnEvent, RunFinished
+from .planning import (
+    RowCount,
+    given_plan,
+    load,
+    needs_statistics,
+    plan_bits,
+    plan_for,
+    plan_warnings,
+    statistics,
+    transforms_of,
+)
 from .report import write_report
 from .request import CompareRequest, Job, as_command, check_request
-from .study import NewRun, Study, check_folder, default_folder, faults
+from .study import NewRun, Study, check_folder, default_folder
 from .watch import Watch, to_uint8
 
 if TYPE_CHECKING:
@@ -35,15 +46,12 @@ if TYPE_CHECKING:
     from quant.evaluate import Classifier
     from quant.generate import Generation
     from quant.models import Model
-    from quant.quantize import BackendReport, Quantized
     from quant.sizes import SizeReport
 
 FULL_PRECISION = "full-precision"
 TRACED = 4  # samples whose trajectory is kept and traced
 LADDER_COST = 8  # generations that a ladder costs, about
 ALIGNED = 0.03  # stored bytes this close count as equal
-_BASE_MEMORY = 512 * machine.MIB  # interpreter, torch, activations of a small batch
-_COPIES = 3  # model, quantized weights expanded, the ladder's bf16 copy
 
 
 def compare(
@@ -139,10 +147,9 @@ class _Drawn:
 def _prepare(request: CompareRequest, jobs: Sequence[Job], folder: Path, watch: Watch) -> _Task:
     """Load the model and check all that only it can tell; the study is opened last."""
     from quant.checkpoint import check_checkpoint
-    from quant.plans import check_plan, read_plan, uniform_plan
     from quant.storage import stored_tensors
 
-    given = None if request.plan is None else read_plan(request.plan)
+    given = given_plan(request)
     for path in request.candidates:
         if check_candidate(path).get("quantization_config", {}).get("quant_method") == OURS:
             check_checkpoint(path)
@@ -150,17 +157,8 @@ def _prepare(request: CompareRequest, jobs: Sequence[Job], folder: Path, watch: 
     classes, prompts = request.classes or None, request.prompts or None
     samples = model.samples(request.seeds, classes, prompts)
     sampler = model.sampler(request.steps, request.guidance)
-    if given is not None:
-        check_plan(given, model)
 
-    def plan_of(job: Job) -> Plan:
-        if given is not None:
-            return given
-        assert job.bits is not None  # check_request gave every job bits where there is no plan
-        shape = {"windows": request.windows, "group_size": request.group_size}
-        return uniform_plan(model, job.bits, sampler=sampler, **shape)
-
-    plans = [plan_of(job) for job in jobs]
+    plans = [plan_for(request, job, model, sampler, given) for job in jobs]
     images = (len(jobs) + len(request.candidates) + 1) * len(samples)
     machine.require_disk(images * _image_bytes(model) + 16 * machine.MIB, folder)
     watch.check()
@@ -189,7 +187,7 @@ def _prepare(request: CompareRequest, jobs: Sequence[Job], folder: Path, watch: 
         classifier=classifier_of(model),
         study=study,
         comparison=study.begin(request.to_json(), recipe),
-        warnings=_plan_warnings(given, sampler),
+        warnings=plan_warnings(given, sampler),
         shared=set(stored_tensors(model.transformer, model.source_dtype).shared),
     )
 
@@ -197,9 +195,9 @@ def _prepare(request: CompareRequest, jobs: Sequence[Job], folder: Path, watch: 
 def _run(task: _Task) -> None:
     """All stages in order."""
     watch, request = task.watch, task.request
-    needs_statistics = any(methods()[job.method].needs for _, job, _ in task.runs)
+    calibrated = needs_statistics([job.method for _, job, _ in task.runs])
     traced = task.traced * task.sampler.steps
-    calibration = len(task.calibration) * task.sampler.steps if needs_statistics else 0
+    calibration = len(task.calibration) * task.sampler.steps if calibrated else 0
     ladder = task.ladder_samples * task.sampler.steps * LADDER_COST if request.ladder else 0
     runs = len(task.runs) + len(task.foreign)
     watch.plan(task.steps * (runs + 1) + traced * runs + calibration + ladder)
@@ -207,7 +205,7 @@ def _run(task: _Task) -> None:
     watch.stage("draw", "full precision", task.steps, task.reference)
     reference = _draw(task, None)
     _store_reference(task, reference)
-    seen = _calibrate(task, calibration) if needs_statistics else None
+    seen = _calibrate(task, calibration) if calibrated else None
     for name, job, plan in task.runs:
         _quantized_run(task, name, job, plan, seen, reference)
     for name, path in task.foreign:
@@ -223,26 +221,21 @@ def _draw(task: _Task, transformer: nn.Module | None) -> _Drawn:
 
     from quant.generate import generate
 
-    rows, hook = _count_rows(transformer)
-    parts = []
-    for samples, record in (
-        (task.samples[: task.traced], True),
-        (task.samples[task.traced :], False),
-    ):
-        if samples:
-            parts.append(
-                generate(
-                    task.model,
-                    samples,
-                    task.sampler,
-                    transformer=transformer,
-                    batch_size=task.request.batch_size,
-                    record=record,
-                    on_step=task.watch.on_step,
-                )
+    traced, others = task.samples[: task.traced], task.samples[task.traced :]
+    with RowCount(transformer) as counted:
+        parts = [
+            generate(
+                task.model,
+                samples,
+                task.sampler,
+                transformer=transformer,
+                batch_size=task.request.batch_size,
+                record=samples is traced,
+                on_step=task.watch.on_step,
             )
-    if hook is not None:
-        hook.remove()
+            for samples in (traced, others)
+            if samples
+        ]
     whole = replace(
         parts[0],
         samples=task.samples,
@@ -252,23 +245,7 @@ def _draw(task: _Task, transformer: nn.Module | None) -> _Drawn:
         trajectory=None,
     )
     seconds = max(0.0, whole.seconds - task.watch.overhead) / len(task.samples)
-    return _Drawn(whole, parts[0], seconds, max(rows, default=1))
-
-
-def _count_rows(transformer: nn.Module | None) -> tuple[list[int], Any]:
-    """Record how many rows the first quantized site gets per call: the backend depends on it."""
-    from quant.layers import QuantLinear
-
-    rows: list[int] = []
-    layers = [] if transformer is None else list(transformer.modules())
-    first = next((layer for layer in layers if isinstance(layer, QuantLinear)), None)
-    if first is None:
-        return rows, None
-
-    def count(_: nn.Module, args: tuple[Any, ...]) -> None:
-        rows.append(args[0].numel() // args[0].shape[-1])
-
-    return rows, first.register_forward_pre_hook(count)
+    return _Drawn(whole, parts[0], seconds, counted.rows)
 
 
 def _store_reference(task: _Task, drawn: _Drawn) -> None:
@@ -284,43 +261,25 @@ def _store_reference(task: _Task, drawn: _Drawn) -> None:
         "plan": None,
         "options": {},
         **metrics,
-        **_timing(drawn, "pytorch", "measured", "ordinary matmuls"),
+        **_timing(drawn, _arithmetic(task.model.transformer, drawn.rows)),
         **_bytes(size),
         "device": device_name(task.model),
+        "dtype": str(task.model.dtype).removeprefix("torch."),
         "scope": {"quantized": [], "kept": {}},
     }
     _store(task, record, drawn, None, None, {})
 
 
 def _calibrate(task: _Task, steps: int) -> Seen:
-    """Statistics from the study when they fit, else from one pass of the sampler."""
-    from quant.calibrate import CalibrationOptions, Seen, calibrate
-
-    options = CalibrationOptions()
-    manifest = {
-        "samples": [s.to_json() for s in task.calibration],
-        "sampler": task.sampler.to_json(),
-        "options": options.to_json(),
-        "model": task.model.fingerprint,
-    }
     task.watch.stage("calibrate", f"calibrating on {len(task.calibration)} samples", steps)
-    files = sorted(task.study.folder.glob("seen*.safetensors"))
-    for file in files:
-        seen = Seen.load(file)
-        if seen.manifest == manifest:
-            return seen
-    seen = calibrate(
+    return statistics(
         task.model,
         task.calibration,
         task.sampler,
-        options,
-        batch_size=task.request.batch_size,
+        task.request.batch_size,
+        task.study.folder,
         on_step=lambda event: task.watch.advance(len(event.samples)),
     )
-    name = f"seen-{len(files) + 1}.safetensors" if files else "seen.safetensors"
-    with faults(task.study.folder / name):
-        seen.save(task.study.folder / name)
-    return seen
 
 
 def _quantized_run(
@@ -349,9 +308,10 @@ def _quantized_run(
         "plan": plan.fingerprint,
         "options": quantized.options,
         **_judged(task, reference, drawn),
-        **_timing(drawn, *_arithmetic(quantized.backend_report(drawn.rows))),
+        **_timing(drawn, _arithmetic(quantized.transformer, drawn.rows)),
         **_bytes(_size(task, plan.sites, transforms_of(quantized.transformer))),
         "device": device_name(task.model),
+        "dtype": str(task.model.dtype).removeprefix("torch."),
         "scope": {
             "quantized": list(quantized.scope.quantized),
             "kept": quantized.scope.kept,
@@ -379,9 +339,10 @@ def _foreign_run(task: _Task, name: str, path: Path, reference: _Drawn) -> None:
         "made_by": candidate.made_by,
         "path": str(path),
         **_judged(task, reference, drawn),
-        **_timing(drawn, *_foreign_arithmetic(candidate, drawn.rows)),
+        **_timing(drawn, _arithmetic(candidate.transformer, drawn.rows, candidate.made_by)),
         **_foreign_bytes(task, candidate),
         "device": device_name(task.model),
+        "dtype": str(task.model.dtype).removeprefix("torch."),
         "scope": {"quantized": list(candidate.quantized), "kept": candidate.kept},
     }
     drift = _trace(task, name, reference, drawn, candidate.transformer)
@@ -504,22 +465,6 @@ def pairs(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def load(ref: str, device: str = "auto", dtype: str = "auto", backend: str = "auto") -> Model:
-    """Load a model, after saying what is too large for this machine or missing on it."""
-    from quant.models import load_model
-
-    path, _ = resolve(ref)
-    if path is not None:
-        stored = sum(f.stat().st_size for f in path.glob("*/*.safetensors"))
-        machine.require_memory(2 * _COPIES * stored + _BASE_MEMORY, f"model {ref}")
-    model = load_model(ref, device=device, dtype=dtype)
-    if backend == "triton" and model.device.type != "cuda":
-        raise EnvironmentFault(
-            "backend triton needs a CUDA GPU and torch sees none; use --backend auto or simulate"
-        )
-    return model
-
-
 def describe(model: Model) -> dict[str, Any]:
     """What a study keeps of its model."""
     card = model.card
@@ -591,37 +536,6 @@ def device_name(model: Model) -> str:
     return f"CPU, {torch.get_num_threads()} threads"
 
 
-def plan_bits(plan: Plan) -> str:
-    """`w4a8` when all quantized sites agree, else `mixed`."""
-    kinds = {
-        (
-            "fp8"
-            if s.weight and s.weight.kind == "fp8"
-            else str(s.weight.bits if s.weight else 16),
-            tuple(a.bits if a else 16 for a in s.activations),
-        )
-        for s in plan.sites.values()
-        if s.quantized
-    }
-    if len(kinds) != 1:
-        return "mixed"
-    weight, activations = kinds.pop()
-    if weight == "fp8":
-        return "fp8"
-    return f"w{weight}a{activations[0]}" if len(set(activations)) == 1 else "mixed"
-
-
-def transforms_of(transformer: nn.Module) -> dict[str, Any]:
-    """Input transform of every quantized site."""
-    from quant.layers import QuantLinear
-
-    return {
-        name: layer.transform
-        for name, layer in transformer.named_modules()
-        if isinstance(layer, QuantLinear)
-    }
-
-
 def _size(task: _Task, sites: Mapping[str, Any], transforms: Mapping[str, Any]) -> SizeReport:
     from quant.sizes import predict_size
 
@@ -662,41 +576,21 @@ def _foreign_bytes(task: _Task, candidate: Candidate) -> dict[str, Any]:
     }
 
 
-def _arithmetic(report: BackendReport) -> tuple[str, str, str]:
-    return report.backend, report.evidence, report.why
+def _arithmetic(transformer: nn.Module, rows: int, made_by: str = OURS) -> dict[str, str]:
+    """What a run was computed with: ours and ordinary layers say it, others run as their package does."""
+    from quant.quantize import BackendReport, backend_report
+
+    if made_by in (OURS, UNQUANTIZED):
+        report = backend_report(transformer, rows)
+    else:
+        report = BackendReport(made_by, "measured", f"{made_by} as its package runs it here")
+    return {"backend": report.backend, "backend_why": report.why, "evidence": report.evidence}
 
 
-def _foreign_arithmetic(candidate: Candidate, rows: int) -> tuple[str, str, str]:
-    """What a candidate ran on: ours as ours does, others as their own package does."""
-    from quant.quantize import Quantized, Scope
-
-    if candidate.plan is None:
-        return candidate.made_by, "measured", f"{candidate.made_by} as its package runs it here"
-    scope = Scope(candidate.quantized, candidate.kept)
-    loaded: Quantized = Quantized(
-        candidate.transformer, candidate.method, candidate.plan, candidate.options, scope
-    )
-    return _arithmetic(loaded.backend_report(rows))
-
-
-def _timing(drawn: _Drawn, backend: str, evidence: str, why: str) -> dict[str, Any]:
+def _timing(drawn: _Drawn, arithmetic: Mapping[str, str]) -> dict[str, Any]:
     """Simulated numerics say nothing about speed, so their seconds are null."""
-    measured = evidence == "measured"
-    return {
-        "seconds_per_sample": drawn.seconds_per_sample if measured else None,
-        "backend": backend,
-        "backend_why": why,
-        "evidence": evidence,
-    }
-
-
-def _plan_warnings(plan: Plan | None, sampler: Sampler) -> list[str]:
-    if plan is None or plan.sampler is None or plan.sampler == sampler.fingerprint:
-        return []
-    return [
-        f"the plan's {len(plan.windows)} step windows were cut for another sampler "
-        f"({plan.sampler}); here ({sampler.fingerprint}) they hold other steps"
-    ]
+    measured = arithmetic["evidence"] == "measured"
+    return {"seconds_per_sample": drawn.seconds_per_sample if measured else None, **arithmetic}
 
 
 def _image_bytes(model: Model) -> int:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from quant.errors import BadInput, EnvironmentFault, unknown
+from quant.schema import fingerprint
 
 from . import migrations
 
@@ -308,6 +309,7 @@ class Study:
             "model": self.manifest["model"],
             "versions": self.manifest["versions"],
             "request": json.loads(row["request"]),
+            "fingerprint": fingerprint(json.loads(row["request"])),
             "runs": self.runs(comparison),
             "pairs": json.loads(row["pairs"]),
             "ladder": json.loads(row["ladder"]),

@@ -53,6 +53,7 @@ def build_tiny_dit(folder: Path) -> Path:
     scheduler = DPMSolverMultistepScheduler(prediction_type="v_prediction")
     labels = {0: "apple", 1: "cat", 2: "car"}
     pipe = DiTPipeline(transformer=transformer.eval(), vae=vae.eval(), scheduler=scheduler)
+    pipe.to(dtype=torch.float16)
     pipe.save_pretrained(folder)
 
     index = folder / "model_index.json"

@@ -1,0 +1,115 @@
+"""Lists of what there is: models, methods, sites, sizes; the JSON of the listing commands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from quant import cards
+from quant.errors import BadInput, unknown
+from quant.models import CARD_NAME, ModelCard, embedded_models, safetensors_header
+from quant.schema import parse_bits
+
+
+def list_models() -> list[dict[str, Any]]:
+    """The embedded models, from their cards and file headers; loads no torch."""
+    found = []
+    for key, folder in embedded_models().items():
+        data = json.loads((folder / CARD_NAME).read_text(encoding="utf-8"))
+        card = ModelCard.parse(data, str(folder / CARD_NAME))
+        files = sorted((folder / "transformer").glob("*.safetensors"))
+        found.append(
+            {
+                "key": key,
+                "title": card.title,
+                "family": card.family,
+                "task": card.task,
+                "params": sum(_elements(file) for file in files),
+                "bytes": sum(file.stat().st_size for file in files),
+                "source": "embedded",
+                "steps": card.steps,
+                "guidance": card.guidance,
+                "classes": card.classes,
+                "prompts": list(card.prompts),
+                "licence": card.licence,
+            }
+        )
+    return found
+
+
+def _elements(file: Path) -> int:
+    """Numbers in a safetensors file, from its header."""
+    total = 0
+    for name, entry in safetensors_header(file).items():
+        if name != "__metadata__":
+            count = 1
+            for extent in entry["shape"]:
+                count *= extent
+            total += count
+    return total
+
+
+def list_methods(key: str | None = None) -> list[dict[str, Any]]:
+    """Every method, or one, from its card; loads no torch."""
+    known = cards.methods()
+    if key is not None and key not in known:
+        raise unknown("method", key, known, "List them: dqviz methods")
+    chosen = [card for name, card in known.items() if key in (None, name)]
+    return [
+        {
+            "key": card.key,
+            "title": card.title,
+            "paper": card.paper,
+            "summary": card.summary,
+            "bits": list(card.bits),
+            "options": [asdict(option) for option in card.options],
+            "beats": card.beats or None,
+            "needs": list(card.needs),
+        }
+        for card in chosen
+    ]
+
+
+def list_sites(ref: str, device: str = "auto", dtype: str = "auto") -> dict[str, Any]:
+    """Every linear layer of a model in module order."""
+    from .planning import load
+
+    model = load(ref, device, dtype)
+    sites = [
+        {
+            "name": site.name,
+            "block": site.block,
+            "role": site.role,
+            "group": site.group,
+            "in_features": site.in_features,
+            "out_features": site.out_features,
+            "kept_reason": site.kept_reason,
+        }
+        for site in model.sites
+    ]
+    return {"model": model.key, "fingerprint": model.fingerprint, "sites": sites}
+
+
+def size_report(
+    target: str, method: str, bits: str, plan: Path | None, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a quantized transformer will take on disk; `target` is a model or a shape known by name."""
+    if method not in cards.methods():
+        raise unknown("method", method, cards.methods(), "List them: dqviz methods")
+    if bool(bits) == (plan is not None):
+        raise BadInput("give either --bits, e.g. --bits w4a8, or --plan FILE")
+    chosen = parse_bits(bits) if bits else None
+
+    from quant.plans import read_plan
+    from quant.sizes import size_of
+
+    from .planning import quiet_diffusers
+
+    quiet_diffusers()
+    given = None if plan is None else read_plan(plan)
+    report = size_of(target, method, chosen, plan=given, options=dict(options))
+    label = str(chosen) if chosen else "plan"
+    return {"target": target, "method": method, "bits": label, **report.to_json()}

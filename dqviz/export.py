@@ -1,0 +1,235 @@
+"""Files that leave DQ-Viz: a quantized checkpoint, or pictures of a model or of a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quant.errors import BadInput
+from quant.models import resolve
+from quant.schema import Recipe, Sample
+
+from .candidates import OURS, check_candidate, load_candidate, quant_method, transformer_of
+from .events import OnEvent
+from .planning import (
+    RowCount,
+    given_plan,
+    load,
+    needs_statistics,
+    plan_bits,
+    plan_for,
+    plan_warnings,
+    statistics,
+)
+from .request import CompareRequest, check_request
+from .study import faults
+from .watch import Watch, to_uint8
+
+if TYPE_CHECKING:
+    from quant.models import Model
+
+
+def quantize_to(
+    request: CompareRequest,
+    out: Path,
+    *,
+    pipeline: bool = False,
+    on_event: OnEvent | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> dict[str, Any]:
+    """Quantize with the request's one method and write a folder that diffusers loads.
+
+    With `pipeline` the whole pipeline is written. Nothing is written over: `out` is absent or empty.
+    """
+    resolve(request.model)
+    if len(request.methods) != 1:
+        raise BadInput(
+            f"quantize takes one method, not {len(request.methods)}; e.g. --method viditq"
+        )
+    (job,) = check_request(request)
+    check_empty(out)
+
+    from quant.checkpoint import save_checkpoint
+    from quant.quantize import quantize
+
+    watch = Watch(on_event, cancelled, previews=False)
+    watch.stage("load", f"loading {request.model}")
+    given = given_plan(request)
+    model = load(request.model, request.device, request.dtype, request.backend)
+    sampler = model.sampler(request.steps, request.guidance)
+    plan = plan_for(request, job, model, sampler, given)
+    samples: tuple[Sample, ...] = ()
+    seen = None
+    if needs_statistics([job.method]):
+        classes, prompts = request.classes or None, request.prompts or None
+        samples = model.samples(request.calibration_seeds, classes, prompts)
+        steps = len(samples) * sampler.steps
+        watch.plan(steps)
+        watch.stage("calibrate", f"calibrating on {len(samples)} samples", steps, "calibration")
+        seen = statistics(
+            model,
+            samples,
+            sampler,
+            request.batch_size,
+            on_step=lambda event: watch.advance(len(event.samples)),
+        )
+    watch.stage("quantize", f"quantizing with {job.method}")
+    quantized = quantize(
+        model,
+        job.method,
+        plan,
+        job.options,
+        seen,
+        backend=request.backend,
+        on_site=lambda done, total: watch.check(),
+    )
+    recipe = Recipe(
+        model=model.ref,
+        method=job.method,
+        bits=str(job.bits) if job.bits else plan_bits(plan),
+        plan=plan.fingerprint,
+        options=job.options,
+        calibration=None if seen is None else dict(seen.manifest),
+        sampler=sampler,
+        samples=samples,
+    )
+    watch.stage("write", f"writing {out}")
+    with faults(out):
+        size = save_checkpoint(quantized, model, out, pipeline=pipeline, recipe=recipe.fingerprint)
+    return {
+        "out": str(out),
+        "model": model.key,
+        "method": job.method,
+        "bits": recipe.bits,
+        "plan": plan.fingerprint,
+        "recipe": recipe.fingerprint,
+        "pipeline": pipeline,
+        "size_bytes": size.total_bytes,
+        "fp16_bytes": size.fp16_bytes,
+        "bits_per_weight": size.bits_per_weight,
+        "parts": size.parts,
+        "scope": {
+            "quantized": list(quantized.scope.quantized),
+            "kept": quantized.scope.kept,
+        },
+        "warnings": plan_warnings(given, sampler),
+    }
+
+
+def draw_to(
+    target: str,
+    request: CompareRequest,
+    out: Path,
+    *,
+    base: str | None = None,
+    on_event: OnEvent | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> dict[str, Any]:
+    """Draw pictures of a model, or of a transformer checkpoint inside its pipeline, into `out`.
+
+    `request` gives seeds, classes, sampler and device; its model and methods are not read. `base`
+    names the pipeline of a checkpoint whose configuration does not.
+    """
+    check_empty(out)
+    checkpoint = _transformer_alone(target)
+    ref = target if checkpoint is None else base or base_of(checkpoint)
+    if checkpoint is None and base is not None:
+        raise BadInput(f"{target} is a whole model; --base goes with a transformer folder only")
+    resolve(ref)
+
+    from quant.generate import generate
+    from quant.quantize import backend_report
+
+    watch = Watch(on_event, cancelled, previews=False)
+    watch.stage("load", f"loading {target}")
+    model = load(ref, request.device, request.dtype, request.backend)
+    transformer = None if checkpoint is None else load_candidate(checkpoint, model).transformer
+    samples = model.samples(request.seeds, request.classes or None, request.prompts or None)
+    sampler = model.sampler(request.steps, request.guidance)
+    steps = len(samples) * sampler.steps
+    watch.plan(steps)
+    watch.stage("draw", f"drawing {len(samples)} samples", steps, model.key)
+    network = model.transformer if transformer is None else transformer
+    with RowCount(network) as counted:
+        drawn = generate(
+            model,
+            samples,
+            sampler,
+            transformer=transformer,
+            batch_size=request.batch_size,
+            on_step=watch.on_step,
+        )
+    report = backend_report(network, counted.rows)
+    measured = report.evidence == "measured"
+    return {
+        "out": str(out),
+        "files": _write_pictures(model, samples, to_uint8(drawn.images), out),
+        "seconds_per_sample": drawn.seconds / len(samples) if measured else None,
+        "backend": report.backend,
+        "backend_why": report.why,
+        "evidence": report.evidence,
+        "samples": [sample.to_json() for sample in samples],
+        "sampler": sampler.to_json(),
+    }
+
+
+def check_empty(out: Path) -> None:
+    """Stop when `out` is a file, or a folder that holds anything."""
+    if out.is_file():
+        raise BadInput(f"{out} is a file; name a new or empty folder")
+    if out.is_dir():
+        names = sorted(p.name for p in out.iterdir())
+        if names:
+            raise BadInput(
+                f"folder {out} is not empty ({names[0]}, {len(names)} in all); nothing is written "
+                f"over, name a new folder, e.g. {out / 'new'}"
+            )
+
+
+def base_of(folder: Path) -> str:
+    """The pipeline that a transformer checkpoint says it belongs to."""
+    config = json.loads((transformer_of(folder) / "config.json").read_text(encoding="utf-8"))
+    described = config.get("quantization_config") or {}
+    if quant_method(config) != OURS or not described.get("base"):
+        raise BadInput(f"{folder} does not say which pipeline it belongs to; give --base MODEL")
+    base = str(described["base"])
+    try:
+        resolve(base)
+    except BadInput:
+        raise BadInput(
+            f"{folder} belongs to model '{base}', which is not known here; give --base FOLDER"
+        ) from None
+    return base
+
+
+def _transformer_alone(target: str) -> Path | None:
+    """The folder, when `target` is a transformer without its pipeline; BadInput when it is damaged."""
+    folder = Path(target).expanduser()
+    is_alone = (folder / "config.json").is_file() and not (folder / "model_index.json").is_file()
+    if not is_alone:
+        return None
+    check_candidate(folder)
+    return folder
+
+
+def _write_pictures(model: Model, samples: tuple[Sample, ...], images: Any, out: Path) -> list[str]:
+    """PNG files named by seed and class; a failed call leaves none of them behind."""
+    from PIL import Image
+
+    from .study import slug
+
+    partial = out.with_name(out.name + ".partial")
+    names = []
+    with faults(out):
+        partial.mkdir(parents=True, exist_ok=True)
+        for sample, image in zip(samples, images, strict=True):
+            label = "" if sample.class_id is None else model.classes.get(sample.class_id, "")
+            name = "-".join(part for part in (str(sample.seed), slug(label)) if part) + ".png"
+            Image.fromarray(image).save(partial / name)
+            names.append(name)
+        if out.is_dir():
+            out.rmdir()
+        partial.replace(out)
+    return [str(out / name) for name in names]

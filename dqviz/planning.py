@@ -1,0 +1,185 @@
+"""From a checked request to what the engine takes: a loaded model, plans, statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quant.cards import methods
+from quant.errors import BadInput, EnvironmentFault
+from quant.schema import Plan, Sample, Sampler
+
+from . import machine
+from .request import CompareRequest, Job
+from .study import faults
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from quant.calibrate import CalibrationOptions, Seen
+    from quant.generate import StepEvent
+    from quant.models import Model
+
+_BASE_MEMORY = 512 * machine.MIB  # interpreter, torch, activations of a small batch
+_COPIES = 3  # model, quantized weights expanded, the ladder's bf16 copy
+
+
+def load(ref: str, device: str = "auto", dtype: str = "auto", backend: str = "auto") -> Model:
+    """Load a model, after saying what is too large for this machine or missing on it."""
+    from quant.models import load_model, resolve
+
+    path, _ = resolve(ref)
+    if path is not None:
+        stored = sum(f.stat().st_size for f in path.glob("*/*.safetensors"))
+        machine.require_memory(2 * _COPIES * stored + _BASE_MEMORY, f"model {ref}")
+    quiet_diffusers()
+    model = load_model(ref, device=device, dtype=dtype)
+    if backend == "triton" and model.device.type != "cuda":
+        raise EnvironmentFault(
+            "backend triton needs a CUDA GPU and torch sees none; use --backend auto or simulate"
+        )
+    return model
+
+
+def quiet_diffusers() -> None:
+    """Keep diffusers' own bars and remarks from mixing with ours; its errors still arrive."""
+    from diffusers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def given_plan(request: CompareRequest) -> Plan | None:
+    """The plan of the request's file, or None."""
+    from quant.plans import read_plan
+
+    return None if request.plan is None else read_plan(request.plan)
+
+
+def plan_for(
+    request: CompareRequest, job: Job, model: Model, sampler: Sampler, given: Plan | None
+) -> Plan:
+    """The plan of one run: the file's, checked against the model, or the same bits everywhere."""
+    from quant.plans import check_plan, uniform_plan
+
+    if given is not None:
+        check_plan(given, model)
+        return given
+    if job.bits is None:
+        raise BadInput("no bits were given; e.g. --bits w4a8, or --plan FILE")
+    return uniform_plan(
+        model,
+        job.bits,
+        sampler=sampler,
+        windows=request.windows,
+        group_size=request.group_size,
+    )
+
+
+def plan_warnings(plan: Plan | None, sampler: Sampler) -> list[str]:
+    """What to tell a person who uses a plan with another sampler than it was cut for."""
+    if plan is None or plan.sampler is None or plan.sampler == sampler.fingerprint:
+        return []
+    return [
+        f"the plan's {len(plan.windows)} step windows were cut for another sampler "
+        f"({plan.sampler}); here ({sampler.fingerprint}) they hold other steps"
+    ]
+
+
+def plan_bits(plan: Plan) -> str:
+    """`w4a8` when all quantized sites agree, else `mixed`."""
+    kinds = {
+        (
+            "fp8"
+            if s.weight and s.weight.kind == "fp8"
+            else str(s.weight.bits if s.weight else 16),
+            tuple(a.bits if a else 16 for a in s.activations),
+        )
+        for s in plan.sites.values()
+        if s.quantized
+    }
+    if len(kinds) != 1:
+        return "mixed"
+    weight, activations = kinds.pop()
+    if weight == "fp8":
+        return "fp8"
+    return f"w{weight}a{activations[0]}" if len(set(activations)) == 1 else "mixed"
+
+
+def needs_statistics(keys: Sequence[str]) -> bool:
+    """Whether any of these methods reads calibration statistics."""
+    return any(methods()[key].needs for key in keys)
+
+
+def statistics(
+    model: Model,
+    samples: tuple[Sample, ...],
+    sampler: Sampler,
+    batch_size: int,
+    folder: Path | None = None,
+    on_step: Callable[[StepEvent], None] | None = None,
+) -> Seen:
+    """Calibration statistics: those in `folder` when they fit, else recorded now and kept there."""
+    from quant.calibrate import CalibrationOptions, Seen, calibrate
+
+    options = CalibrationOptions()
+    manifest = _manifest(model, samples, sampler, options)
+    files = [] if folder is None else sorted(folder.glob("seen*.safetensors"))
+    for file in files:
+        seen = Seen.load(file)
+        if seen.manifest == manifest:
+            return seen
+    seen = calibrate(model, samples, sampler, options, batch_size=batch_size, on_step=on_step)
+    if folder is not None:
+        name = f"seen-{len(files) + 1}.safetensors" if files else "seen.safetensors"
+        with faults(folder / name):
+            seen.save(folder / name)
+    return seen
+
+
+def _manifest(
+    model: Model, samples: tuple[Sample, ...], sampler: Sampler, options: CalibrationOptions
+) -> Mapping[str, Any]:
+    """What `calibrate` writes down of its inputs."""
+    return {
+        "samples": [s.to_json() for s in samples],
+        "sampler": sampler.to_json(),
+        "options": options.to_json(),
+        "model": model.fingerprint,
+    }
+
+
+def transforms_of(transformer: nn.Module) -> dict[str, Any]:
+    """Input transform of every quantized site."""
+    from quant.layers import QuantLinear
+
+    return {
+        name: layer.transform
+        for name, layer in transformer.named_modules()
+        if isinstance(layer, QuantLinear)
+    }
+
+
+class RowCount:
+    """Rows that the first quantized site gets per call, counted while a block of code runs."""
+
+    def __init__(self, transformer: nn.Module | None) -> None:
+        from quant.layers import QuantLinear
+
+        layers = () if transformer is None else transformer.modules()
+        self._layer = next((layer for layer in layers if isinstance(layer, QuantLinear)), None)
+        self._handle: Any = None
+        self.rows = 1
+
+    def __enter__(self) -> RowCount:
+        if self._layer is not None:
+            self._handle = self._layer.register_forward_pre_hook(self._count)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._handle is not None:
+            self._handle.remove()
+
+    def _count(self, _: nn.Module, args: tuple[Any, ...]) -> None:
+        self.rows = max(self.rows, args[0].numel() // args[0].shape[-1])

@@ -1,0 +1,96 @@
+"""Results as aligned plain text, for people at a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from .report import interval, number, percent, seconds, size
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Columns padded to their widest cell, two spaces apart."""
+    lines = [tuple(columns), *(tuple(str(cell) for cell in row) for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines
+    )
+
+
+def compared(result: Mapping[str, Any]) -> str:
+    """Runs, differences and ladder of a comparison."""
+    lossless = set(result.get("lossless", ()))
+    runs = table(
+        ("run", "PSNR dB", "latent error", "SSIM", "class", "s/sample", "size", "bits/w", "by"),
+        (
+            (
+                run["name"] + (" (lossless here)" if run["name"] in lossless else ""),
+                interval(run["psnr_db"], 1),
+                interval(run["latent_rel_error"], 4),
+                interval(run["ssim"], 3),
+                percent(run["class_accuracy"]),
+                seconds(run["seconds_per_sample"]),
+                size(run),
+                number(run["bits_per_weight"], 2),
+                f"{run['backend']}, {run['evidence']}",
+            )
+            for run in result["runs"]
+        ),
+    )
+    parts = [runs]
+    if result["pairs"]:
+        parts.append(_pairs(result["pairs"]))
+    if result["ladder"]:
+        parts.append(_ladder(result["ladder"]))
+    parts += [f"note: {warning}" for warning in result.get("warnings", ())]
+    parts.append(f"study: {result['study']}    report: {result['study']}/report.html")
+    return "\n\n".join(parts)
+
+
+def _pairs(pairs: Sequence[Mapping[str, Any]]) -> str:
+    return table(
+        ("difference", "PSNR dB", "wins", "claim", "bytes"),
+        (
+            (
+                f"{p['a']} - {p['b']}",
+                interval(p["diff_db"], 2, signed=True),
+                percent(p["win_rate"]),
+                p.get("claim", ""),
+                f"{100 * (p['size_ratio'] - 1):+.1f} %"
+                + ("" if p["same_scope"] else ", other scope"),
+            )
+            for p in pairs
+        ),
+    )
+
+
+def _ladder(rungs: Sequence[Mapping[str, Any]]) -> str:
+    return table(
+        ("yardstick", "PSNR dB", "latent error"),
+        (
+            (r["title"], interval(r["psnr_db"], 1), interval(r["latent_rel_error"], 4))
+            for r in rungs
+        ),
+    )
+
+
+def sized(report: Mapping[str, Any]) -> str:
+    """Sizes of a transformer, and where the bytes go."""
+    rows = [
+        ("total", f"{report['total_bytes'] / 2**20:.2f} MiB"),
+        ("16 bit", f"{report['fp16_bytes'] / 2**20:.2f} MiB"),
+        ("quantized sites", f"{report['blocks_mib']:.2f} MiB"),
+        ("bits per weight", f"{report['bits_per_weight']:.3f}"),
+        *((f"  {kind}", f"{count / 2**20:.3f} MiB") for kind, count in report["parts"].items()),
+    ]
+    return table(("size", ""), rows)
+
+
+def checked(found: Sequence[Mapping[str, Any]]) -> str:
+    """Findings of doctor."""
+    rows = []
+    for check in found:
+        mark = "ok" if check["ok"] else ("FAULT" if check["required"] else "absent")
+        detail = check["detail"] + (f"  -> {check['fix']}" if check["fix"] else "")
+        rows.append((mark, check["name"], detail))
+    return table(("", "what", "found"), rows)
