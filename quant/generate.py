@@ -19,8 +19,6 @@ from .errors import BadInput, unknown
 from .models import Model
 from .schema import Sample, Sampler
 
-_EXTRA_NOISE_SEED = 2**32  # keeps the yardstick's extra noise apart from every sample's own
-
 
 @dataclass(frozen=True)
 class StepEvent:
@@ -62,10 +60,10 @@ def starting_noise(shape: Sequence[int], samples: Sequence[Sample], offset: floa
     """Unit Gaussian noise per sample seed, [n, *shape] float32; `offset` adds that many sigmas of other noise."""
     rows = []
     for sample in samples:
-        row = torch.randn(*shape, generator=torch.Generator().manual_seed(sample.seed))
+        generator = torch.Generator().manual_seed(sample.seed)
+        row = torch.randn(*shape, generator=generator)
         if offset:
-            extra = torch.Generator().manual_seed(sample.seed + _EXTRA_NOISE_SEED)
-            row = row + offset * torch.randn(*shape, generator=extra)
+            row = row + offset * torch.randn(*shape, generator=generator)
         rows.append(row)
     return torch.stack(rows)
 
@@ -85,6 +83,12 @@ def make_scheduler(sampler: Sampler) -> Any:
     scheduler = cls.from_config(config)
     scheduler.set_timesteps(sampler.steps)
     return scheduler
+
+
+def scale_input(scheduler: Any, latents: Tensor, timestep: Tensor) -> Tensor:
+    """What the network sees of `latents`: some schedulers scale, flow-matching ones have no such step."""
+    scale = getattr(scheduler, "scale_model_input", None)
+    return latents if scale is None else scale(latents, timestep)
 
 
 def timesteps_of(sampler: Sampler) -> tuple[float, ...]:
@@ -173,7 +177,7 @@ def _draw(
     for step, timestep in enumerate(scheduler.timesteps):
         if record:
             kept["inputs"].append(latents.cpu())
-        scaled = scheduler.scale_model_input(latents, timestep)
+        scaled = scale_input(scheduler, latents, timestep)
         out = adapter.predict(
             network, scaled, timestep[None].to(model.device), conditions, sampler.guidance
         )

@@ -172,7 +172,7 @@ class Sampler(Value):
 class Sample(Value):
     """One picture to draw: its seed and its condition (a class id or a prompt)."""
 
-    seed: int = Field(ge=0, lt=2**63)
+    seed: int = Field(ge=0, lt=2**32)  # torch's generator reads 32 bits
     class_id: int | None = None
     prompt: str | None = None
 
@@ -204,9 +204,9 @@ def parse_seeds(text: str) -> tuple[int, ...]:
             raise BadInput(
                 f"seeds '{text}': the range {part.strip()} runs backwards; write {last}-{first}"
             )
-        if last - first >= 100_000 or last >= 2**63:
+        if last - first >= 100_000 or last >= 2**32:
             raise BadInput(
-                f"seeds '{text}': the range {part.strip()} is too large; at most 100000 seeds"
+                f"seeds '{text}': the range {part.strip()} is too large; at most 100000 seeds, each below 2^32"
             )
         seeds.extend(range(first, last + 1))
     duplicate = (
