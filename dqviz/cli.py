@@ -141,7 +141,7 @@ def _guarded(arguments: list[str]) -> int:
         code = app(args=arguments, prog_name="dqviz", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except TyperException as error:
-        complain(_usage(error))
+        complain(_usage(error, arguments))
         return 2
     except (KeyboardInterrupt, typer.Abort):
         complain("cancelled")
@@ -173,7 +173,7 @@ def _explained(error: Exception) -> tuple[int, str]:
     return 1, f"internal error: {type(error).__name__}: {error}; {trace}"
 
 
-def _usage(error: TyperException) -> str:
+def _usage(error: TyperException, arguments: Sequence[str]) -> str:
     """A usage error as one line with the nearest name that exists."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "dqviz"
@@ -187,6 +187,9 @@ def _usage(error: TyperException) -> str:
     if match is not None and context is not None:
         names = context.command.list_commands(context)
         return f"unknown command '{match[1]}'; {_nearest(match[1], names)}{see}"
+    named = re.match(r"Invalid value for '(--[\w-]+)", message)
+    if named is not None and named[1] in arguments[:-1]:
+        message = f"{message.rstrip('.')} (got '{arguments[arguments.index(named[1]) + 1]}')"
     return f"{message.rstrip('.')}; {see}"
 
 
