@@ -18,6 +18,7 @@ _PUBLIC = {
     "Study": "study",
     "as_command": "request",
     "compare": "compare",
+    "launch": "ui.server",
     "write_report": "report",
 }
 __all__ = sorted(_PUBLIC)

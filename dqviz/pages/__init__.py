@@ -1,0 +1,1 @@
+"""Pages as pure functions of what a study holds: no widgets, no server, no model."""

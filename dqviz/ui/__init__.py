@@ -1,0 +1,1 @@
+"""The app: widgets, handlers and the server around the pages. Gradio appears here only."""

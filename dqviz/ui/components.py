@@ -1,0 +1,88 @@
+"""Gradio components of our own: gr.HTML whose content dqviz.js draws from properties.
+
+Factories instead of subclasses, since Gradio writes a stub file beside every subclass. The template
+of each is one constant element, so that Gradio never replaces what JavaScript has drawn in it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+
+# The script is loaded once per page; `watch` has to be called before it has arrived.
+BOOT = """
+window.dqvizLoading ??= new Promise((resolve, reject) => {
+  const script = document.createElement('script');
+  script.src = 'web/dqviz.js';
+  script.onload = resolve;
+  script.onerror = () => reject(new Error('dqviz.js did not load'));
+  document.head.append(script);
+});
+const updates = {};
+window.dqvizLoading.then(() => Object.assign(updates, window.dqviz.KIND({element, props, trigger, server})));
+for (const name of WATCHED) watch(name, () => updates[name]?.());
+"""
+
+
+def _component(kind: str, css_class: str, watched: Sequence[str], **props: Any) -> gr.HTML:
+    template = props.pop("html_template", f'<div class="{css_class}"></div>')
+    return gr.HTML(
+        html_template=template,
+        js_on_load=BOOT.replace("KIND", kind).replace("WATCHED", json.dumps(list(watched))),
+        apply_default_css=False,
+        elem_classes=["dq-bare"],
+        **props,
+    )
+
+
+def view(server_functions: Sequence[Callable[..., Any]], view_json: str, elem_id: str) -> gr.HTML:
+    """A page: its sections, and the frames of a run that is being drawn."""
+    return _component(
+        "view",
+        "dq-view",
+        ("view_json", "live_json"),
+        view_json=view_json,
+        live_json=None,
+        server_functions=list(server_functions),
+        elem_id=elem_id,
+    )
+
+
+def status(elem_id: str) -> gr.HTML:
+    """Progress with what, percent and time left; messages and errors."""
+    idle = json.dumps({"state": "idle"})
+    return _component("status", "dq-status", ("status_json",), status_json=idle, elem_id=elem_id)
+
+
+def run_list(
+    methods: Sequence[Mapping[str, Any]],
+    presets: Sequence[str],
+    value: Sequence[Mapping[str, str]],
+    most: int,
+    elem_id: str,
+) -> gr.HTML:
+    """Runs to make: a method with its bits each; the value is that list."""
+    return _component(
+        "runlist",
+        "dq-runlist",
+        ("value", "methods_json", "presets_json"),
+        value=list(value),
+        label="Runs",
+        methods_json=json.dumps([{k: m[k] for k in ("key", "title", "summary")} for m in methods]),
+        presets_json=json.dumps(list(presets)),
+        most=most,
+        elem_id=elem_id,
+    )
+
+
+def command(text: str, elem_id: str) -> gr.HTML:
+    """The form as a command line, to copy."""
+    return _component("command", "dq-inline", ("text",), text=text, elem_id=elem_id)
+
+
+def frame(html: str, elem_id: str) -> gr.HTML:
+    """The top bar; its markup is ours alone."""
+    return _component("frame", "", (), html_template=html, elem_id=elem_id)

@@ -1,0 +1,167 @@
+"""The form of the Compare page as values: what a person typed, and the request that it makes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from quant.errors import BadInput
+from quant.models import CARD_NAME, embedded_models
+from quant.schema import options_from_pairs
+
+from ..request import CALIBRATION_SEEDS, CompareRequest, as_command, check_sampling, seeds_text
+
+PRESETS = ("w8a8", "w6a6", "w4a8", "w4a4", "w8a16", "w4a16", "fp8")
+MOST_RUNS = 6
+FIRST_RUNS = ({"method": "rtn", "bits": "w4a8"}, {"method": "viditq", "bits": "w4a8"})
+FIRST_SEEDS = "0-3"
+FIRST_CALIBRATION = seeds_text(CALIBRATION_SEEDS)
+
+
+@dataclass(frozen=True)
+class Form:
+    """Every control by name, in the order in which the page lists them."""
+
+    model: str | None
+    runs: Sequence[Mapping[str, str]]
+    seeds: str
+    classes: Sequence[str] | None
+    prompts: str
+    steps: float | None
+    guidance: float | None
+    calibration: str = FIRST_CALIBRATION
+    backend: str = "auto"
+    windows: float | None = 1
+    options: str = ""
+    plan: str | None = None
+    ladder: bool = True
+
+    def request(self, local_folders: bool = True) -> CompareRequest:
+        """The request that this form makes; BadInput names what cannot be done.
+
+        Args:
+            local_folders: whether a folder of this machine may be named as a model.
+        """
+        model = (self.model or "").strip()
+        if not model:
+            raise BadInput("no model was chosen; take one from the list, or type owner/name")
+        if not local_folders and names_a_folder(model):
+            raise BadInput(
+                f"model '{model}' is a folder; while others can reach this app, only embedded and hub models load"
+            )
+        if not self.runs:
+            raise BadInput(
+                "no run was asked for; add one with a method and bits, e.g. RTN with w4a8"
+            )
+        if len(self.runs) > MOST_RUNS:
+            raise BadInput(f"{len(self.runs)} runs are too many for one page; at most {MOST_RUNS}")
+        check_sampling(_whole(self.steps, "steps"), self.guidance)
+        plan = self.plan
+        return CompareRequest.parse(
+            {
+                "model": model,
+                "methods": [str(r["method"]) for r in self.runs],
+                "bits": [] if plan else _shortest([str(r["bits"]) for r in self.runs]),
+                "plan": plan,
+                "seeds": self.seeds.strip(),
+                "classes": [str(c) for c in self.classes or ()],
+                "prompts": [line.strip() for line in self.prompts.splitlines() if line.strip()],
+                "steps": _whole(self.steps, "steps"),
+                "guidance": self.guidance,
+                "options": options_from_pairs(self.options.split()),
+                "windows": _whole(self.windows, "windows") or 1,
+                "calibration_seeds": self.calibration.strip() or FIRST_CALIBRATION,
+                "backend": self.backend,
+                "ladder": self.ladder,
+            },
+            "the form",
+        )
+
+    def command(self) -> str:
+        """The form as a command line; while something is unfinished, what is missing."""
+        try:
+            return as_command(self.request())
+        except BadInput as error:
+            return f"# {error}"
+
+
+def names_a_folder(model: str) -> bool:
+    """Whether a model reference means a path of this machine."""
+    if model in embedded_models():
+        return False
+    return model.startswith((".", "/", "~", "\\")) or Path(model).exists() or model.count("/") != 1
+
+
+def checked_runs(value: object) -> list[dict[str, str]]:
+    """The run list as the browser sent it; anything but short texts is refused."""
+    if not isinstance(value, list):
+        raise BadInput("the run list is not a list")
+    runs: list[dict[str, str]] = []
+    for entry in value:
+        texts = isinstance(entry, dict) and [entry.get("method"), entry.get("bits")]
+        if not texts or not all(isinstance(t, str) and len(t) <= 64 for t in texts):
+            raise BadInput("a run is not a method with bits")
+        runs.append({"method": str(texts[0]), "bits": str(texts[1])})
+    return runs
+
+
+def _shortest(bits: Sequence[str]) -> list[str]:
+    """One width for all where all agree, else one each."""
+    return list(bits[:1]) if len(set(bits)) == 1 else list(bits)
+
+
+def _whole(value: float | None, what: str) -> int | None:
+    if value is None:
+        return None
+    if value != int(value):
+        raise BadInput(f"{what} {value:g} is not a whole number")
+    return int(value)
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the form needs to know of a model before it is loaded; empty where only loading tells."""
+
+    classes: Mapping[str, str] = field(default_factory=dict)
+    prompts: tuple[str, ...] = ()
+    steps: int | None = None
+    guidance: float | None = None
+    takes_prompts: bool | None = None  # None: unknown until it is loaded
+    about: str = ""
+
+    @classmethod
+    def of_card(cls, card: Mapping[str, Any]) -> ModelFacts:
+        """From an embedded model's listing or a folder's card."""
+        classes = {str(k): str(v) for k, v in (card.get("classes") or {}).items()}
+        task = str(card.get("task") or "")
+        parts = [str(card.get("title") or ""), task.replace("-", " ")]
+        if card.get("params"):
+            parts.append(f"{card['params'] / 1e6:.1f} M parameters")
+        return cls(
+            classes=classes,
+            prompts=tuple(card.get("prompts") or ()),
+            steps=card.get("steps"),
+            guidance=card.get("guidance"),
+            takes_prompts=task.startswith("text") if task else not classes,
+            about=" · ".join(p for p in parts if p),
+        )
+
+
+def model_facts(ref: str | None, listed: Sequence[Mapping[str, Any]], folders: bool) -> ModelFacts:
+    """Facts of an embedded model, or of a folder with a card; else nothing is known yet."""
+    for card in listed:
+        if card["key"] == ref:
+            return ModelFacts.of_card(card)
+    card = Path(ref or "") / CARD_NAME
+    if folders and ref and card.is_file():
+        try:
+            found = json.loads(card.read_text(encoding="utf-8"))
+        except ValueError:
+            return ModelFacts()
+        return ModelFacts.of_card(found) if isinstance(found, dict) else ModelFacts()
+    return ModelFacts(
+        about="Classes, prompts and defaults are read when the model loads." if ref else ""
+    )
