@@ -85,3 +85,22 @@ def tiny_dit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def studies_in_a_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test writes studies into the checkout."""
     monkeypatch.setenv("DQVIZ_HOME", str(tmp_path / "dqviz-home"))
+
+
+@pytest.fixture(scope="session")
+def tiny_study(tiny_dit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of the tiny model: full precision, rtn w4a4, viditq w4a4, 4 samples; read only."""
+    from dqviz.compare import compare
+    from dqviz.request import CompareRequest
+
+    out = tmp_path_factory.mktemp("studies") / "tiny"
+    request = {
+        "model": str(tiny_dit),
+        "methods": ["rtn", "viditq"],
+        "bits": "w4a4",
+        "seeds": "0-3",
+        "calibration_seeds": "100-101",
+        "out": out,
+    }
+    compare(CompareRequest.parse(request))
+    return out
