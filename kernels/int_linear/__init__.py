@@ -61,8 +61,6 @@ def int_linear(
     prepared = _prepared(weight)
     _check(x, prepared.weight, bias)
     version = OP.version(choose(x, prepared, act_bits, act_symmetric, backend).backend)
-    if len(x) == 0:
-        return x.new_empty(0, prepared.weight.out_features)
     if bias is not None:
         bias = bias.to(torch.float32)
     return version.linear(x, prepared, bias, act_bits, act_symmetric).to(x.dtype)

@@ -62,8 +62,9 @@ def saturates() -> bool:
     return bool((y != -128 * 255 * 64).any())
 
 
-def _limits(act_bits: int) -> tuple[int, int]:
-    return (-64, 64) if act_bits > 7 and saturates() else (-128, 127)
+def _centre(weight: PackedWeight, act_bits: int) -> Tensor | None:
+    """int16[n, 1]: what to subtract from the codes so that no product saturates, or None."""
+    return weight.centre(-64, 64) if act_bits > 7 and saturates() else weight.centre(-128, 127)
 
 
 def obstacle(weight: PackedWeight, act_bits: int | None, device: torch.device) -> str | None:
@@ -78,12 +79,7 @@ def obstacle(weight: PackedWeight, act_bits: int | None, device: torch.device) -
         return "this build of torch lacks oneDNN's integer linear"
     if weight.in_features * 255 * 128 >= 2**31:
         return f"{weight.in_features} input features can overflow 32-bit sums"
-    if (
-        act_bits > 7
-        and weight.bits > 6
-        and saturates()
-        and weight.centre(*_limits(act_bits)) is None
-    ):
+    if _centre(weight, act_bits) is None:
         return (
             f"{weight.bits}-bit weights x {act_bits}-bit activations saturate on this CPU, "
             "which has no 8-bit dot product (7-bit activations are exact)"
@@ -93,10 +89,9 @@ def obstacle(weight: PackedWeight, act_bits: int | None, device: torch.device) -
 
 def corrected(weight: PackedWeight, act_bits: int, act_symmetric: bool) -> bool:
     """Whether the product needs the correction, which costs one more pass over the output."""
-    if not act_symmetric or weight.zero is None:
-        return not act_symmetric
-    centre = weight.centre(*_limits(act_bits))
-    return centre is None or not torch.equal(centre, weight.zero)
+    centre = _centre(weight, act_bits)
+    assert centre is not None, "obstacle() comes first"
+    return not act_symmetric or not torch.equal(centre, weight.zeros())
 
 
 def linear(
@@ -121,8 +116,8 @@ def _accumulated(
     x: Tensor, weight: Prepared, act_bits: int, act_symmetric: bool
 ) -> tuple[Tensor, Tensor]:
     rows = quantize_rows(x, act_bits, act_symmetric, backend="simulate")
-    limits = _limits(act_bits)
-    operand = weight.form(f"s8 {limits}", lambda w: _operand(w, limits))
+    key = f"s8 for {'8' if act_bits > 7 else '7'}-bit inputs"
+    operand = weight.form(key, lambda w: _operand(w, act_bits))
     offset = 2 ** (act_bits - 1)
     codes = rows.codes  # [m, k]
     n = weight.weight.out_features
@@ -134,21 +129,17 @@ def _accumulated(
     acc = _product(codes.to(torch.uint8), offset, operand.blocked, n)
     left, right = rows.zero - offset, operand.sums  # [m, 1], [1, n]
     if operand.shift is not None:
-        sums = codes.sum(dim=1, keepdim=True) - rows.zero * codes.shape[1]
-        left, right = (
-            torch.cat([left, sums], dim=1),
-            torch.cat([right, operand.shift]),
-        )  # [m, 2], [2, n]
+        sums = codes.sum(dim=1, keepdim=True) - rows.zero * codes.shape[1]  # [m, 1]
+        left = torch.cat([left, sums], dim=1)  # [m, 2]
+        right = torch.cat([right, operand.shift])  # [2, n]
     return acc.addmm_(left, right, alpha=-1), rows.scale
 
 
-def _operand(weight: PackedWeight, limits: tuple[int, int]) -> Operand:
-    centre = weight.centre(*limits)
-    if centre is None:
-        raise RuntimeError(f"weight codes do not fit in {limits}; use --backend simulate")
+def _operand(weight: PackedWeight, act_bits: int) -> Operand:
+    centre = _centre(weight, act_bits)
+    assert centre is not None, "obstacle() comes first"
     integers = weight.codes().to(torch.int16).sub_(centre)  # [n, k]
-    z = 2 ** (weight.bits - 1) if weight.zero is None else weight.zero
-    shift = (z - centre).to(torch.float32).view(1, -1)
+    shift = (weight.zeros() - centre).to(torch.float32).view(1, -1)
     return Operand(
         blocked=torch.ops.onednn.qlinear_prepack(integers.to(torch.int8), None),
         sums=integers.sum(dim=1, dtype=torch.float32).view(1, -1),

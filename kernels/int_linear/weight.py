@@ -91,6 +91,12 @@ class PackedWeight:
         """The stored unsigned codes, uint8[n, k]."""
         return bitpack.unpack(self.packed, self.bits, self.in_features)
 
+    def zeros(self) -> Tensor:
+        """z, int16[n, g], also where it is implied."""
+        if self.zero is not None:
+            return self.zero
+        return torch.full_like(self.scale, 2 ** (self.bits - 1), dtype=torch.int16)
+
     def integers(self) -> Tensor:
         """q - z, integer-valued float32[n, k]; between -255 and 255."""
         q = self.codes().to(torch.float32)
@@ -122,8 +128,7 @@ class PackedWeight:
         least, most = hi - highest, lo - lowest  # [n, 1]
         if bool((least > most).any()):
             return None
-        z = torch.full_like(lo, 2 ** (self.bits - 1)) if self.zero is None else self.zero
-        return torch.minimum(torch.maximum(z, least), most)
+        return torch.minimum(torch.maximum(self.zeros(), least), most)
 
 
 @dataclass(eq=False)

@@ -148,8 +148,13 @@ SMALL_CORE = """
 import torch
 from kernels.int_linear import PackedWeight, accumulate, cpu, why, prepare
 from kernels.int_linear.cases import example_weight
-if not cpu.saturates():
+largest = cpu._product(
+    torch.full((9, 130), 255, dtype=torch.uint8), 0,
+    torch.ops.onednn.qlinear_prepack(torch.full((21, 130), 127, dtype=torch.int8), None), 21,
+)
+if (largest == 255 * 127 * 130).all():
     raise SystemExit(77)
+assert cpu.saturates()
 x = torch.randn(9, 130, generator=torch.Generator().manual_seed(0)) * 5
 for bits, act_bits, symmetric in ((8, 7, True), (8, 7, False), (6, 8, True), (7, 8, False), (4, 8, False)):
     w = prepare(example_weight(21, 130, bits, symmetric))
@@ -161,11 +166,6 @@ try:
     accumulate(x, w, 8, True, "integer")
 except RuntimeError as refusal:
     print(refusal)
-wrong = cpu._product(
-    torch.full((9, 130), 255, dtype=torch.uint8), 0,
-    torch.ops.onednn.qlinear_prepack(torch.full((21, 130), 127, dtype=torch.int8), None), 21,
-)
-assert (wrong != 255 * 127 * 130).all(), "the refusal would be needless"
 """
 
 
@@ -248,6 +248,15 @@ def test_auto_takes_integer_where_it_was_measured_faster(tables: Any) -> None:
     assert why(rows_of(500, 128), w) == "simulate: no shape near m=500 k=128 n=256 was measured"
     assert choose(rows_of(64, 128), w, act_symmetric=False).backend == "simulate"
     assert "expanded in every call" in why(rows_of(64, 128), w.weight)
+
+
+@needs_onednn
+def test_the_correction_is_needed_for_zeros_that_do_not_fit_and_for_asymmetric_inputs() -> None:
+    symmetric, four, eight = (example_weight(256, 128, b, b == 7) for b in (7, 4, 8))
+    assert not cpu.corrected(symmetric, 8, True)
+    assert not cpu.corrected(four, 8, True)  # q - z fits in s8 as it is
+    assert cpu.corrected(eight, 7, True)  # q - z reaches -255..255
+    assert all(cpu.corrected(w, 7, False) for w in (symmetric, four, eight))
 
 
 @needs_onednn
