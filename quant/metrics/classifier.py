@@ -34,7 +34,7 @@ class ClassifierConfig:
     labels: tuple[str, ...]
     held_out_accuracy: float  # share in 0..1 of `held_out_pictures`, over `labels`
     held_out_pictures: int
-    channels: tuple[int, ...]  # of the stages; each but the first halves the resolution
+    channels: tuple[int, ...]  # of the stages; each halves the resolution
     image_size: int  # pixels on a side; other sizes are resampled to it
 
 
@@ -63,7 +63,7 @@ class ConvNet(nn.Module):
         """Take the width of every stage; the last one is the feature size d."""
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(3, channels[0], 3, 1, 1, bias=False),
+            nn.Conv2d(3, channels[0], 5, 2, 2, bias=False),
             nn.BatchNorm2d(channels[0]),
             nn.ReLU(),
         )
