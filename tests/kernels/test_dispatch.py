@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -63,7 +64,8 @@ def test_ops_load_on_first_use_only() -> None:
         "kernels.hadamard\n"
         "assert 'torch' in sys.modules and 'kernels.int_linear' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", program], check=True)
+    root = Path(kernels.__file__).parent.parent
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=root)
 
 
 def test_an_unknown_op_lists_the_known_ones() -> None:

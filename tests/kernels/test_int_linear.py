@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import kernels
 from kernels.int_linear import (
     PackedWeight,
     accumulate,
@@ -174,6 +175,7 @@ def test_without_8_bit_dot_products_full_range_is_refused_and_the_rest_exact() -
     """The same processor, told to stay with AVX2, whose pair sums saturate in 16 bits."""
     done = subprocess.run(
         [sys.executable, "-c", SMALL_CORE],
+        cwd=Path(kernels.__file__).parent.parent,
         env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"},
         capture_output=True,
         text=True,
