@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import shlex
+import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -92,7 +94,7 @@ def test_a_stale_block_is_seen() -> None:
 
 
 def distribution(requirement: str) -> str:
-    return re.split(r"[\s\[<>=!~;]", requirement, maxsplit=1)[0].lower()
+    return re.split(r"[\s\[<>=!~;]", requirement, maxsplit=1)[0].lower().replace("_", "-")
 
 
 def test_every_direct_dependency_has_its_reason() -> None:
@@ -102,6 +104,32 @@ def test_every_direct_dependency_has_its_reason() -> None:
     page = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
     listed = set(re.findall(r"^\| `([\w-]+)` \| \S", page, re.MULTILINE))
     assert listed == declared
+
+
+IMPORT_NAMES = {"PIL": "pillow", "huggingface_hub": "huggingface-hub", "resvg_py": "resvg-py"}
+# Needed without an import statement: what they are for is on the page.
+NOT_IMPORTED = {"accelerate", "transformers", "triton", "pandas", "plotly"}
+
+
+def imported_distributions(*folders: str) -> set[str]:
+    """Third-party names that the source of some folders imports anywhere."""
+    found = set()
+    for path in (p for folder in folders for p in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.add(node.module.split(".")[0])
+    ours = {"kernels", "quant", "dqviz", "app", "benchmarks"}
+    return {IMPORT_NAMES.get(n, n).lower() for n in found - sys.stdlib_module_names - ours}
+
+
+def test_what_the_packages_import_is_declared_and_what_is_declared_is_used() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {distribution(r) for r in project["dependencies"]}
+    used = imported_distributions("kernels", "quant", "dqviz")
+    assert used - declared == set()
+    assert declared - used <= NOT_IMPORTED
 
 
 def test_the_lock_pins_every_direct_dependency_that_make_installs() -> None:
