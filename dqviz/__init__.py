@@ -1,13 +1,15 @@
 """DQ-Viz: what post-training quantization does to a Diffusion Transformer, and what to do about it.
 
-The command line and the app call what this package exports. Importing it loads no torch and no
-Gradio. When another distribution's `quant` or `kernels` would be imported instead of ours, using
-the package stops at once with one line that says so (`dqviz doctor` reports it too).
+The command line and the app call what this package exports, and `dqviz.compare.compare`,
+`dqviz.export.quantize_to` and `draw_to`. Importing it loads no torch and no Gradio. When another
+distribution's `quant` or `kernels` would be imported instead of ours, using the package stops at
+once with one line that says so (`dqviz doctor` reports it too).
 """
 
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 from .provenance import require_ours
 
@@ -17,18 +19,15 @@ _PUBLIC = {
     "CompareRequest": "request",
     "Study": "study",
     "as_command": "request",
-    "compare": "compare",
     "launch": "ui.server",
     "write_report": "report",
 }
 __all__ = sorted(_PUBLIC)
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     """Public names are imported on first use."""
     if name not in _PUBLIC:
         raise AttributeError(f"module 'dqviz' has no attribute '{name}'")
     require_ours()
-    found = getattr(importlib.import_module(f".{_PUBLIC[name]}", __package__), name)
-    globals()[name] = found  # `dqviz.compare` is the function, also after the module was imported
-    return found
+    return getattr(importlib.import_module(f".{_PUBLIC[name]}", __package__), name)

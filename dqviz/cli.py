@@ -139,13 +139,12 @@ def _guarded(arguments: list[str]) -> int:
     traced = bool(os.environ.get("DQVIZ_TRACE"))
     try:
         code = app(args=arguments, prog_name="dqviz", standalone_mode=False)
+        if code == 130:  # how typer hands on a Ctrl-C
+            complain("cancelled")
         return code if isinstance(code, int) else 0
     except TyperException as error:
         complain(_usage(error, arguments))
         return 2
-    except (KeyboardInterrupt, typer.Abort):
-        complain("cancelled")
-        return 130
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         return 0

@@ -123,7 +123,7 @@ def statistics(
     """Calibration statistics: those in `folder` when they fit, else recorded now and kept there."""
     from quant.calibrate import CalibrationOptions, Seen, calibrate
 
-    options = CalibrationOptions()
+    options = CalibrationOptions.model_validate({})
     manifest = _manifest(model, samples, sampler, options)
     files = [] if folder is None else sorted(folder.glob("seen*.safetensors"))
     for file in files:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -102,5 +104,24 @@ def tiny_study(tiny_dit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         "calibration_seeds": "100-101",
         "out": out,
     }
-    compare(CompareRequest.parse(request))
+    with single_threaded():
+        compare(CompareRequest.parse(request))
     return out
+
+
+@contextmanager
+def single_threaded() -> Iterator[None]:
+    """Tiny models gain nothing from more threads, and lose much where cores are shared."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Run a test on one thread: `pytestmark = pytest.mark.usefixtures("one_thread")`."""
+    with single_threaded():
+        yield

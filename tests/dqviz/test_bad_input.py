@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from dqviz.cli import main
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 

@@ -19,6 +19,8 @@ from dqviz.request import CompareRequest, as_command, seeds_text
 from dqviz.study import Study
 from quant.errors import BadInput, Cancelled, EnvironmentFault
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RUN_KEYS = {
     "name",
     "method",
