@@ -269,10 +269,13 @@ def _wire(
     """Connect widgets and handlers."""
 
     def form(values: Sequence[Any]) -> Form:
-        model, runs, *rest = values
-        return Form(model, checked_runs(runs), *rest)
+        """The form; an empty text box is None when it was never shown."""
+        named = dict(zip(vars(controls), values))
+        texts = ("seeds", "prompts", "calibration", "options")
+        texted = {name: named[name] or "" for name in texts}
+        return Form(**{**named, **texted, "runs": checked_runs(named["runs"])})
 
-    def on_run(*values: Any, request: gr.Request) -> Iterator[list[Any]]:
+    def on_run(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
         session = str(request.session_hash)
         try:
             filled = form(values)

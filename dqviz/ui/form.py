@@ -137,7 +137,7 @@ class ModelFacts:
         """From an embedded model's listing or a folder's card."""
         classes = {str(k): str(v) for k, v in (card.get("classes") or {}).items()}
         task = str(card.get("task") or "")
-        parts = [str(card.get("title") or ""), task.replace("-", " ")]
+        parts = [task.replace("-", " "), f"{len(classes)} classes" if classes else ""]
         if card.get("params"):
             parts.append(f"{card['params'] / 1e6:.1f} M parameters")
         return cls(

@@ -1,4 +1,7 @@
-"""The Gradio theme: neutral surfaces, one accent, fonts that come with Gradio."""
+"""The Gradio theme: neutral surfaces, one accent, fonts that come with Gradio.
+
+Of IBM Plex Sans Gradio ships whole files for weights 400 and 700 only.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +31,8 @@ def theme() -> gr.themes.Base:
         neutral_hue=gr.themes.colors.slate,
         radius_size=gr.themes.sizes.radius_md,
         text_size=gr.themes.sizes.text_md,
-        font=(gr.themes.LocalFont("IBM Plex Sans"), "ui-sans-serif", "system-ui", "sans-serif"),
-        font_mono=(gr.themes.LocalFont("IBM Plex Mono"), "ui-monospace", "monospace"),
+        font=(gr.themes.LocalFont("IBM Plex Sans", (400, 700)), "ui-sans-serif", "system-ui", "sans-serif"),
+        font_mono=(gr.themes.LocalFont("IBM Plex Mono", (400, 700)), "ui-monospace", "monospace"),
     )
     return base.set(
         body_background_fill="#f5f6f7",

@@ -13,7 +13,7 @@ window.dqviz = (() => {
       else if (name === "run") node.style.setProperty("--run", `var(--run-${Number(value)})`);
       else node.setAttribute(name, value === true ? "" : value);
     }
-    node.append(...children.flat().filter((c) => c !== null && c !== undefined && c !== ""));
+    node.append(...children.flat(3).filter((c) => c !== null && c !== undefined && c !== ""));
     return node;
   }
 
