@@ -24,6 +24,10 @@ PAGE = 8  # samples that are drawn at first, and with each "show more"
 SMOKE, CLAIM = 16, 64  # samples for a smoke test and for a claim
 MB = 1e6
 
+METRIC_WORDS = {
+    "distances.classifier_features": "Fréchet distance on classifier features",
+    "distances.latents": "Fréchet distance on latents",
+}
 LOSSLESS = badge("lossless here", "measured", "no further from full precision than bf16 is")
 
 Run = Mapping[str, Any]
@@ -152,7 +156,7 @@ def _labels(runs: Sequence[Run]) -> dict[str, str]:
 def _file_stem(result: Mapping[str, Any]) -> str:
     """Beginning of every downloaded file's name: model and recipe fingerprint."""
     model = str((result.get("model") or {}).get("key") or "model")
-    mark = str(next((r["recipe"] for r in result.get("runs") or () if r.get("recipe")), ""))
+    mark = str(result.get("fingerprint") or "")
     safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in f"{model}-{mark}")
     return safe.strip("-") or "comparison"
 
@@ -403,9 +407,15 @@ def _metric_cells(run: Run, index: int, lossless: bool) -> list[dict[str, Any]]:
         _accuracy_cell(run),
         _size_cell(run),
         cell(_number(run.get("bits_per_weight"), 2) or "–"),
-        cell(_number(seconds, 2) or "–", "" if seconds is not None else "simulated"),
-        cell(badge=evidence, sub=str(run.get("backend") or "")),
+        cell(_number(seconds, 2) or "–"),
+        cell(badge=evidence, sub=_backend(run)),
     ]
+
+
+def _backend(run: Run) -> str:
+    """The backend that ran; simulation is said by the badge already."""
+    backend = str(run.get("backend") or "")
+    return "" if backend == "simulate" else backend
 
 
 def _psnr_cell(psnr: Mapping[str, Any], worst: float | None, index: int) -> dict[str, Any]:
@@ -451,7 +461,8 @@ def _unavailable(runs: Sequence[Run]) -> str:
     for run in runs[1:]:
         for key, reason in (run.get("unavailable") or {}).items():
             if not str(reason).startswith("unavailable:"):
-                reasons.setdefault(str(reason), []).append(key)
+                words = METRIC_WORDS.get(key, str(key).replace("_", " "))
+                reasons.setdefault(str(reason), []).append(words)
     listed = [f"{', '.join(dict.fromkeys(keys))}: {reason}" for reason, keys in reasons.items()]
     return "Not available: " + "; ".join(listed) + "." if listed else ""
 
@@ -576,7 +587,7 @@ def _readout(
     count = len(times)
     return {
         "label": "Step",
-        "positions": [f"{i + 1} of {count}, timestep {t:g}" for i, t in enumerate(times)],
+        "positions": [f"step {i}, timestep {t:g}" for i, t in enumerate(times)],
         "columns": [
             "Run",
             "one step",
@@ -660,7 +671,6 @@ def ladder(result: Mapping[str, Any], runs: Sequence[Run], stem: str) -> Section
         "alt": "; ".join(f"{name} {p['mean']:.1f} dB" for _, name, p in rows),
         "figure": ladder_plot.figure(rows),
         "height": ladder_plot.height(len(rows)),
-        "narrow": {"margin": {"l": 130, "r": 12, "t": 8, "b": 44}},
         "csv": _ladder_csv(rows),
         "file": f"{stem}-yardstick",
     }
@@ -684,49 +694,73 @@ def _ladder_csv(rows: Sequence[tuple[int | None, str, Mapping[str, Any]]]) -> st
 
 
 def scope(runs: Sequence[Run], stem: str) -> Section:
-    """Which sites were quantized, which were kept and why."""
-    reasons = list(dict.fromkeys(why for r in runs for why in _kept(r).values()))
-    columns = (
-        Column("Run"),
-        Column("Quantized", "sites"),
-        *(Column(f"Kept: {why}", "sites") for why in reasons),
-    )
-    rows, details, raw = [], [], []
-    for index, run in enumerate(runs, 1):
-        quantized, kept = _quantized(run), _kept(run)
-        counts = Counter(kept.values())
+    """Which kinds of sites were quantized in which run, which were kept and why."""
+    kinds: dict[str, list[str]] = {}
+    for name in dict.fromkeys(n for r in runs for n in (*_quantized(r), *_kept(r))):
+        kinds.setdefault(_kind(name), []).append(name)
+    inside = [set(_quantized(r)) for r in runs]
+    same = all(names == inside[0] for names in inside)
+    shown = inside[:1] if same else inside
+    labels = ["Quantized"] if same else [full_name(r) for r in runs]
+    rows = []
+    for kind, names in kinds.items():
+        whys = dict.fromkeys(w for r in runs for n, w in _kept(r).items() if n in set(names))
         rows.append(
             {
                 "cells": [
-                    cell(run_name(run), run_bits(run), run=colour_number(index)),
-                    cell(str(len(quantized))),
-                    *(cell(str(counts.get(why, 0))) for why in reasons),
+                    cell(kind),
+                    cell(str(len(names))),
+                    *(cell(str(sum(n in quantized for n in names))) for quantized in shown),
+                    cell(f"kept: {'; '.join(whys)}" if whys else "", words=True),
                 ]
             }
         )
-        lines = quantized + [f"{name}  (kept: {why})" for name, why in kept.items()]
-        details.append({"summary": f"{full_name(run)}: all {len(lines)} sites", "lines": lines})
-        raw += [{"run": run["name"], "site": s, "quantized": True, "why": ""} for s in quantized]
-        raw += [
-            {"run": run["name"], "site": s, "quantized": False, "why": w} for s, w in kept.items()
-        ]
+    everything = [n for names in kinds.values() for n in names]
     return table(
         "Scope",
-        columns,
+        (
+            Column("Kind of site"),
+            Column("Sites"),
+            *(Column(label, "", "sites of this kind that were quantized") for label in labels),
+            Column("Why not", words=True),
+        ),
         rows,
-        lede="Which linear layers were quantized, and why the others were not. Methods are comparable only at the same scope.",
-        raw=raw,
+        lede="Which linear layers were quantized, and why the others were not."
+        + (" The same in every run." if same and len(runs) > 1 else ""),
+        raw=_raw_scope(runs),
         file=f"{stem}-scope",
-        details=_merged(details),
+        details=[
+            {
+                "summary": f"All {len(everything)} sites by name",
+                "lines": [_site_line(n, runs, inside) for n in everything],
+            }
+        ],
     )
 
 
-def _merged(details: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One list when every run has the same sites."""
-    if len(details) > 1 and all(d["lines"] == details[0]["lines"] for d in details):
-        n = len(details[0]["lines"])
-        return [{"summary": f"All {n} sites, the same in every run", "lines": details[0]["lines"]}]
-    return details
+def _kind(name: str) -> str:
+    """A site's name with its numbers left out: `transformer_blocks.*.attn1.to_q`."""
+    return ".".join("*" if part.isdigit() else part for part in name.split("."))
+
+
+def _site_line(name: str, runs: Sequence[Run], inside: Sequence[set[str]]) -> str:
+    """A site with the runs that kept it."""
+    without = [full_name(r) for r, quantized in zip(runs, inside) if name not in quantized]
+    if not without:
+        return name
+    return f"{name}  (kept{'' if len(without) == len(runs) else ' by ' + ', '.join(without)})"
+
+
+def _raw_scope(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    rows = []
+    for run in runs:
+        rows += [
+            {"run": run["name"], "site": s, "quantized": 1, "why": ""} for s in _quantized(run)
+        ]
+        rows += [
+            {"run": run["name"], "site": s, "quantized": 0, "why": w} for s, w in _kept(run).items()
+        ]
+    return rows
 
 
 def _quantized(run: Run) -> list[str]:

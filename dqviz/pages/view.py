@@ -44,7 +44,7 @@ def badge(text: str, tone: str = "plain", title: str = "") -> dict[str, str]:
 
 
 def cell(text: str = "", sub: str = "", **more: Any) -> dict[str, Any]:
-    """A table cell; `more` may hold run (its colour number), badge, title."""
+    """A table cell; `more` may hold run (its colour number), badge, title, words."""
     return {"text": text, "sub": sub, **more}
 
 
@@ -55,6 +55,7 @@ class Column:
     label: str
     unit: str = ""
     hint: str = ""
+    words: bool = False  # text to read, on the left, instead of figures on the right
 
 
 def table(

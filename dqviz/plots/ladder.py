@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,17 +23,23 @@ def figure(rows: Sequence[tuple[int | None, str, Mapping[str, Any]]]) -> Figure:
         "data": data,
         "layout": layout(
             showlegend=False,
-            margin={"l": 190, "r": 24, "t": 8, "b": 44},
+            margin={"l": 16, "r": 16, "t": 8, "b": 44},
             xaxis=axis("PSNR to full precision (dB), more is closer"),
             yaxis=axis(
                 "",
                 tickvals=[y for y, _ in placed],
-                ticktext=[plain(name) for _, (_, name, _) in placed],
+                ticktext=[_label(name) for _, (_, name, _) in placed],
+                automargin=True,
                 range=[-0.6, len(rows) - 0.4],
                 showgrid=True,
             ),
         ),
     }
+
+
+def _label(name: str) -> str:
+    """A name in lines of readable length."""
+    return "<br>".join(plain(line) for line in textwrap.wrap(name, 22)[:2])
 
 
 def height(rows: int) -> int:

@@ -27,8 +27,8 @@ def figure(runs: Sequence[tuple[int, str, Mapping[str, Any]]]) -> Figure:
             yaxis=axis(
                 "relative error",
                 type="log" if log else "linear",
-                exponentformat="power",
-                dtick=1 if log else None,
+                tickformat="~g",
+                dtick="D2" if log else None,
             ),
         ),
     }

@@ -31,7 +31,12 @@ def theme() -> gr.themes.Base:
         neutral_hue=gr.themes.colors.slate,
         radius_size=gr.themes.sizes.radius_md,
         text_size=gr.themes.sizes.text_md,
-        font=(gr.themes.LocalFont("IBM Plex Sans", (400, 700)), "ui-sans-serif", "system-ui", "sans-serif"),
+        font=(
+            gr.themes.LocalFont("IBM Plex Sans", (400, 700)),
+            "ui-sans-serif",
+            "system-ui",
+            "sans-serif",
+        ),
         font_mono=(gr.themes.LocalFont("IBM Plex Mono", (400, 700)), "ui-monospace", "monospace"),
     )
     return base.set(

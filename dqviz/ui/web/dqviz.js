@@ -191,9 +191,9 @@ window.dqviz = (() => {
   function drawTable(section) {
     const table = el("table", { class: "dq-table" }, el("caption", { class: "dq-offscreen" }, section.title));
     table.append(el("thead", {}, el("tr", {}, section.columns.map((c, i) =>
-      el("th", { scope: "col", class: i ? "dq-num" : null, title: c.hint }, c.label, c.unit ? el("span", { class: "dq-unit" }, ` ${c.unit}`) : "")))));
+      el("th", { scope: "col", class: c.words ? "dq-words" : i ? "dq-num" : null, title: c.hint }, c.label, c.unit ? el("span", { class: "dq-unit" }, ` ${c.unit}`) : "")))));
     table.append(el("tbody", {}, section.rows.map((r) => el("tr", { class: r.mark ? `dq-row-${r.mark}` : null }, r.cells.map((c, i) =>
-      i ? cell(c, "td", { class: "dq-num" }) : cell(c, "th", { scope: "row" }))))));
+      i ? cell(c, "td", { class: c.words ? "dq-words" : "dq-num" }) : cell(c, "th", { scope: "row" }))))));
     const root = el("section", { class: "dq-card" }, heading(section, csvButton(section)),
       el("div", { class: "dq-scroll", tabindex: "0", role: "region", "aria-label": section.title }, table));
     if (section.note) root.append(el("p", { class: "dq-lede" }, section.note));
@@ -289,10 +289,14 @@ window.dqviz = (() => {
       this.context = context;
       this.images = section.images.map((list) => list.slice());
       this.shown = Math.min(section.samples.length, section.page);
-      const kept = context.loupe || {};
+      const kept = context.loupe || {}; // what the person chose, also when the page is drawn anew
       const last = section.runs.length - 1;
-      this.pick = { sample: Math.min(kept.sample ?? 0, section.samples.length - 1), left: Math.min(kept.left ?? 0, last), right: Math.min(kept.right ?? last, last) };
-      context.loupe = this.pick;
+      this.pick = {
+        sample: Math.min(kept.sample ?? 0, section.samples.length - 1),
+        left: Math.min(kept.left ?? 0, last),
+        right: Math.min(kept.right ?? last, last),
+        cut: kept.cut,
+      };
       this.root = el("section", { class: "dq-card dq-pictures" });
       this.table = el("table", { class: "dq-grid" });
       this.more = el("div", { class: "dq-more" });
@@ -386,8 +390,13 @@ window.dqviz = (() => {
     choose(r, i) {
       this.pick.sample = i;
       if (r === 0) this.pick.left = 0; else this.pick.right = r;
+      this.keep();
       this.drawLoupe();
       this.mark();
+    }
+
+    keep() {
+      this.context.loupe = { ...this.pick };
     }
 
     drawMore() {
@@ -417,7 +426,7 @@ window.dqviz = (() => {
       const { sample, left, right } = this.pick;
       const [a, b] = [this.images[left]?.[sample], this.images[right]?.[sample]];
       const names = runs.map((r) => `${r.name}${r.detail ? ` ${r.detail}` : ""}`);
-      const pick = (key) => (v) => { this.pick[key] = v; this.drawLoupe(); this.mark(); };
+      const pick = (key) => (v) => { this.pick[key] = v; this.keep(); this.drawLoupe(); this.mark(); };
       const bar = el("div", { class: "dq-loupebar" },
         selector("Sample", samples.slice(0, this.shown).map((s) => `${s.label} · seed ${s.seed}`), sample, pick("sample")),
         selector("Left picture", names, left, pick("left")),
@@ -494,6 +503,7 @@ window.dqviz = (() => {
       }));
       for (const d of root.querySelectorAll("details")) d.open = open.has(d.querySelector("summary").textContent);
       if (page.address !== undefined) keepAddress(page.address);
+
     }
     let last = null;
     function live() {
