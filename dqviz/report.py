@@ -128,22 +128,21 @@ def _decibels(score: float | None, run: Run) -> str:
 def _numbers(result: Mapping[str, Any]) -> str:
     columns = (
         "run",
-        "bits",
+        "arithmetic",
         "PSNR, dB",
         "latent error",
         "SSIM",
         "class accuracy",
-        "seconds per sample",
+        "time per sample",
         "size",
         "bits per weight",
         "backend",
-        "evidence",
     )
     lossless = set(result.get("lossless", []))
     rows = [
         (
             run["title"] + (" · lossless here" if run["name"] in lossless else ""),
-            run["bits"] or "16 or 32",
+            run["evidence"],
             interval(run.get("psnr_db"), 1),
             interval(run.get("latent_rel_error"), 4),
             interval(run.get("ssim"), 3),
@@ -152,7 +151,6 @@ def _numbers(result: Mapping[str, Any]) -> str:
             size(run),
             number(run.get("bits_per_weight"), 2),
             run["backend"],
-            run["evidence"],
         )
         for run in result["runs"]
     ]
@@ -364,6 +362,6 @@ white-space:nowrap}thead th{color:var(--dim);font-weight:600}tbody th{font-weigh
 overflow:hidden;text-overflow:ellipsis}.grid img{display:block;width:112px;image-rendering:auto;
 border-radius:4px}pre{background:var(--soft);padding:.75rem;overflow:auto;border-radius:4px}
 figure{margin:.75rem 0}svg{width:100%;height:80px;background:var(--soft);border-radius:4px}
-rect{fill:var(--a)}polyline{fill:none;stroke:var(--b);stroke-width:2;
+rect{fill:var(--a);fill-opacity:.45}polyline{fill:none;stroke:var(--b);stroke-width:2;
 vector-effect:non-scaling-stroke}b.a{color:var(--a)}b.b{color:var(--b)}summary{cursor:pointer}
 """
