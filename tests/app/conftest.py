@@ -87,6 +87,7 @@ class FakeCompare:
                 images = self._draw(request, name, index, total, on_event, cancelled)
                 bits = request.bits[0] if index and request.bits else None
                 record = {**template, "name": name, "method": method, "bits": bits}
+                record.pop("drift", None)
                 samples = [{"seed": s, "class_id": i % 3} for i, s in enumerate(request.seeds)]
                 recipe = {"samples": samples, "sampler": {"steps": self.steps, "guidance": 3.0}}
                 run = NewRun(name, record, recipe, request.seeds, images)

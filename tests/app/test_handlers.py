@@ -1,0 +1,316 @@
+"""Handlers as functions and generators: what a person presses, without Gradio or a model."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dqviz.study import Study, default_folder
+from dqviz.ui.compare import Bench
+from dqviz.ui.form import Form, checked_runs, model_facts, names_a_folder
+from dqviz.ui.library import Library
+from dqviz.ui.progress import Screen
+from quant.errors import BadInput
+
+from tests.app.conftest import FakeCompare
+
+RUNS = ({"method": "rtn", "bits": "w4a8"}, {"method": "viditq", "bits": "w4a8"})
+
+
+def form(**changed: Any) -> Form:
+    values: dict[str, Any] = {
+        "model": "tiny-dit",
+        "runs": RUNS,
+        "seeds": "0-3",
+        "classes": [],
+        "prompts": "",
+        "steps": 3,
+        "guidance": 3.0,
+    }
+    return Form(**(values | changed))
+
+
+def bench(compare: FakeCompare | None = None, **more: Any) -> Bench:
+    return Bench(compare=compare or FakeCompare(), models=[], **more)
+
+
+def states(screens: list[Screen]) -> list[str]:
+    return [s.status["state"] for s in screens]
+
+
+# -- the form
+
+
+def test_the_form_makes_the_request() -> None:
+    request = form(options="viditq.alpha=0.5 rotate=false", classes=["1"]).request()
+    assert request.methods == ("rtn", "viditq")
+    assert request.bits == ("w4a8",)
+    assert request.seeds == (0, 1, 2, 3)
+    assert request.options == {"viditq.alpha": 0.5, "rotate": False}
+    assert request.classes == ("1",)
+
+
+def test_bits_per_run() -> None:
+    runs = [{"method": "rtn", "bits": "w8a8"}, {"method": "rtn", "bits": "w4a8"}]
+    assert form(runs=runs).request().bits == ("w8a8", "w4a8")
+
+
+def test_a_plan_takes_the_place_of_bits() -> None:
+    request = form(plan="plan.json").request()
+    assert (request.plan, request.bits) == (Path("plan.json"), ())
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"model": ""}, "no model"),
+        ({"model": None}, "no model"),
+        ({"runs": []}, "no run"),
+        ({"runs": RUNS * 4}, "too many"),
+        ({"seeds": "7-3"}, "backwards"),
+        ({"seeds": "abc"}, "'abc' is not a seed"),
+        ({"seeds": ""}, "seed"),
+        ({"steps": 0}, "steps 0 is out of range"),
+        ({"steps": 2.5}, "not a whole number"),
+        ({"guidance": -1.0}, "guidance -1 is out of range"),
+        ({"options": "alpha"}, "name=value"),
+        ({"windows": 1.5}, "windows 1.5"),
+    ],
+)
+def test_bad_input_is_one_line_with_the_value(changed: dict[str, Any], says: str) -> None:
+    compare = FakeCompare()
+    (screen,) = bench(compare).run("tab", form(**changed))
+    assert screen.status["state"] == "failed"
+    assert says in screen.status["message"]
+    assert "\n" not in screen.status["message"]
+    assert screen.view is None, "what is on the page stays"
+    assert compare.requests == []
+
+
+@pytest.mark.parametrize(
+    "model", ["/etc", "./x", "~/x", "..", "a/b/c", "C:\\models", "nothing"]
+)
+def test_folders_do_not_load_while_others_can_reach_the_app(model: str) -> None:
+    assert names_a_folder(model)
+    (screen,) = bench(local_folders=False).run("tab", form(model=model))
+    assert "is a folder" in screen.status["message"]
+
+
+def test_hub_models_load_from_afar() -> None:
+    assert not names_a_folder("facebook/DiT-XL-2-256")
+
+
+@pytest.mark.parametrize(
+    "value", [None, "x", [1], [{}], [{"method": "rtn"}], [{"method": 1, "bits": "w4a8"}], [{"method": "x" * 99, "bits": "w4a8"}]]
+)  # fmt: skip
+def test_a_browser_cannot_send_just_anything_as_runs(value: object) -> None:
+    with pytest.raises(BadInput):
+        checked_runs(value)
+
+
+def test_the_command_follows_the_form() -> None:
+    assert form().command().startswith("dqviz compare tiny-dit --method rtn --method viditq")
+    assert form(seeds="x").command().startswith("# seeds 'x'")
+
+
+def test_facts_come_from_the_card(tmp_path: Path) -> None:
+    card = {"title": "T", "steps": 4, "guidance": 3.0, "classes": {"0": "apple", "1": "cat"}}
+    (tmp_path / "dqviz.json").write_text(json.dumps(card))
+    facts = model_facts(str(tmp_path), [], folders=True)
+    assert (facts.steps, facts.guidance) == (4, 3.0)
+    assert facts.classes == {"0": "apple", "1": "cat"}
+    assert not facts.takes_prompts
+    assert model_facts(str(tmp_path), [], folders=False).steps is None
+
+
+# -- running
+
+
+def test_a_run_from_start_to_end() -> None:
+    compare = FakeCompare()
+    screens = list(bench(compare).run("tab", form()))
+    assert states(screens)[-1] == "idle"
+    assert [s.running for s in screens] == [True] * (len(screens) - 1) + [False]
+    first, last = screens[0].view, screens[-1].view
+    assert first is not None
+    assert last is not None
+    assert len(first.section("pictures")["runs"]) == 3, "places for all runs from the start"
+    assert last.address == "tiny-dit"
+    assert [len(images) for images in last.section("pictures")["images"]] == [4, 4, 4]
+    assert last.section("pictures")["samples"][1] == {"seed": 1, "label": "cat"}
+
+
+def test_previews_go_to_the_column_of_their_run() -> None:
+    frames = [s.live for s in bench(FakeCompare(pause=0.25)).run("tab", form()) if s.live]
+    assert [f["run"] for f in frames] == sorted(f["run"] for f in frames)
+    assert {f["run"] for f in frames} == {0, 1, 2}
+    assert all(f["images"][0].startswith("data:image/png;base64,") for f in frames)
+
+
+def test_progress_says_what_how_much_and_how_long() -> None:
+    running = [s.status for s in bench(FakeCompare(pause=0.05)).run("tab", form())]
+    told = [s for s in running if s.get("total")]
+    assert all({"text", "done", "total", "left"} <= set(s) for s in told)
+    assert told[-1]["text"].startswith("Drawing ")
+
+
+def test_cancel_keeps_finished_runs_and_a_second_run_works() -> None:
+    compare = FakeCompare(pause=0.05)
+    tabs = bench(compare)
+    screens = []
+    for screen in tabs.run("tab", form()):
+        screens.append(screen)
+        if screen.view is not None and len(screen.view.section("pictures")["images"][0]) == 4:
+            assert tabs.desk.cancel("tab")
+    assert states(screens)[-1] == "cancelled"
+    assert "cancelling" in states(screens)
+    assert not screens[-1].running
+    assert "1 finished run" in screens[-1].status["message"]
+    assert screens[-1].view is not None
+    assert screens[-1].view.section("headline")["badges"][0]["text"] == "cancelled"
+    assert states(list(tabs.run("tab", form())))[-1] == "idle"
+
+
+def test_cancel_before_anything_is_finished() -> None:
+    tabs = bench(FakeCompare(pause=0.2))
+    screens = []
+    for screen in tabs.run("tab", form()):
+        screens.append(screen)
+        tabs.desk.cancel("tab")
+    assert states(screens)[-1] == "cancelled"
+    assert "nothing was finished" in screens[-1].status["message"]
+
+
+def test_an_error_of_the_engine_is_the_strip_and_nothing_is_lost() -> None:
+    compare = FakeCompare(fails=BadInput("class 'dragon' was never trained; nearest: cat"))
+    screens = list(bench(compare).run("tab", form()))
+    assert screens[-1].status["message"] == "class 'dragon' was never trained; nearest: cat"
+    assert not screens[-1].running
+
+
+def test_a_failure_half_way_keeps_what_was_finished() -> None:
+    compare = FakeCompare(fails=BadInput("disk full"), fails_in_run=1)
+    last = list(bench(compare).run("tab", form()))[-1]
+    assert last.status["state"] == "failed"
+    assert last.view is not None
+    assert len(last.view.section("pictures")["images"][0]) == 4
+
+
+def test_a_bug_is_called_one(caplog: pytest.LogCaptureFixture) -> None:
+    last = list(bench(FakeCompare(fails=ZeroDivisionError("by zero"))).run("tab", form()))[-1]
+    assert "internal error (ZeroDivisionError)" in last.status["message"]
+    assert "Traceback" in caplog.text
+
+
+def test_a_second_tab_waits_and_can_leave_the_line() -> None:
+    tabs = bench(FakeCompare(pause=0.3))
+    first = tabs.run("one", form())
+    next(first)
+    second = tabs.run("two", form())
+    seen = []
+    for screen in second:
+        seen.append(screen)
+        if screen.status["state"] == "waiting":
+            tabs.desk.cancel("two")
+    assert "waiting" in states(seen)
+    assert states(seen)[-1] == "cancelled"
+    tabs.desk.cancel("one")
+    list(first)
+
+
+def test_a_second_tab_begins_when_the_first_is_done() -> None:
+    tabs = bench(FakeCompare(pause=0.05))
+    ended: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: ended.append(list(tabs.run("one", form()))[-1].status["state"])),
+        threading.Thread(target=lambda: ended.append(list(tabs.run("two", form()))[-1].status["state"])),
+    ]  # fmt: skip
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert ended == ["idle", "idle"]
+
+
+def test_closing_the_tab_stops_the_work() -> None:
+    tabs = bench(FakeCompare(pause=0.2))
+    screens = tabs.run("tab", form())
+    next(screens)
+    screens.close()
+    assert states(list(tabs.run("other", form())))[-1] == "idle", "the desk is free again"
+    assert not tabs.desk.cancel("tab")
+
+
+# -- studies
+
+
+def study_of(compare: FakeCompare) -> Study:
+    list(bench(compare).run("tab", form()))
+    return Study.open(default_folder("tiny-dit"))
+
+
+def test_the_latest_study_opens_first() -> None:
+    study_of(FakeCompare())
+    screen = bench().opened(None)
+    assert screen.view is not None
+    assert screen.view.address == "tiny-dit"
+
+
+def test_without_a_study_the_page_invites() -> None:
+    screen = bench().opened(None)
+    assert screen.view is not None
+    assert screen.view.sections[0]["kind"] == "empty"
+
+
+@pytest.mark.parametrize("name", ["nothing", "../tiny-dit", "/etc", "tiny-dit/../tiny-dit", "<b>"])
+def test_only_listed_studies_open(name: str) -> None:
+    study_of(FakeCompare())
+    screen = bench().opened(name)
+    assert screen.status["state"] == "failed"
+    assert f"unknown study '{name}'" in screen.status["message"]
+
+
+def test_a_study_elsewhere_opens_when_it_was_named_at_the_start(tmp_path: Path) -> None:
+    study = study_of(FakeCompare())
+    there = study.folder.rename(tmp_path / "elsewhere")
+    screen = bench(library=Library(there)).opened(None)
+    assert screen.view is not None
+    assert screen.view.address == "elsewhere"
+
+
+def test_a_broken_study_is_passed_over() -> None:
+    folder = study_of(FakeCompare()).folder
+    (folder / "study.sqlite").write_bytes(b"not a database" * 100)
+    screen = bench().opened(None)
+    assert screen.view is not None
+    assert screen.view.sections[0]["kind"] == "empty"
+    assert bench().opened("tiny-dit").status["state"] == "failed"
+
+
+def test_more_pictures_come_in_pieces() -> None:
+    study_of(FakeCompare())
+    query = {"study": "tiny-dit", "comparison": 1, "first": 1, "count": 2}
+    assert [len(run) for run in Library().pictures(query)["images"]] == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"study": "../x"}, {"study": None}, {"first": -1}, {"count": "all"}, {"comparison": 7}, {"first": True}],
+)  # fmt: skip
+def test_pictures_of_nothing_else(changed: dict[str, Any]) -> None:
+    study_of(FakeCompare())
+    query = {"study": "tiny-dit", "comparison": 1, "first": 0, "count": 2}
+    with pytest.raises(BadInput):
+        Library().pictures(query | changed)
+
+
+@pytest.mark.parametrize("file", ["study.sqlite", "../study.json", "/etc/passwd", None, 3])
+def test_only_offered_files_can_be_downloaded(file: object) -> None:
+    study_of(FakeCompare())
+    with pytest.raises(BadInput):
+        Library().file({"study": "tiny-dit", "file": file})
+    assert Library().file({"study": "tiny-dit", "file": "study.json"})["type"] == "application/json"
