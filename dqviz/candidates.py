@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -175,3 +176,17 @@ def is_quantized(module: nn.Module) -> bool:
         return True
     weight = module.weight
     return type(weight) not in (torch.Tensor, nn.Parameter) or not weight.is_floating_point()
+
+
+def site_bytes(path: Path, sites: Collection[str]) -> int:
+    """Bytes that the weights of these sites take in a checkpoint's files: codes, scales and all."""
+    from quant.models import safetensors_header
+
+    total = 0
+    for file in transformer_of(path).glob("*.safetensors"):
+        for name, entry in safetensors_header(file).items():
+            owner, _, last = name.rpartition(".")
+            if last != "bias" and any(part in sites for part in (owner, owner.rpartition(".")[0])):
+                low, high = entry["data_offsets"]
+                total += high - low
+    return total

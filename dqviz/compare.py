@@ -21,7 +21,7 @@ from quant.models import resolve
 from quant.schema import Plan, Recipe, Sample, Sampler
 
 from . import machine
-from .candidates import OURS, UNQUANTIZED, Candidate, check_candidate, load_candidate
+from .candidates import OURS, UNQUANTIZED, Candidate, check_candidate, load_candidate, site_bytes
 from .events import Done, OnEvent, RunFinished
 from .planning import (
     RowCount,
@@ -32,6 +32,7 @@ from .planning import (
     plan_for,
     plan_warnings,
     statistics,
+    statistics_bytes,
     transforms_of,
 )
 from .report import write_report
@@ -159,8 +160,10 @@ def _prepare(request: CompareRequest, jobs: Sequence[Job], folder: Path, watch: 
     sampler = model.sampler(request.steps, request.guidance)
 
     plans = [plan_for(request, job, model, sampler, given) for job in jobs]
-    images = (len(jobs) + len(request.candidates) + 1) * len(samples)
-    machine.require_disk(images * _image_bytes(model) + 16 * machine.MIB, folder)
+    needed = (len(jobs) + len(request.candidates) + 1) * len(samples) * _image_bytes(model)
+    if needs_statistics(request.methods):
+        needed += statistics_bytes(model, sampler)
+    machine.require_disk(needed + 16 * machine.MIB, folder)
     watch.check()
     study = Study.open_or_create(folder, describe(model), versions())
     names: list[str] = [study.free_name(FULL_PRECISION)]
@@ -560,19 +563,16 @@ def _bytes(size: SizeReport) -> dict[str, Any]:
 
 
 def _foreign_bytes(task: _Task, candidate: Candidate) -> dict[str, Any]:
-    """Bytes on disk; bits per weight follow when all that is not quantized lies there in 16 bit."""
-    if candidate.plan is not None:
-        size = _size(task, candidate.plan.sites, transforms_of(candidate.transformer))
-        return _bytes(size) | {"size_bytes": candidate.size_bytes}
-    half = _size(task, {}, {}).fp16_bytes
+    """Bytes on disk; bits per weight are those that the quantized sites take there, biases aside."""
+    size = _size(task, {}, {})
     inside = set(candidate.quantized)
     weights = sum(s.in_features * s.out_features for s in task.model.sites if s.name in inside)
-    bits = 8 * (candidate.size_bytes - (half - 2 * weights)) / weights if weights else 16.0
+    stored = site_bytes(candidate.folder, inside)
     return {
         "size_bytes": candidate.size_bytes,
-        "fp16_bytes": half,
-        "bits_per_weight": bits if 1 <= bits <= 16 else None,
-        "size_parts": {},
+        "fp16_bytes": size.fp16_bytes,
+        "bits_per_weight": 8 * stored / weights if weights else size.bits_per_weight,
+        "size_parts": {"sites": stored},
     }
 
 

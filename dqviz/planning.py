@@ -138,6 +138,17 @@ def statistics(
     return seen
 
 
+def statistics_bytes(model: Model, sampler: Sampler) -> int:
+    """About how much `statistics` keeps on disk: it grows with widths and steps, not with samples."""
+    from quant.calibrate import BINS, CalibrationOptions
+
+    options = CalibrationOptions.model_validate({})
+    widths = {s.input_of: s.in_features for s in model.sites if s.kept_reason is None}
+    series = sampler.steps * (2 if sampler.guidance > 1 else 1)
+    per_channel = 4 * (options.reservoir + 4 * series)
+    return sum(width * per_channel + 8 * BINS * series for width in widths.values())
+
+
 def _manifest(
     model: Model, samples: tuple[Sample, ...], sampler: Sampler, options: CalibrationOptions
 ) -> Mapping[str, Any]:

@@ -199,6 +199,7 @@ def test_candidates_are_judged_like_methods(tiny_dit: Path, tmp_path: Path) -> N
     assert candidate["latent_rel_error"] == ours["latent_rel_error"]
     assert candidate["scope"] == ours["scope"]
     assert candidate["bits"] == "w4a8"
+    assert candidate["bits_per_weight"] == pytest.approx(ours["bits_per_weight"])
     file = tmp_path / "mine" / "diffusion_pytorch_model.safetensors"
     assert candidate["size_bytes"] == file.stat().st_size == made["size_bytes"]
     assert ours["size_bytes"] == made["size_bytes"]
