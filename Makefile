@@ -1,4 +1,4 @@
-# make app | test | check | docs | quality | peers | lock | clean      (CONTRIBUTING.md says what each is for)
+# make app | test | check | docs | pictures | quality | peers | lock | clean      (CONTRIBUTING.md says what each is for)
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -11,7 +11,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-.PHONY: help app test check docs quality peers lock clean env
+.PHONY: help app test check docs pictures quality peers lock clean env
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -47,6 +47,9 @@ $(VENV)/.installed: requirements.lock
 $(VENV)/.project: pyproject.toml $(VENV)/.installed
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
+
+pictures: env ## docs/pictures/compare.png: the Compare page over a real comparison
+	@$(BIN)/python docs/pictures.py
 
 quality: env ## docs/results/quality.*: our methods at several bit widths, with the yardstick ladder
 	@$(BIN)/python -m benchmarks.quality $(ARGS)
