@@ -99,6 +99,7 @@ def make_app(bench: Bench, auth: Auth = None) -> FastAPI:
         "ssr_mode": False,
         "mcp_server": False,
         "pwa": False,
+        "app_kwargs": {"docs_url": None, "redoc_url": None, "openapi_url": None},
     }
     return gr.mount_gradio_app(app, build(bench), path="/", **options)
 

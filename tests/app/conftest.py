@@ -90,13 +90,14 @@ class FakeCompare:
                 record.pop("drift", None)
                 samples = [{"seed": s, "class_id": i % 3} for i, s in enumerate(request.seeds)]
                 recipe = {"samples": samples, "sampler": {"steps": self.steps, "guidance": 3.0}}
-                run = NewRun(name, record, recipe, request.seeds, images)
+                traced = next(iter(stored()["drifts"].values())) if index else None
+                run = NewRun(name, record, recipe, request.seeds, images, drift=traced)
                 records.append(study.add_run(number, run))
                 on_event(RunFinished(records[-1]))
         except BaseException as error:
             study.finish(number, "cancelled" if isinstance(error, Cancelled) else "failed")
             raise
-        study.finish(number, "done")
+        study.finish(number, "done", _pairs(records), stored()["result"]["ladder"])
         done = study.result(number)
         on_event(Done(done))
         return done
@@ -122,6 +123,12 @@ class FakeCompare:
             on_event(Progress(done, total, 1.0, name))
             on_event(Preview(name, images, samples, step, self.steps))
         return images
+
+
+def _pairs(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The stored pair, between the runs of this comparison."""
+    pair = stored()["result"]["pairs"][0]
+    return [{**pair, "a": records[2]["name"], "b": records[1]["name"]}] if len(records) > 2 else []
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from dqviz.ui.form import Form, checked_runs, model_facts, names_a_folder
 from dqviz.ui.library import Library
 from dqviz.ui.progress import Screen
 from quant.errors import BadInput
-
 from tests.app.conftest import FakeCompare
 
 RUNS = ({"method": "rtn", "bits": "w4a8"}, {"method": "viditq", "bits": "w4a8"})
@@ -91,9 +90,7 @@ def test_bad_input_is_one_line_with_the_value(changed: dict[str, Any], says: str
     assert compare.requests == []
 
 
-@pytest.mark.parametrize(
-    "model", ["/etc", "./x", "~/x", "..", "a/b/c", "C:\\models", "nothing"]
-)
+@pytest.mark.parametrize("model", ["/etc", "./x", "~/x", "..", "a/b/c", "C:\\models", "nothing"])
 def test_folders_do_not_load_while_others_can_reach_the_app(model: str) -> None:
     assert names_a_folder(model)
     (screen,) = bench(local_folders=False).run("tab", form(model=model))

@@ -1,0 +1,228 @@
+"""The page in a headless Chromium: what only JavaScript and a real layout can show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quant.errors import BadInput
+from tests.app.conftest import FakeCompare, Served, stored
+
+pytestmark = pytest.mark.browser
+
+Pages = Callable[..., Any]
+Serve = Callable[..., Served]
+NASTY = "<img src=x onerror='window.hacked=1'>${window.hacked=1}{{1}}"
+
+
+def opened(page: Any, served: Served, query: str = "") -> Any:
+    page.goto(served.url + query)
+    page.wait_for_selector("#dq-result .dq-view > *")
+    page.wait_for_selector("#dq-runs select")
+    return page
+
+
+def state(page: Any, *wanted: str) -> None:
+    """Wait until the status strip is in one of these states."""
+    test = "w => w.includes(document.querySelector('#dq-status .dq-status').dataset.state)"
+    page.wait_for_function(test, arg=list(wanted))
+
+
+def run_to_end(page: Any) -> None:
+    page.click("#dq-run")
+    state(page, "running", "waiting")
+    state(page, "idle", "failed")
+    page.wait_for_selector(".dq-headline")
+
+
+def choose_model(page: Any, model: str) -> None:
+    page.fill("#dq-model input", model)
+    page.keyboard.press("Enter")
+    page.wait_for_function(
+        "m => document.querySelector('#dq-line code').textContent.includes(m)", arg=model
+    )
+
+
+def test_one_click_runs_and_the_result_can_be_explored(serve: Serve, new_page: Pages) -> None:
+    served = serve()
+    page = opened(new_page(), served)
+    assert page.locator("h1").inner_text() == "DQ-Viz"
+    assert "Press Run" in page.inner_text("#dq-result")
+    run_to_end(page)
+    assert served.compare.requests[0].methods == ("rtn", "viditq")
+    assert page.locator(".dq-tile:not(.dq-blank)").count() == 12
+    assert "study=" in page.url
+    page.wait_for_selector(".dq-plot .scatterlayer")
+
+    page.click(".dq-grid tbody tr:nth-child(2) td:nth-of-type(2) button")
+    chosen = [s.input_value() for s in page.locator(".dq-loupebar select").all()]
+    assert chosen == ["1", "0", "1"]
+    cut = page.locator(".dq-cut")
+    cut.focus()
+    page.keyboard.press("Home")
+    assert (
+        page.evaluate("document.querySelector('.dq-stage').style.getPropertyValue('--cut')") == "0%"
+    )
+    page.wait_for_function(
+        "document.querySelector('.dq-diffpanel .dq-sub').textContent.startsWith('Difference ×4')"
+    )
+
+    page.get_by_role("button", name="Difference").click()
+    page.wait_for_selector(".dq-tile.dq-differs")
+    with page.expect_download() as download:
+        page.locator("section", has_text="Quality, size, time").get_by_role(
+            "button", name="CSV"
+        ).click()
+    assert Path(download.value.path()).read_text().startswith("name,method,bits,psnr_db_mean")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Study record (JSON)").click()
+    assert "dqviz study" in Path(download.value.path()).read_text()
+
+    page.reload()
+    page.wait_for_selector(".dq-headline")
+    assert page.locator(".dq-tile:not(.dq-blank)").count() == 12, "the study is still there"
+
+
+def test_pictures_appear_while_they_are_drawn_and_cancel_stops(
+    serve: Serve, new_page: Pages
+) -> None:
+    page = opened(new_page(), serve(FakeCompare(steps=20, pause=0.2)))
+    page.click("#dq-run")
+    page.wait_for_function("document.querySelectorAll('.dq-tile:not(.dq-blank)').length === 4")
+    assert page.locator("#dq-run").is_disabled()
+    page.wait_for_function("document.querySelector('.dq-when').textContent.includes('%')")
+    page.wait_for_function("document.querySelectorAll('.dq-tile:not(.dq-blank)').length === 8")
+    page.click("#dq-cancel")
+    state(page, "cancelled")
+    assert "1 finished run kept" in page.inner_text("#dq-status")
+    assert page.locator(".dq-tile:not(.dq-blank)").count() == 4
+    page.wait_for_function("!document.querySelector('#dq-run').disabled")
+    page.click("#dq-run")
+    state(page, "running")
+    page.keyboard.press("Escape")
+    state(page, "cancelled")
+
+
+def test_an_error_names_the_value_and_keeps_the_form(serve: Serve, new_page: Pages) -> None:
+    served = serve(FakeCompare(fails=BadInput(f"class '{NASTY}' was never trained; nearest: cat")))
+    page = opened(new_page(), served)
+    page.fill("#dq-seeds textarea", "0-1")
+    page.keyboard.press("Control+Enter")
+    state(page, "failed")
+    assert "nearest: cat" in page.inner_text("#dq-status [role=alert]")
+    assert page.input_value("#dq-seeds textarea") == "0-1"
+    assert served.compare.requests[0].seeds == (0, 1)
+    assert page.evaluate("window.hacked") is None
+
+    page.fill("#dq-seeds textarea", "9-1")
+    page.keyboard.press("Tab")
+    page.click("#dq-run")
+    page.wait_for_function(
+        "document.querySelector('#dq-status').innerText.includes('runs backwards')"
+    )
+
+
+def test_runs_can_be_edited_by_keyboard(serve: Serve, new_page: Pages) -> None:
+    served = serve()
+    page = opened(new_page(), served)
+    page.get_by_role("button", name="+ Add run").click()
+    page.get_by_label("Bits of run 3").fill("W8A8")
+    page.get_by_label("Bits of run 3").press("Enter")
+    page.get_by_label("Method of run 1").select_option("viditq")
+    page.get_by_role("button", name="Remove run 2").press("Enter")
+    page.wait_for_function(
+        "document.querySelector('#dq-line code').textContent.includes('--bits w4a8,w8a8')"
+    )
+    run_to_end(page)
+    assert served.compare.requests[0].bits == ("w4a8", "w8a8")
+    page.get_by_role("button", name="W4A4", exact=True).click()
+    page.wait_for_function(
+        "document.querySelector('#dq-line code').textContent.includes('--bits w4a4')"
+    )
+
+
+def test_names_are_text(serve: Serve, new_page: Pages) -> None:
+    model = {
+        **stored()["result"]["model"],
+        "title": NASTY,
+        "classes": {"0": NASTY, "1": "b", "2": "c"},
+    }
+    page = opened(new_page(), serve(FakeCompare(model=model)))
+    run_to_end(page)
+    assert NASTY in page.inner_text(".dq-headline h2")
+    assert NASTY in page.inner_text(".dq-grid tbody")
+    page.wait_for_selector(".dq-plot .scatterlayer")
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("#dq-result img[src=x]").count() == 0
+
+
+def test_an_unknown_study_in_the_address(serve: Serve, new_page: Pages) -> None:
+    page = opened(new_page(), serve(), f"?study={NASTY}")
+    state(page, "failed")
+    assert "unknown study" in page.inner_text("#dq-status")
+    assert page.evaluate("window.hacked") is None
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize("dark", [False, True])
+def test_layout(serve: Serve, new_page: Pages, width: int, dark: bool) -> None:
+    page = opened(new_page(width, dark), serve())
+    run_to_end(page)
+    page.wait_for_selector(".dq-plot .scatterlayer")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("document.body.classList.contains('dark')") is dark
+    background = page.evaluate(
+        "getComputedStyle(document.querySelector('.dq-card')).backgroundColor"
+    )
+    assert (background == "rgb(255, 255, 255)") is not dark
+    assert low_contrast(page) == []
+    page.click(".dq-theme")
+    assert page.evaluate("document.body.classList.contains('dark')") is not dark
+
+
+def low_contrast(page: Any) -> list[str]:
+    """Texts of ours below a contrast of 4.5 to the surface that they lie on."""
+    return page.evaluate("""() => {
+      const channel = v => { v /= 255; return v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; };
+      const light = ([r, g, b]) => .2126 * channel(r) + .7152 * channel(g) + .0722 * channel(b);
+      const parse = c => c.match(/[\\d.]+/g).map(Number);
+      const ground = e => { for (; e; e = e.parentElement) { const c = parse(getComputedStyle(e).backgroundColor);
+        if (c.length === 3 || c[3] === 1) return c; } return [255, 255, 255]; };
+      const bad = new Set();
+      for (const e of document.querySelectorAll('.dq-view *, .dq-top *, .dq-runlist *, #dq-form label span')) {
+        if (e.closest('svg, :disabled, .dq-tile, .dq-stage') || !e.offsetParent) continue;
+        if (![...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim())) continue;
+        const a = light(parse(getComputedStyle(e).color)), b = light(ground(e));
+        const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+        if (ratio < 4.5) bad.add(`${e.className}: ${e.textContent.trim().slice(0, 30)} ${ratio.toFixed(2)}`);
+      }
+      return [...bad];
+    }""")
+
+
+def test_everything_that_can_be_pressed_has_a_name(serve: Serve, new_page: Pages) -> None:
+    page = opened(new_page(), serve())
+    run_to_end(page)
+    nameless = page.evaluate("""() => [...document.querySelectorAll('.dq-view button, .dq-view select, .dq-view input, .dq-runlist button, .dq-runlist input, .dq-runlist select, .dq-top button')]
+      .filter(e => !(e.getAttribute('aria-label') || e.textContent.trim() || e.closest('label'))).map(e => e.outerHTML.slice(0, 80))""")
+    assert nameless == []
+    assert page.locator("h1").count() == 1
+
+
+def test_a_real_comparison_of_a_tiny_model(serve: Serve, new_page: Pages, tiny_dit: Path) -> None:
+    from dqviz.ui.compare import engine_compare
+
+    served = serve(engine_compare)
+    page = opened(new_page(), served)
+    page.set_default_timeout(120_000)
+    choose_model(page, str(tiny_dit))
+    page.wait_for_function("document.querySelector('#dq-steps input').value === '4'")
+    page.fill("#dq-seeds textarea", "0-1")
+    page.keyboard.press("Tab")
+    run_to_end(page)
+    assert page.inner_text(".dq-headline h2").startswith("Tiny random DiT")
+    assert page.locator(".dq-tile:not(.dq-blank)").count() == 6
+    assert "Yardstick" in page.inner_text("#dq-result")
