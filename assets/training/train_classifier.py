@@ -164,15 +164,35 @@ def measure(folder: Path, emoji: Emoji) -> dict[str, float]:
     return {"all": right.mean().item()} | {key: r.mean().item() for key, r in styles.items()}
 
 
+def write_readme(folder: Path) -> None:
+    """Fill `classifier_card.md` with what `config.json` says."""
+    config = json.loads((folder / CONFIG).read_text())
+    rows = [f"| {style} | {share:.1%} |" for style, share in config["held_out_by_style"].items()]
+    net = load_classifier(folder).net
+    text = Path(__file__).with_name("classifier_card.md").read_text()
+    card = text.format(
+        weights=sum(p.numel() for p in net.parameters()),
+        size_mb=(folder / WEIGHTS).stat().st_size / 1e6,
+        trained_on=", ".join(config["trained_on"]),
+        steps=config["steps"],
+        batch=config["batch"],
+        seed=config["seed"],
+        accuracy=config["held_out_accuracy"],
+        pictures=config["held_out_pictures"],
+        table="\n".join(rows),
+    )
+    (folder / "README.md").write_text(card)
+
+
 def main() -> None:
     """Read the command line, train, ship, measure on the unseen designs."""
     parser = argparse.ArgumentParser(description="Train the emoji classifier.")
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--out", type=Path, default=Path("assets/models/emoji-classifier"))
     parser.add_argument("--log", type=Path, default=Path(".training/classifier.json"))
-    parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=48)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -198,6 +218,7 @@ def main() -> None:
     accuracy = {key: round(value, 4) for key, value in measure(args.out, unseen).items()}
     config |= {"held_out_accuracy": accuracy.pop("all"), "held_out_by_style": accuracy}
     ship(net, class_concepts, args.out, config)
+    write_readme(args.out)
     args.log.write_text(json.dumps({"config": config, "curve": curve}, indent=1) + "\n")
     print(json.dumps(config))
 
