@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
+from gradio.context import Context
 
 from quant.errors import DQVizError
 
@@ -29,7 +30,7 @@ from .form import (
 from .library import Library
 from .progress import IDLE, Screen, Show, failed
 
-PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
+PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
 def engine_compare(
@@ -340,7 +341,7 @@ def _wire(
         **PRIVATE,
     )
     study.input(on_study, study, [status, result], **PRIVATE)
-    blocks = gr.context.Context.root_block
+    blocks = Context.root_block
     assert blocks is not None
     blocks.load(on_load, None, [status, result, study], **PRIVATE)
 
