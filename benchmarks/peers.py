@@ -233,6 +233,7 @@ class Bench:
             "calibration": CALIBRATION_SEEDS,
             "versions": versions(),
         }
+        self.source = source_digest()  # of what was imported, whatever happens to the files later
 
     @property
     def reference(self) -> Generation:
@@ -313,7 +314,7 @@ class Bench:
             made = self.quantized(method, bits, group)
             return self.measure(made, our_bytes(made))
 
-        what = {"method": method, "bits": bits, "group": group, "source": source_digest()}
+        what = {"method": method, "bits": bits, "group": group, "source": self.source}
         return self.kept(f"{method} {bits} group {group or 'row'}", what, work)
 
     def quantized(self, method: str, bits: str, group: int | None) -> nn.Module:
