@@ -26,8 +26,8 @@ from quant.metrics.classifier import CONFIG, Classifier, load_classifier
 
 STEPS = 20
 TRAINING = (
-    "{steps} steps of {batch} latents ({samples} samples, {per_class} per class) on {hours:.1f} "
-    "hours of two shared CPU cores: v-prediction on 24 emoji in four designs (Fluent 3D, gradient "
+    "{steps} steps of {batch} latents ({samples} samples, {per_class} per class) in {hours:.1f} "
+    "hours on two shared CPU cores: v-prediction on 24 emoji in four designs (Fluent 3D, gradient "
     "and flat; Noto) with mirror images, 192 latents in all; averaged weights. It memorises these "
     "pictures and blends them; it does not generalise."
 )
@@ -168,6 +168,8 @@ def write_readme(
         )
         for scale, result in report["guidance"].items()
     ]
+    missed = report["guidance"].get(f"{guidance:g}", {}).get("accuracy_below_one", {})
+    confused = ", ".join(f"{name} ({share:.0%} right)" for name, share in missed.items())
     text = Path(__file__).with_name("dit_card.md").read_text()
     card = text.format(
         guidance=guidance,
@@ -188,6 +190,7 @@ def write_readme(
         hours=report["seconds"] / 3600,
         curve=", ".join(f"{loss:.3f} at {step:,}" for step, _, loss in shown),
         table="\n".join(rows),
+        confused=f"At guidance {guidance:g} it errs on: {confused}." if confused else "",
         pictures=max((r["pictures"] for r in report["guidance"].values()), default=0),
         judge=judge_net.held_out_accuracy if judge_net else 0.0,
     )
@@ -208,7 +211,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("assets/models/dit-emoji"))
     parser.add_argument("--classifier", type=Path, default=Path("assets/models/emoji-classifier"))
     parser.add_argument("--report", type=Path, default=Path(".training/report"))
-    parser.add_argument("--guidance", type=float, default=3.0, help="the card's guidance scale")
+    parser.add_argument("--guidance", type=float, default=2.0, help="the card's guidance scale")
     parser.add_argument("--compare", type=float, nargs="*", default=[2.0, 3.0, 4.0])
     parser.add_argument("--draws", type=int, default=4, help="pictures per class and scale")
     parser.add_argument("--threads", type=int, default=2)
