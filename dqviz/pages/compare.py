@@ -169,8 +169,7 @@ def headline(result: Mapping[str, Any], runs: Sequence[Run]) -> Section:
     model = result.get("model") or {}
     status = result.get("status", "done")
     badges = _status_badges(status) + _evidence_badges(runs[1:])
-    notes = [_cancelled(runs)] if status == "cancelled" else []
-    notes += [{"tone": "warn", "text": str(w)} for w in result.get("warnings") or ()]
+    notes = [{"tone": "warn", "text": str(w)} for w in result.get("warnings") or ()]
     return {
         "kind": "headline",
         "title": str(model.get("title") or model.get("key") or "Comparison"),
@@ -193,6 +192,9 @@ def _facts(result: Mapping[str, Any]) -> list[str]:
     if guidance is not None:
         facts.append(f"guidance {guidance:g}")
     facts += [str(sampler[k]) for k in ("scheduler",) if sampler.get(k)]
+    if result.get("status") == "cancelled":
+        kept = len(result.get("runs") or ())
+        facts.append(f"{kept} finished run{'' if kept == 1 else 's'} kept")
     if result.get("created"):
         facts.append(str(result["created"]).replace("T", " ").replace("Z", " UTC"))
     return facts
@@ -218,12 +220,6 @@ def _evidence_badge(run: Run) -> dict[str, str]:
     why = str(run.get("backend_why") or meaning.get(evidence, ""))
     tone = evidence if evidence in ("measured", "simulated") else "plain"
     return badge(evidence, tone, why)
-
-
-def _cancelled(runs: Sequence[Run]) -> dict[str, str]:
-    n = len(runs)
-    kept = f"{n} finished run{' was' if n == 1 else 's were'} kept" if n else "no run was finished"
-    return {"tone": "warn", "text": f"Cancelled: {kept}."}
 
 
 def claims(result: Mapping[str, Any], runs: Sequence[Run]) -> list[dict[str, str]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from .theme import Figure, axis, layout, plain, run_colour, run_symbol
 
-ROW_PIXELS = 30
+ROW_PIXELS = 34
 
 
 def figure(rows: Sequence[tuple[int | None, str, Mapping[str, Any]]]) -> Figure:
@@ -24,7 +24,7 @@ def figure(rows: Sequence[tuple[int | None, str, Mapping[str, Any]]]) -> Figure:
         "layout": layout(
             showlegend=False,
             margin={"l": 16, "r": 16, "t": 8, "b": 44},
-            xaxis=axis("PSNR to full precision (dB), more is closer"),
+            xaxis=axis("PSNR to full precision (dB)"),
             yaxis=axis(
                 "",
                 tickvals=[y for y, _ in placed],
@@ -39,7 +39,7 @@ def figure(rows: Sequence[tuple[int | None, str, Mapping[str, Any]]]) -> Figure:
 
 def _label(name: str) -> str:
     """A name in lines of readable length."""
-    return "<br>".join(plain(line) for line in textwrap.wrap(name, 22)[:2])
+    return "<br>".join(plain(line) for line in textwrap.wrap(name, 28)[:2])
 
 
 def height(rows: int) -> int:

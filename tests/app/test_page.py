@@ -78,7 +78,7 @@ def test_a_cancelled_result_says_what_was_kept(result: Result) -> None:
     }
     headline = page.render(cancelled).section("headline")
     assert headline["badges"][0]["text"] == "cancelled"
-    assert "1 finished run was kept" in headline["notes"][0]["text"]
+    assert "1 finished run kept" in headline["facts"]
 
 
 def test_identical_pictures_have_no_decibels(result: Result) -> None:

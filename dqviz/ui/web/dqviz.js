@@ -423,6 +423,8 @@ window.dqviz = (() => {
 
     drawLoupe() {
       const { runs, samples } = this.section;
+      this.loupe.hidden = runs.length < 2 || !samples.length;
+      if (this.loupe.hidden) return;
       const { sample, left, right } = this.pick;
       const [a, b] = [this.images[left]?.[sample], this.images[right]?.[sample]];
       const names = runs.map((r) => `${r.name}${r.detail ? ` ${r.detail}` : ""}`);
