@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import psutil
 import torch
 import torch.nn.functional as F
 
@@ -33,7 +33,7 @@ SHAPES = (  # (k, n): attention and the two layers of the MLP, of small and larg
     *((1152, 1152), (1152, 4608), (4608, 1152)),
 )
 BITS = ((8, 8), (8, 7), (4, 8))  # (weight, activation)
-IDLE = 0.25  # largest load average of the last minute at which --save starts
+IDLE = 10.0  # largest share of the processor, in per cent, that others may use when --save starts
 COLUMNS = ("m", "k", "n", "weight_bits", "act_bits", "corrected")
 
 
@@ -143,15 +143,16 @@ def main() -> int:
             "this build of torch lacks oneDNN's integer linear: nothing to measure", file=sys.stderr
         )
         return 3
-    load = os.getloadavg()[0]
-    if options.save and load > IDLE:
+    busy = psutil.cpu_percent(interval=2.0)
+    if options.save and busy > IDLE:
         print(
-            f"load is {load:.2f}, above {IDLE}: not saving times of a busy machine", file=sys.stderr
+            f"the processor is {busy:.0f} % busy, above {IDLE:.0f} %: not saving times of a busy machine",
+            file=sys.stderr,
         )
         return 3
     torch.manual_seed(0)
     print(
-        f"{tuned.device_name()}, {torch.get_num_threads()} threads, load {load:.2f}, torch {torch.__version__}"
+        f"{tuned.device_name()}, {torch.get_num_threads()} threads, {busy:.0f} % busy, torch {torch.__version__}"
     )
     with torch.inference_mode():
         rows = table(options.runs, tuple(options.rows))
