@@ -48,8 +48,8 @@ $(VENV)/.project: pyproject.toml $(VENV)/.installed
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-pictures: env ## docs/pictures/compare.png: the Compare page over a real comparison
-	@$(BIN)/python docs/pictures.py
+pictures: env ## docs/pictures/*.png: the Compare page over a real comparison
+	@$(BIN)/python -m tests.app.screenshots $(ARGS)
 
 quality: env ## docs/results/quality.*: our methods at several bit widths, with the yardstick ladder
 	@$(BIN)/python -m benchmarks.quality $(ARGS)
