@@ -369,7 +369,7 @@ def adversarial(
 def test_the_trap_on_the_embedded_model(embedded):
     """The shipped classifier tells the two apart on pictures of the shipped model."""
     model, classifier = embedded
-    count, sampler = len(model.classes), model.sampler(steps=6)
+    count, sampler = 2 * len(model.classes), model.sampler(steps=6)
     full, different = (
         generate(model, model.samples(range(first, first + count)), sampler)
         for first in (5_000, 6_000)

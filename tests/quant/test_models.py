@@ -32,7 +32,7 @@ def test_a_folder_loads_with_its_card(model):
     assert model.key == "tiny-dit"
     assert model.classes == {0: "apple", 1: "cat", 2: "car"}
     assert (model.card.guidance, model.card.steps) == (3.0, 4)
-    assert model.source_dtype == torch.float32
+    assert model.source_dtype == torch.float16
     assert len([s for s in model.sites if s.kept_reason is None]) == 12
 
 
