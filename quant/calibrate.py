@@ -34,8 +34,12 @@ BINS = 2 * HALF + 1  # negative, zero, positive
 class CalibrationOptions(Value):
     """What is recorded, and how much of it."""
 
-    rows: int = Field(64, ge=1)  # rows per (input, step, branch) and batch that histograms look at
-    reservoir: int = Field(512, ge=1)  # rows kept per input for error search, spread over steps
+    rows: int = Field(
+        default=64, ge=1
+    )  # rows per (input, step, branch) and batch that histograms look at
+    reservoir: int = Field(
+        default=512, ge=1
+    )  # rows kept per input for error search, spread over steps
     seed: int = 0
 
 

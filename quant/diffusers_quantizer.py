@@ -39,7 +39,7 @@ class DQVizConfig(QuantizationConfigMixin):
 
     def __init__(self, **fields: Any) -> None:
         fields.pop("quant_method", None)
-        self.quant_method = QuantMethod.DQVIZ
+        self.quant_method = QuantMethod.DQVIZ  # pyright: ignore[reportAttributeAccessIssue]  (diffusers' own enum is closed)
         self.checkpoint = parse_config(fields, "quantization_config")
 
     def to_dict(self) -> dict[str, Any]:

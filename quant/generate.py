@@ -73,7 +73,7 @@ def make_scheduler(sampler: Sampler) -> Any:
     import diffusers
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-    cls = getattr(diffusers, sampler.scheduler, None)
+    cls: Any = getattr(diffusers, sampler.scheduler, None)
     if not (isinstance(cls, type) and issubclass(cls, SchedulerMixin)):
         known = [n for n in dir(diffusers) if n.endswith("Scheduler")]
         raise unknown("scheduler", sampler.scheduler, known)

@@ -51,6 +51,14 @@ class QuantLinear(nn.Module):
 
     dqviz_site = True
 
+    # Registered as buffers where the formats ask for them; see above.
+    codes: Tensor
+    scale: Tensor
+    channel_scale: Tensor
+    signs: Tensor
+    bias: Tensor
+    weight: Tensor
+
     def __init__(
         self,
         in_features: int,

@@ -301,8 +301,8 @@ def stored_dtype(folder: Path) -> torch.dtype:
 
 def _download(name: str, revision: str | None) -> Path:
     """Folder of a hub pipeline in the hub's own cache, downloaded where it is not there yet."""
-    from diffusers import DiffusionPipeline  # noqa: PLC0415
-    from huggingface_hub.errors import GatedRepoError  # noqa: PLC0415
+    from diffusers import DiffusionPipeline
+    from huggingface_hub.errors import GatedRepoError
 
     try:
         return Path(DiffusionPipeline.download(name, revision=revision, use_safetensors=True))
@@ -323,7 +323,7 @@ def _download(name: str, revision: str | None) -> Path:
 
 def _load_pipeline(folder: Path, dtype: torch.dtype) -> Any:
     """Through diffusers; its many errors become ours."""
-    from diffusers import DiffusionPipeline  # noqa: PLC0415
+    from diffusers import DiffusionPipeline
 
     try:
         return DiffusionPipeline.from_pretrained(

@@ -64,10 +64,10 @@ class Format(Value):
     """
 
     kind: Literal["int", "fp8"] = "int"
-    bits: int = Field(8, ge=2, le=8)
+    bits: int = Field(default=8, ge=2, le=8)
     symmetric: bool = True
     granularity: Granularity = "row"
-    group_size: int | None = Field(None, ge=8)
+    group_size: int | None = Field(default=None, ge=8)
 
     @model_validator(mode="after")
     def _consistent(self) -> Format:

@@ -207,7 +207,9 @@ def report(
     shapes: Shapes, sites: list[Site], quantized: set[str], total: int, full: int
 ) -> SizeReport:
     """Sort the bytes of a file by kind."""
-    parts = dict.fromkeys(("codes", "scales", "zeros", "transforms", "biases", "kept"), 0)
+    parts: dict[str, int] = dict.fromkeys(
+        ("codes", "scales", "zeros", "transforms", "biases", "kept"), 0
+    )
     for name, value in shapes.items():
         owner, _, last = name.rpartition(".")
         parts[_KINDS[last] if owner in quantized else "kept"] += tensor_bytes(*value)

@@ -74,7 +74,7 @@ class Options(Value):
     alpha: Literal["search"] | float = "search"
     act_stat: Literal["first", "max", "mean", "ema", "search"] = "max"
     transform: Literal["plain", "scale", "rotate", "both", "choose"] = "choose"
-    rows: int = Field(512, ge=1, description="calibration rows that the search looks at")
+    rows: int = Field(default=512, ge=1, description="calibration rows that the search looks at")
 
     def model_post_init(self, _: object) -> None:
         """Alpha is a share."""

@@ -39,7 +39,7 @@ def test_the_docstring_reads_like_the_paper(key):
 def test_the_card_in_the_source_is_the_one_in_the_module(key):
     module = load_method(key)
     assert read_card(Path(inspect.getfile(module))) == module.CARD
-    assert module.CARD == methods()[key]
+    assert methods()[key] == module.CARD
 
 
 def test_listing_methods_loads_no_torch():

@@ -113,7 +113,7 @@ def test_a_folder_that_is_no_pipeline(copy_of_tiny, tmp_path):
 
 @pytest.mark.parametrize("change", [{"dtype": "float8"}, {"device": "tpu"}])
 def test_unknown_dtype_and_device(tiny_dit, change):
-    with pytest.raises(BadInput, match="nearest: |known: "):
+    with pytest.raises(BadInput, match=r"nearest: |known: "):
         load_model(str(tiny_dit), **change)
 
 
