@@ -22,7 +22,15 @@ PATH = re.compile(r"`([\w.][\w./-]*(?:/|\.(?:py|md|toml|json|lock|sh|png|safeten
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"```.*?```", re.DOTALL)
 # Written by a run or an install, or named as what a person will make.
-NOT_TRACKED = (".venv/", ".venv-peers/", ".peers/", "studies/", "dqviz.json", "model_index.json")
+NOT_TRACKED = (
+    ".training/",
+    ".venv/",
+    ".venv-peers/",
+    ".peers/",
+    "studies/",
+    "dqviz.json",
+    "model_index.json",
+)
 
 
 def generator() -> ModuleType:
