@@ -80,7 +80,7 @@ def make_scheduler(sampler: Sampler) -> Any:
     config = dict(sampler.config)
     if sampler.scheduler == "DDIMScheduler" and "clip_sample" not in config:
         config["clip_sample"] = False  # the class's default greys out latents that exceed 1
-    scheduler = cls.from_config(config)
+    scheduler = cls.from_config(config)  # pyright: ignore[reportAttributeAccessIssue]  (from its ConfigMixin half)
     scheduler.set_timesteps(sampler.steps)
     return scheduler
 
