@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -242,8 +242,3 @@ def options_from_pairs(pairs: Iterable[str]) -> dict[str, Any]:
         except json.JSONDecodeError:
             options[name.strip()] = value
     return options
-
-
-def merge_options(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """`given` over `defaults`."""
-    return {**defaults, **given}
