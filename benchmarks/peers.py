@@ -34,15 +34,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quant.calibrate import Seen, calibrate
+from quant.calibration import Seen, calibrate
 from quant.errors import DQVizError
-from quant.generate import Generation, generate
+from quant.generation import Generation, generate
 from quant.intervals import bootstrap, paired_difference
 from quant.layers import QuantLinear
 from quant.metrics import latent_error, psnr
 from quant.models import Model, load_model
 from quant.plans import uniform_plan
-from quant.quantize import quantize
+from quant.quantization import quantize
 from quant.schema import fingerprint, parse_bits, parse_seeds
 from quant.sizes import predict_size
 

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dqviz.compare import compare
+from dqviz.comparison import compare
 from dqviz.events import Event, Stage
 from dqviz.request import CompareRequest, as_command
 from quant.errors import DQVizError

@@ -1,9 +1,8 @@
 """DQ-Viz: what post-training quantization does to a Diffusion Transformer, and what to do about it.
 
-The command line and the app call what this package exports, and `dqviz.compare.compare`,
-`dqviz.export.quantize_to` and `draw_to`. Importing it loads no torch and no Gradio. When another
-distribution's `quant` or `kernels` would be imported instead of ours, using the package stops at
-once with one line that says so (`dqviz doctor` reports it too).
+The command line and the app call what this package exports. Importing it loads no torch and no
+Gradio. When another distribution's `quant` or `kernels` would be imported instead of ours, using
+the package stops at once with one line that says so (`dqviz doctor` reports it too).
 """
 
 from __future__ import annotations
@@ -19,7 +18,10 @@ _PUBLIC = {
     "CompareRequest": "request",
     "Study": "study",
     "as_command": "request",
+    "compare": "comparison",
+    "draw_to": "export",
     "launch": "ui.server",
+    "quantize_to": "export",
     "write_report": "report",
 }
 __all__ = sorted(_PUBLIC)

@@ -337,7 +337,7 @@ def compare(
     json_: Json = False,
 ) -> None:
     """Judge methods against full precision, same seeds."""
-    from .compare import compare as run
+    from .comparison import compare as run
     from .tables import compared
 
     request = _request(

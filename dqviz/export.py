@@ -52,7 +52,7 @@ def quantize_to(
     check_empty(out)
 
     from quant.checkpoint import save_checkpoint
-    from quant.quantize import quantize
+    from quant.quantization import quantize
 
     watch = Watch(on_event, cancelled, previews=False)
     watch.stage("load", f"loading {request.model}")
@@ -139,8 +139,8 @@ def draw_to(
         raise BadInput(f"{target} is a whole model; --base goes with a transformer folder only")
     resolve(ref)
 
-    from quant.generate import generate
-    from quant.quantize import backend_report
+    from quant.generation import generate
+    from quant.quantization import backend_report
 
     watch = Watch(on_event, cancelled, previews=False)
     watch.stage("load", f"loading {target}")

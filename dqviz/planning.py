@@ -17,8 +17,8 @@ from .study import faults
 if TYPE_CHECKING:
     from torch import nn
 
-    from quant.calibrate import CalibrationOptions, Seen
-    from quant.generate import StepEvent
+    from quant.calibration import CalibrationOptions, Seen
+    from quant.generation import StepEvent
     from quant.models import Model
 
 _BASE_MEMORY = 512 * machine.MIB  # interpreter, torch, activations of a small batch
@@ -121,7 +121,7 @@ def statistics(
     on_step: Callable[[StepEvent], None] | None = None,
 ) -> Seen:
     """Calibration statistics: those in `folder` when they fit, else recorded now and kept there."""
-    from quant.calibrate import CalibrationOptions, Seen, calibrate
+    from quant.calibration import CalibrationOptions, Seen, calibrate
 
     options = CalibrationOptions.model_validate({})
     manifest = _manifest(model, samples, sampler, options)
@@ -140,7 +140,7 @@ def statistics(
 
 def statistics_bytes(model: Model, sampler: Sampler) -> int:
     """About how much `statistics` keeps on disk: it grows with widths and steps, not with samples."""
-    from quant.calibrate import BINS, CalibrationOptions
+    from quant.calibration import BINS, CalibrationOptions
 
     options = CalibrationOptions.model_validate({})
     widths = {s.input_of: s.in_features for s in model.sites if s.kept_reason is None}

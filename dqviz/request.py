@@ -159,7 +159,7 @@ def split_options(
 
     Raises BadInput for an option that none of the methods has.
     """
-    from quant.quantize import parse_options  # torch, and only when methods are asked for
+    from quant.quantization import parse_options  # torch, and only when methods are asked for
 
     shares: list[dict[str, Any]] = [{} for _ in methods]
     fields = [set(cards.load_method(m).Options.model_fields) for m in methods]

@@ -15,7 +15,7 @@ from .events import Event, OnEvent, Preview, Progress, Stage
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from quant.generate import StepEvent
+    from quant.generation import StepEvent
 
 PREVIEW_EVERY = 0.5  # seconds
 PREVIEW_SHARE = 0.1  # of the time goes into decoding previews, at most

@@ -24,23 +24,23 @@ if not getattr(kernels, "DQVIZ", False):
 
 
 def _register_with_diffusers(_module: object) -> None:
-    importlib.import_module(".diffusers_quantizer", __package__).register()
+    importlib.import_module(".diffusers_quantizer", __package__)
 
 
 wrapt.register_post_import_hook(_register_with_diffusers, "diffusers.quantizers.auto")
 
 _PUBLIC = {
-    "calibrate": "calibrate",
-    "CalibrationOptions": "calibrate",
-    "Seen": "calibrate",
+    "calibrate": "calibration",
+    "CalibrationOptions": "calibration",
+    "Seen": "calibration",
     "check_checkpoint": "checkpoint",
-    "generate": "generate",
-    "Generation": "generate",
+    "generate": "generation",
+    "Generation": "generation",
     "load_model": "models",
     "embedded_models": "models",
     "Model": "models",
-    "quantize": "quantize",
-    "Quantized": "quantize",
+    "quantize": "quantization",
+    "Quantized": "quantization",
     "uniform_plan": "plans",
     "save_checkpoint": "checkpoint",
     "size_of": "sizes",

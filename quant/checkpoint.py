@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from .errors import BadCheckpoint, BadInput
 from .layers import QuantLinear
 from .models import Model, safetensors_header
-from .quantize import Quantized
+from .quantization import Quantized
 from .schema import Plan, Value
 from .sizes import SizeReport, file_bytes, report
 from .storage import digest, stored_tensors

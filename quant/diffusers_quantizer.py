@@ -21,7 +21,7 @@ from torch import nn
 from .checkpoint import CheckpointConfig, check_files, parse_config
 from .errors import BadCheckpoint, EnvironmentFault
 from .layers import QuantLinear, Transform
-from .quantize import swap
+from .quantization import swap
 from .schema import SitePlan
 from .step import attach
 
@@ -166,7 +166,6 @@ def _empty(
         )
 
 
-def register() -> None:
-    """Add our quantizer to diffusers' registry; called when that registry is imported."""
-    auto.AUTO_QUANTIZER_MAPPING["dqviz"] = DQVizQuantizer  # type: ignore[assignment]
-    auto.AUTO_QUANTIZATION_CONFIG_MAPPING["dqviz"] = DQVizConfig  # type: ignore[assignment]
+# Importing this module, directly or through the hook in `quant`, is what registers it.
+auto.AUTO_QUANTIZER_MAPPING["dqviz"] = DQVizQuantizer  # type: ignore[assignment]
+auto.AUTO_QUANTIZATION_CONFIG_MAPPING["dqviz"] = DQVizConfig  # type: ignore[assignment]

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from .errors import BadInput
 from .evaluate import check_pair
-from .generate import Generation, Trajectory, make_scheduler, predict
+from .generation import Generation, Trajectory, make_scheduler, predict
 from .metrics.latent_error import measure as relative_error
 from .models import Model
 from .schema import Sampler, Value

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .errors import BadInput
 from .frechet import LABEL, Distance, distance, latent_features, too_few
-from .generate import Generation
+from .generation import Generation
 from .intervals import Interval, bootstrap, proportion
 from .metrics import MetricCard, list_metrics, load_metric
 from .schema import Sample, Sampler, Value

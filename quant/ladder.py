@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from .errors import BadInput, unknown
 from .evaluate import Summary, check_pair, paired_metrics
-from .generate import Generation, StepEvent, generate
+from .generation import Generation, StepEvent, generate
 from .metrics import list_metrics
 from .models import Model
 from .schema import Sample, Sampler, Value

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .adapters import Site
 from .errors import BadInput, unknown
-from .generate import timesteps_of
+from .generation import timesteps_of
 from .models import Model
 from .rounding import check_shape
 from .schema import Bits, Format, Plan, Sampler, SitePlan, Window

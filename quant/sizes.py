@@ -77,7 +77,7 @@ def size_of(
     """
     from .models import load_model, resolve
     from .plans import check_sites, uniform_formats
-    from .quantize import parse_options
+    from .quantization import parse_options
 
     chosen = parse_options(method, options or {})
     transform = load_method(method).stored_transform(chosen)

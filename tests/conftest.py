@@ -92,7 +92,7 @@ def studies_in_a_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.fixture(scope="session")
 def tiny_study(tiny_dit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study of the tiny model: full precision, rtn w4a4, viditq w4a4, 4 samples; read only."""
-    from dqviz.compare import compare
+    from dqviz.comparison import compare
     from dqviz.request import CompareRequest
 
     out = tmp_path_factory.mktemp("studies") / "tiny"

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import os
 import re
@@ -143,6 +144,19 @@ def test_methods_and_metrics_do_not_import_one_another() -> None:
                 if beside and found & names:
                     wrong.append(f"{path.relative_to(ROOT)}: {sorted(found & names)}")
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("package", ["quant", "dqviz"])
+def test_a_public_name_stays_what_it_is(package: str) -> None:
+    """Importing a submodule sets it as an attribute of its package: it must not hide a function."""
+    module = importlib.import_module(package)
+    before = {name: getattr(module, name) for name in module.__all__}
+    for name in before:
+        assert not (ROOT / package / f"{name}.py").exists(), f"{package}.{name} is also a module"
+    for path in sorted((ROOT / package).glob("*.py")):
+        if path.stem not in ("__init__", "__main__"):
+            importlib.import_module(f"{package}.{path.stem}")
+    assert {name: getattr(module, name) for name in before} == before
 
 
 def test_the_packages_are_ours() -> None:

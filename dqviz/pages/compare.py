@@ -68,7 +68,7 @@ def render(
     """The page of one comparison.
 
     Args:
-        result: what `dqviz.compare.compare` returns, or the part of it that exists so far.
+        result: what `dqviz.compare` returns, or the part of it that exists so far.
         pictures: data URLs by run name.
         drifts: error along the trajectory by run name.
         files: files of the study that can be downloaded: label -> name.

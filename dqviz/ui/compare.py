@@ -37,7 +37,7 @@ def engine_compare(
     request: CompareRequest, on_event: Callable[..., None], cancelled: Callable[[], bool]
 ) -> dict[str, Any]:
     """The real comparison; torch is loaded with the first one."""
-    from ..compare import compare
+    from ..comparison import compare
 
     return compare(request, on_event, cancelled)
 

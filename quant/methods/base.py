@@ -18,7 +18,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from ..calibrate import InputStatistics
+from ..calibration import InputStatistics
 from ..layers import Transform
 from ..rounding import WeightCodes, round_to_nearest
 from ..schema import SitePlan, Value

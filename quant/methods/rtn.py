@@ -12,7 +12,7 @@ Quantizers as in arXiv 2406.02540; needs no calibration.
 
 from __future__ import annotations
 
-from ..calibrate import InputStatistics
+from ..calibration import InputStatistics
 from ..cards import Card
 from ..layers import Transform
 from ..schema import Value

@@ -29,7 +29,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..calibrate import InputStatistics
+from ..calibration import InputStatistics
 from ..cards import Card, Option
 from ..errors import BadInput
 from ..layers import Transform

@@ -20,7 +20,7 @@ LARGEST = 1_000_000  # bytes of all pictures together
 
 def compared(folder: Path) -> Path:
     """A study of the embedded model."""
-    from dqviz.compare import compare
+    from dqviz.comparison import compare
     from dqviz.request import CompareRequest
 
     request = {"model": "dit-emoji", "methods": "rtn,viditq", "bits": "w4a4", "out": folder}

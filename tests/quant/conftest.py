@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from quant.calibrate import CalibrationOptions, calibrate
-from quant.generate import generate
+from quant.calibration import CalibrationOptions, calibrate
+from quant.generation import generate
 from quant.models import load_model
 
 

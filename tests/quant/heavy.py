@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from quant.calibrate import InputStatistics
+from quant.calibration import InputStatistics
 from quant.methods.base import Group, SiteWeight
 from quant.schema import Format, SitePlan
 

@@ -16,7 +16,7 @@ from quant.checkpoint import CONFIG, WEIGHTS, check_checkpoint, save_checkpoint
 from quant.errors import BadCheckpoint, BadInput
 from quant.layers import QuantLinear
 from quant.plans import uniform_plan
-from quant.quantize import quantize
+from quant.quantization import quantize
 from quant.schema import parse_bits
 from quant.sizes import predict_size, size_of
 from quant.storage import stored_tensors

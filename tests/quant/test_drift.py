@@ -13,7 +13,7 @@ from torch import nn
 
 from quant.drift import Drift, drift
 from quant.errors import BadInput, Cancelled
-from quant.generate import Generation, generate, make_scheduler
+from quant.generation import Generation, generate, make_scheduler
 from quant.models import Model, load_model
 from quant.schema import Sampler
 

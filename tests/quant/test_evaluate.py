@@ -13,7 +13,7 @@ from torch import Tensor
 
 from quant.errors import BadInput
 from quant.evaluate import RunMetrics, evaluate, evaluate_alone
-from quant.generate import Generation, generate
+from quant.generation import Generation, generate
 from quant.intervals import paired_difference
 from quant.models import embedded_models, load_model
 from quant.schema import Sample, Sampler

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from quant.cards import Card, load_method, methods, read_card
-from quant.generate import generate
+from quant.generation import generate
 from quant.layers import QuantLinear
 from quant.methods.viditq import output_error
 from quant.plans import uniform_plan
-from quant.quantize import quantize
+from quant.quantization import quantize
 from quant.schema import parse_bits
 
 from . import heavy

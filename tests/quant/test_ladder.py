@@ -12,7 +12,7 @@ import torch
 
 from quant.errors import BadInput, Cancelled
 from quant.evaluate import paired_metrics
-from quant.generate import Generation, generate, starting_noise
+from quant.generation import Generation, generate, starting_noise
 from quant.ladder import CHANGES, Rung, in_bf16, ladder, lossless
 from quant.models import Model, load_model
 

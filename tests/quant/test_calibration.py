@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from quant.calibrate import BINS, HALF, CalibrationOptions, Seen, bin_of, calibrate
+from quant.calibration import BINS, HALF, CalibrationOptions, Seen, bin_of, calibrate
 from quant.errors import BadCheckpoint
-from quant.generate import generate
+from quant.generation import generate
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from quant.errors import BadInput
-from quant.generate import generate
+from quant.generation import generate
 from quant.layers import QuantLinear
 from quant.plans import check_plan, uniform_plan, windows_for
-from quant.quantize import parse_options, quantize
+from quant.quantization import parse_options, quantize
 from quant.schema import Plan, SitePlan, parse_bits
 
 
@@ -84,7 +84,7 @@ def test_windows_change_only_their_own_steps(model, seen, reference, samples, sa
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_windows_cut_the_steps_into_equal_runs(sampler, count):
-    from quant.generate import timesteps_of
+    from quant.generation import timesteps_of
     from quant.step import window_of
 
     windows = windows_for(sampler, count)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from .calibrate import Seen
+from .calibration import Seen
 from .cards import Card, load_method, methods
 from .errors import BadInput, DQVizError, unknown
 from .layers import QuantLinear

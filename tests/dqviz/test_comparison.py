@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from dqviz import machine
-from dqviz.compare import compare
+from dqviz.comparison import compare
 from dqviz.events import Event, Preview, Progress, RunFinished, Stage
 from dqviz.export import quantize_to
 from dqviz.request import CompareRequest, as_command, seeds_text
@@ -307,7 +307,7 @@ def test_as_command_makes_the_same_request(
         seen.append(made)
         raise Cancelled("enough")
 
-    monkeypatch.setattr("dqviz.compare.compare", catch)
+    monkeypatch.setattr("dqviz.comparison.compare", catch)
     assert cli.main(shlex.split(as_command(asked))[1:]) == 130
     assert seen == [asked]
 

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .errors import BadCheckpoint, BadInput
-from .generate import StepEvent, generate
+from .generation import StepEvent, generate
 from .models import Model, safetensors_header
 from .schema import Sample, Sampler, Value
 

@@ -43,9 +43,9 @@ from .watch import Watch, to_uint8
 if TYPE_CHECKING:
     from torch import nn
 
-    from quant.calibrate import Seen
+    from quant.calibration import Seen
     from quant.evaluate import Classifier
-    from quant.generate import Generation
+    from quant.generation import Generation
     from quant.models import Model
     from quant.sizes import SizeReport
 
@@ -222,7 +222,7 @@ def _draw(task: _Task, transformer: nn.Module | None) -> _Drawn:
     """Draw every sample; the first few with their trajectory."""
     import torch
 
-    from quant.generate import generate
+    from quant.generation import generate
 
     traced, others = task.samples[: task.traced], task.samples[task.traced :]
     with RowCount(transformer) as counted:
@@ -288,7 +288,7 @@ def _calibrate(task: _Task, steps: int) -> Seen:
 def _quantized_run(
     task: _Task, name: str, job: Job, plan: Plan, seen: Seen | None, reference: _Drawn
 ) -> None:
-    from quant.quantize import quantize
+    from quant.quantization import quantize
 
     label = f"{methods()[job.method].title} {job.bits or 'plan'}"
     task.watch.stage("quantize", f"quantizing: {label}", run=name)
@@ -578,7 +578,7 @@ def _foreign_bytes(task: _Task, candidate: Candidate) -> dict[str, Any]:
 
 def _arithmetic(transformer: nn.Module, rows: int, made_by: str = OURS) -> dict[str, str]:
     """What a run was computed with: ours and ordinary layers say it, others run as their package does."""
-    from quant.quantize import BackendReport, backend_report
+    from quant.quantization import BackendReport, backend_report
 
     if made_by in (OURS, UNQUANTIZED):
         report = backend_report(transformer, rows)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from quant.errors import BadInput, Cancelled
-from quant.generate import generate, make_scheduler, predict, starting_noise
+from quant.generation import generate, make_scheduler, predict, starting_noise
 from quant.schema import Sampler
 
 
