@@ -1,4 +1,4 @@
-"""What a page consists of: sections as plain JSON, which dqviz.js draws by setting text.
+"""What a page consists of: sections as plain JSON, which `ui/web/view.js` draws by setting text.
 
 A section never holds markup. Names of models, classes and runs come from other people's files and
 are drawn as text, whatever they contain.

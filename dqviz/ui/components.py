@@ -1,4 +1,4 @@
-"""Gradio components of our own: gr.HTML whose content dqviz.js draws from properties.
+"""Gradio components of our own: gr.HTML whose content a script in `web/` draws from properties.
 
 Factories instead of subclasses, since Gradio writes a stub file beside every subclass. The template
 of each is one constant element, so that Gradio never replaces what JavaScript has drawn in it.
@@ -12,26 +12,30 @@ from typing import Any
 
 import gradio as gr
 
-# The script is loaded once per page; `watch` has to be called before it has arrived.
+# A module is loaded once per page; `watch` has to be called before it has arrived.
 BOOT = """
-window.dqvizLoading ??= new Promise((resolve, reject) => {
-  const script = document.createElement('script');
-  script.src = 'web/dqviz.js';
-  script.onload = resolve;
-  script.onerror = () => reject(new Error('dqviz.js did not load'));
-  document.head.append(script);
-});
 const updates = {};
-window.dqvizLoading.then(() => Object.assign(updates, window.dqviz.KIND({element, props, trigger, server})));
+import(new URL('web/MODULE', document.baseURI))
+  .then((module) => Object.assign(updates, module.KIND({element, props, trigger, server})));
 for (const name of WATCHED) watch(name, () => updates[name]?.());
 """
 
 
-def _component(kind: str, css_class: str, watched: Sequence[str], **props: Any) -> gr.HTML:
+def component(
+    module: str, kind: str, css_class: str, watched: Sequence[str], **props: Any
+) -> gr.HTML:
+    """A component that the function `kind` of `web/MODULE` draws into an element of `css_class`.
+
+    Args:
+        watched: properties whose change is told to the function that `kind` returned for them.
+        props: initial properties, and those of gr.HTML.
+    """
     template = props.pop("html_template", f'<div class="{css_class}"></div>')
     return gr.HTML(
         html_template=template,
-        js_on_load=BOOT.replace("KIND", kind).replace("WATCHED", json.dumps(list(watched))),
+        js_on_load=BOOT.replace("MODULE", module)
+        .replace("KIND", kind)
+        .replace("WATCHED", json.dumps(list(watched))),
         apply_default_css=False,
         elem_classes=["dq-bare"],
         **props,
@@ -40,7 +44,8 @@ def _component(kind: str, css_class: str, watched: Sequence[str], **props: Any) 
 
 def view(server_functions: Sequence[Callable[..., Any]], view_json: str, elem_id: str) -> gr.HTML:
     """A page: its sections, and the frames of a run that is being drawn."""
-    return _component(
+    return component(
+        "view.js",
         "view",
         "dq-view",
         ("view_json", "live_json"),
@@ -54,7 +59,9 @@ def view(server_functions: Sequence[Callable[..., Any]], view_json: str, elem_id
 def status(elem_id: str) -> gr.HTML:
     """Progress with what, percent and time left; messages and errors."""
     idle = json.dumps({"state": "idle"})
-    return _component("status", "dq-status", ("status_json",), status_json=idle, elem_id=elem_id)
+    return component(
+        "form.js", "status", "dq-status", ("status_json",), status_json=idle, elem_id=elem_id
+    )
 
 
 def run_list(
@@ -65,7 +72,8 @@ def run_list(
     elem_id: str,
 ) -> gr.HTML:
     """Runs to make: a method with its bits each; the value is that list."""
-    return _component(
+    return component(
+        "form.js",
         "runlist",
         "dq-runlist",
         ("value", "methods_json", "presets_json"),
@@ -80,9 +88,9 @@ def run_list(
 
 def command(text: str, elem_id: str) -> gr.HTML:
     """The form as a command line, to copy."""
-    return _component("command", "dq-inline", ("text",), text=text, elem_id=elem_id)
+    return component("form.js", "command", "dq-inline", ("text",), text=text, elem_id=elem_id)
 
 
 def frame(html: str, elem_id: str) -> gr.HTML:
     """The top bar; its markup is ours alone."""
-    return _component("frame", "", (), html_template=html, elem_id=elem_id)
+    return component("frame.js", "frame", "", (), html_template=html, elem_id=elem_id)

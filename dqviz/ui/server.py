@@ -89,7 +89,7 @@ def make_app(bench: Bench, auth: Auth = None) -> FastAPI:
     options: dict[str, Any] = {
         "auth": auth,
         "theme": theme(),
-        "css_paths": [WEB / "dqviz.css"],
+        "css_paths": sorted(WEB.glob("*.css")),
         "favicon_path": str(WEB / "favicon.svg"),
         "footer_links": [],
         "run_history": False,

@@ -57,11 +57,13 @@ def test_gradio_never_draws_plots_or_unescaped_text(config: dict[str, Any]) -> N
         assert "{{" not in template
 
 
-def test_our_script_sets_text_only() -> None:
-    script = (server.WEB / "dqviz.js").read_text(encoding="utf-8")
+def test_our_scripts_set_text_only() -> None:
     dangerous = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function"
-    assert not re.findall(dangerous, script)
-    assert "showSendToCloud: false" in script
+    for file in server.WEB.glob("*.js"):
+        script = file.read_text(encoding="utf-8")
+        assert not re.findall(dangerous, script), file.name
+        for drawn in re.findall(r"P\.(?:react|newPlot)\(.*", script):
+            assert "showSendToCloud: false" in drawn, file.name
 
 
 def test_no_file_of_ours_names_another_host() -> None:
@@ -71,7 +73,7 @@ def test_no_file_of_ours_names_another_host() -> None:
 
 
 def test_every_answer_has_the_security_headers(url: str) -> None:
-    for path in ("", "config", "vendor/plotly.min.js", "web/dqviz.js", "nothing"):
+    for path in ("", "config", "vendor/plotly.min.js", "web/view.js", "nothing"):
         headers = httpx.get(url + path).headers
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["x-frame-options"] == "DENY"

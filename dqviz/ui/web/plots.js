@@ -1,0 +1,95 @@
+// Figures: plotly.js, loaded when the first one is drawn; colours follow the page.
+import { csvButton, el, heading, save, swatch } from "./tools.js";
+
+let plotly = null;
+export function loadPlotly() {
+  return (plotly ??= new Promise((resolve, reject) => {
+    const script = el("script", { src: "vendor/plotly.min.js" });
+    script.onload = () => resolve(window.Plotly);
+    script.onerror = () => reject(new Error("plotly.js did not load"));
+    document.head.append(script);
+  }));
+}
+
+// "var(--name)" anywhere in a figure becomes the colour that the page has now.
+export function resolved(value, style) {
+  if (typeof value === "string") {
+    const found = /^var\((--[\w-]+)\)$/.exec(value);
+    return found ? style.getPropertyValue(found[1]).trim() || value : value;
+  }
+  if (Array.isArray(value)) return value.map((v) => resolved(v, style));
+  if (value && typeof value === "object") {
+    return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, resolved(v, style)]));
+  }
+  return value;
+}
+
+export const narrow = () => window.matchMedia("(max-width: 640px)").matches;
+
+export function drawPlot(holder, section) {
+  if (!holder.isConnected) return Promise.resolve();
+  return loadPlotly().then((P) => {
+    if (!holder.isConnected) return null;
+    const style = getComputedStyle(holder);
+    const figure = resolved(section.figure, style);
+    const ink = style.getPropertyValue("--dq-ink").trim();
+    const line = style.getPropertyValue("--dq-line").trim();
+    const axes = {};
+    for (const name of Object.keys(figure.layout)) {
+      if (/^[xy]axis\d*$/.test(name)) axes[name] = { gridcolor: line, zerolinecolor: line, linecolor: line, tickcolor: line, ...figure.layout[name] };
+    }
+    const small = narrow() ? { ...(section.narrow || {}) } : {};
+    const layout = {
+      ...figure.layout, ...axes, ...small, height: section.height,
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      font: { family: style.fontFamily, size: 12, color: ink },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: ink },
+      hoverlabel: { font: { family: style.fontFamily } },
+    };
+    return P.react(holder, figure.data, layout, { responsive: true, displaylogo: false, displayModeBar: false, showSendToCloud: false });
+  });
+}
+
+function drawPlotSection(section) {
+  const holder = el("div", { class: "dq-plot", role: "img", "aria-label": section.alt || section.title, style: `min-height:${Number(section.height)}px` });
+  const svg = el("button", { type: "button", class: "dq-small", title: "Download this as SVG" }, "SVG");
+  svg.addEventListener("click", () => loadPlotly().then((P) => P.downloadImage(holder, {
+    format: "svg", filename: section.file, width: 960, height: Math.max(320, section.height) })));
+  const root = el("section", { class: "dq-card" }, heading(section, csvButton(section), svg), holder);
+  if (section.readout) root.append(readout(section, holder));
+  requestAnimationFrame(() => drawPlot(holder, section).catch((e) => holder.replaceChildren(el("p", { class: "dq-lede" }, String(e.message || e)))));
+  redraws.add({ node: holder, draw: () => drawPlot(holder, section) });
+  return root;
+}
+
+// A plot's numbers at one position: chosen by click in the plot, or by the slider (keyboard).
+function readout(section, holder) {
+  const { label, positions, columns, rows } = section.readout;
+  const slider = el("input", { type: "range", min: 0, max: positions.length - 1, value: positions.length - 1, "aria-label": label });
+  const table = el("table", { class: "dq-table dq-compact" });
+  const place = el("output", { class: "dq-mono" });
+  const show = () => {
+    const at = Number(slider.value);
+    place.textContent = positions[at];
+    slider.setAttribute("aria-valuetext", positions[at]);
+    table.replaceChildren(
+      el("thead", {}, el("tr", {}, columns.map((c, i) => el("th", { scope: "col", class: i ? "dq-num" : null }, c)))),
+      el("tbody", {}, rows.map((r) => el("tr", {}, el("th", { scope: "row" }, swatch(r.run), r.name),
+        r.values[at].map((v) => el("td", { class: "dq-num" }, v))))));
+  };
+  slider.addEventListener("input", show);
+  const attach = () => holder.on?.("plotly_click", (e) => {
+    const at = e.points[0].customdata;
+    if (Number.isInteger(at)) { slider.value = String(at); show(); }
+  });
+  const wait = setInterval(() => { if (holder.on) { clearInterval(wait); attach(); } else if (!holder.isConnected) clearInterval(wait); }, 200);
+  show();
+  return el("div", { class: "dq-readout" }, el("label", {}, label, slider, place), el("div", { class: "dq-scroll" }, table));
+}
+
+export const redraws = new Set();
+new MutationObserver(() => {
+  for (const entry of redraws) entry.node.isConnected ? entry.draw() : redraws.delete(entry);
+}).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+
+export const drawers = { plot: drawPlotSection };
