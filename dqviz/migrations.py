@@ -6,7 +6,7 @@ A step is never edited once released: a change of the tables is a new step at th
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 
 def m001_comparisons(db: sqlite3.Connection) -> None:
@@ -59,26 +59,35 @@ def m004_metrics(db: sqlite3.Connection) -> None:
     db.execute("CREATE INDEX metrics_by_key ON metrics (run, key)")
 
 
-ALL: tuple[Callable[[sqlite3.Connection], None], ...] = (
+def m005_resume(db: sqlite3.Connection) -> None:
+    """What makes a comparison resumable: the key of its job, and the names that its runs will have."""
+    db.execute("ALTER TABLE comparisons ADD COLUMN key TEXT")
+    db.execute("ALTER TABLE comparisons ADD COLUMN names TEXT NOT NULL DEFAULT '[]'")
+    db.execute("CREATE UNIQUE INDEX comparisons_by_key ON comparisons (key)")
+
+
+Step = Callable[[sqlite3.Connection], None]
+ALL: tuple[Step, ...] = (
     m001_comparisons,
     m002_plans,
     m003_runs,
     m004_metrics,
+    m005_resume,
 )
 
 
-def names() -> list[str]:
-    """Names of all steps, in order."""
-    return [step.__name__ for step in ALL]
+def names(steps: Sequence[Step] = ALL) -> list[str]:
+    """Names of the steps, in order."""
+    return [step.__name__ for step in steps]
 
 
-def apply(db: sqlite3.Connection) -> list[str]:
+def apply(db: sqlite3.Connection, steps: Sequence[Step] = ALL) -> list[str]:
     """Apply the steps that `db` lacks, in one transaction; returns their names."""
     db.execute("BEGIN IMMEDIATE")
     try:
         db.execute("CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY)")
         known = {row[0] for row in db.execute("SELECT name FROM migrations")}
-        missing = [step for step in ALL if step.__name__ not in known]
+        missing = [step for step in steps if step.__name__ not in known]
         for step in missing:
             step(db)
             db.execute("INSERT INTO migrations VALUES (?)", (step.__name__,))

@@ -17,7 +17,7 @@ import re
 import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,13 +27,13 @@ from quant.errors import BadInput, EnvironmentFault, unknown
 from quant.schema import fingerprint
 
 from . import migrations
+from .database import transaction
 
 FORMAT = 1
 KIND = "dqviz study"
 MANIFEST = "study.json"
 DATABASE = "study.sqlite"
 REPORT = "report.html"
-_LOCK_SECONDS = 10.0
 _HARMLESS = frozenset({".DS_Store", ".gitignore", ".gitkeep", "Thumbs.db"})
 
 
@@ -153,16 +153,53 @@ class Study:
                 )
         return study
 
-    def begin(self, request: Mapping[str, Any], recipe: Mapping[str, Any]) -> int:
-        """Start a comparison; returns its number."""
+    def begin(
+        self,
+        request: Mapping[str, Any],
+        recipe: Mapping[str, Any],
+        names: Sequence[str] = (),
+        key: str | None = None,
+    ) -> int:
+        """Start a comparison; returns its number.
+
+        Args:
+            request: what was asked for.
+            recipe: what makes it again.
+            names: of the runs to come, in order.
+            key: by which `resumable` finds it again.
+        """
+        self._check_writable()
         self.manifest = {**self.manifest, "recipe": dict(recipe), "updated": now()}
         write_json(self.folder / MANIFEST, self.manifest)
         with self._database() as db:
             cursor = db.execute(
-                "INSERT INTO comparisons (created, status, request) VALUES (?, 'running', ?)",
-                (now(), dump(request)),
+                "INSERT INTO comparisons (created, status, request, names, key)"
+                " VALUES (?, 'running', ?, ?, ?)",
+                (now(), dump(request), dump(list(names)), key),
             )
             return int(cursor.lastrowid or 0)
+
+    def comparison_of(self, key: str) -> int | None:
+        """The number of the comparison that was begun with this key; None when there is none."""
+        with self._database() as db:
+            row = db.execute("SELECT id FROM comparisons WHERE key = ?", (key,)).fetchone()
+        return None if row is None else int(row["id"])
+
+    def resume(self, comparison: int) -> list[str]:
+        """Continue a comparison that was stopped; returns the names that its runs have, in order.
+
+        Pictures of a run that was not stored to its end are removed.
+        """
+        self._check_writable()
+        with self._database() as db:
+            row = db.execute("SELECT names FROM comparisons WHERE id = ?", (comparison,)).fetchone()
+            db.execute("UPDATE comparisons SET status = 'running' WHERE id = ?", (comparison,))
+            stored = {run["name"] for run in db.execute("SELECT name FROM runs")}
+        names: list[str] = json.loads(row["names"])
+        for name in names:
+            if name not in stored:
+                shutil.rmtree(self.folder / "images" / name, ignore_errors=True)
+        return names
 
     def free_name(self, wanted: str, taken: Sequence[str] = ()) -> str:
         """`wanted` as a safe name that no run of this study and none of `taken` has."""
@@ -174,6 +211,7 @@ class Study:
 
     def add_run(self, comparison: int, run: NewRun) -> dict[str, Any]:
         """Store a finished run, pictures first; returns its record with `files` filled in."""
+        self._check_writable()
         files = self._write_images(run)
         record = {**run.record, "files": files}
         if run.drift is not None:
@@ -334,56 +372,16 @@ class Study:
             partial.replace(folder)
         return [f"images/{run.name}/{seed}.png" for seed in run.seeds]
 
-    @contextmanager
-    def _database(self) -> Iterator[sqlite3.Connection]:
+    def _check_writable(self) -> None:
+        if self.read_only:
+            raise EnvironmentFault(
+                f"study {self.folder} is read-only; copy it, or name another folder"
+            )
+
+    def _database(self) -> AbstractContextManager[sqlite3.Connection]:
         """A connection inside one transaction, with every table in place."""
         path = self.folder / DATABASE
-        try:
-            db = self._connect(path)
-        except sqlite3.Error as error:
-            raise _database_fault(path, error) from None
-        try:
-            db.execute("BEGIN" if self.read_only else "BEGIN IMMEDIATE")
-            yield db
-            db.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise _database_fault(path, error) from None
-        finally:
-            db.close()
-
-    def _connect(self, path: Path) -> sqlite3.Connection:
-        if self.read_only:
-            if not path.is_file():
-                raise BadInput(f"study {self.folder}: {DATABASE} is missing; restore it")
-            log = path.with_name(path.name + "-wal")
-            settled = not log.exists() or log.stat().st_size == 0
-            uri = f"{path.resolve().as_uri()}?mode=ro" + ("&immutable=1" if settled else "")
-            db = self._open(uri)
-        else:
-            db = self._open(f"{path.resolve().as_uri()}?mode=rwc")
-            if db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-                db.execute("PRAGMA journal_mode=WAL")
-        known = migrations.names()
-        has_table = db.execute(
-            "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'migrations'"
-        ).fetchone()
-        applied = (
-            [row["name"] for row in db.execute("SELECT name FROM migrations")] if has_table else []
-        )
-        newer = sorted(set(applied) - set(known))
-        if newer:
-            db.close()
-            raise BadInput(
-                f"study {self.folder} was written by a newer version (it has {newer[0]}); update dqviz"
-            )
-        if len(applied) < len(known) and not self.read_only:
-            migrations.apply(db)
-        return db
-
-    def _open(self, uri: str) -> sqlite3.Connection:
-        db = sqlite3.connect(uri, uri=True, timeout=_LOCK_SECONDS, isolation_level=None)
-        db.row_factory = sqlite3.Row
-        return db
+        return transaction(path, f"study {self.folder}", migrations.ALL, self.read_only)
 
 
 def _metric_rows(
@@ -401,19 +399,6 @@ def _metric_rows(
     for key, values in run.per_sample.items():
         rows += [(key, seed, value) for seed, value in zip(run.seeds, values, strict=True)]
     return rows
-
-
-def _database_fault(path: Path, error: sqlite3.Error) -> BadInput | EnvironmentFault:
-    text = str(error)
-    if "locked" in text or "busy" in text:
-        return EnvironmentFault(f"{path} is locked by another process; wait for it, or stop it")
-    if "full" in text or "disk I/O" in text:
-        return EnvironmentFault(f"{path} cannot be written ({text}); free some disk space")
-    if "readonly" in text or "unable to open" in text:
-        return EnvironmentFault(f"{path} cannot be opened for writing ({text}); check permissions")
-    return BadInput(
-        f"{path} is not a readable study database ({text}); restore it, or start a new study folder"
-    )
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

@@ -156,7 +156,7 @@ def test_another_models_study_is_refused(study: Study) -> None:
 def test_a_locked_study_is_an_environment_fault(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dqviz.study._LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("dqviz.database.LOCK_SECONDS", 0.1)
     holder = sqlite3.connect(study.folder / DATABASE, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     try:
