@@ -66,6 +66,22 @@ def m005_resume(db: sqlite3.Connection) -> None:
     db.execute("CREATE UNIQUE INDEX comparisons_by_key ON comparisons (key)")
 
 
+def m006_captures(db: sqlite3.Connection) -> None:
+    """Finished captures; `file` is relative to the study, `record` is what capture reports."""
+    db.execute(
+        """CREATE TABLE captures (
+            id INTEGER PRIMARY KEY,
+            name TEXT NOT NULL UNIQUE,
+            created TEXT NOT NULL,
+            method TEXT,
+            bits TEXT,
+            file TEXT NOT NULL,
+            manifest TEXT NOT NULL,
+            record TEXT NOT NULL DEFAULT '{}'
+        )"""
+    )
+
+
 Step = Callable[[sqlite3.Connection], None]
 ALL: tuple[Step, ...] = (
     m001_comparisons,
@@ -73,6 +89,7 @@ ALL: tuple[Step, ...] = (
     m003_runs,
     m004_metrics,
     m005_resume,
+    m006_captures,
 )
 
 

@@ -67,7 +67,7 @@ class SeenFile:
         self.branches: int = found["branches"]
         self.stages: tuple[str, ...] = tuple(found["stages"])
         self.inputs = tuple(
-            InputEntry(**{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()})
+            InputEntry(**{**entry, **{k: tuple(entry[k]) for k in ("sites", "roles", "stages")}})
             for entry in found["inputs"]
         )
         self._weights: dict[str, list[str]] = found["weights"]

@@ -2,7 +2,7 @@
 
     study.json       format number, model, recipe of the latest comparison, versions
     study.sqlite     comparisons, runs, plans, metrics (write-ahead log; migrations in migrations.py)
-    images/RUN/SEED.png, drift/RUN.json, seen*.safetensors, report.html
+    images/RUN/SEED.png, drift/RUN.json, captures/NAME.safetensors, seen*.safetensors, report.html
 
 Reading needs neither torch nor a network. Nothing is ever written over: a further comparison adds
 runs under names of their own. Files appear under their names only when they are complete.
@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quant.errors import BadInput, EnvironmentFault, unknown
 from quant.schema import fingerprint
@@ -29,11 +29,15 @@ from quant.schema import fingerprint
 from . import migrations
 from .database import transaction
 
+if TYPE_CHECKING:
+    from .seen_file import SeenFile
+
 FORMAT = 1
 KIND = "dqviz study"
 MANIFEST = "study.json"
 DATABASE = "study.sqlite"
 REPORT = "report.html"
+CAPTURES = "captures"
 _HARMLESS = frozenset({".DS_Store", ".gitignore", ".gitkeep", "Thumbs.db"})
 
 
@@ -327,6 +331,59 @@ class Study:
             ).fetchall()
         return {row["seed"]: row["value"] for row in rows}
 
+    def captures(self) -> list[dict[str, Any]]:
+        """Every capture in order: id, name, created, method, bits, file, manifest, record."""
+        with self._database() as db:
+            rows = db.execute(
+                "SELECT * FROM captures ORDER BY id" if _has(db, "captures") else "SELECT 1 LIMIT 0"
+            ).fetchall()
+        return [
+            {
+                **dict(row),
+                "manifest": json.loads(row["manifest"]),
+                "record": json.loads(row["record"]),
+            }
+            for row in rows
+        ]
+
+    def capture(self, name: str) -> SeenFile:
+        """The statistics of one capture, read lazily."""
+        from .seen_file import SeenFile
+
+        found = {row["name"]: row for row in self.captures()}
+        if name not in found:
+            raise unknown("capture", name, found, f"Study: {self.folder}")
+        return SeenFile(self.folder / found[name]["file"])
+
+    def add_capture(
+        self,
+        wanted: str,
+        finished: Path,
+        manifest: Mapping[str, Any],
+        *,
+        method: str | None = None,
+        bits: str | None = None,
+        record: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Move a finished file into the study, under `wanted` or the next free name, which is returned."""
+        base = slug(wanted) or "capture"
+        folder = self.folder / CAPTURES
+        with faults(folder), self._database() as db:
+            folder.mkdir(exist_ok=True)
+            used = {row["name"] for row in db.execute("SELECT name FROM captures")}
+            names = [base, *(f"{base}-{i}" for i in range(2, len(used) + 3))]
+            name = next(n for n in names if n not in used)
+            file = f"{CAPTURES}/{name}.safetensors"
+            db.execute(
+                "INSERT INTO captures (name, created, method, bits, file, manifest, record)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (name, now(), method, bits, file, dump(manifest), dump(record or {})),
+            )
+            # Before the commit: a crash in between leaves a file that no row names, and the next
+            # capture of this name takes its place.
+            finished.replace(self.folder / file)
+        return name
+
     def result(self, comparison: int | None = None) -> dict[str, Any]:
         """What compare returned: of the latest comparison that has runs, or of the one named."""
         listed = self.comparisons()
@@ -382,6 +439,12 @@ class Study:
         """A connection inside one transaction, with every table in place."""
         path = self.folder / DATABASE
         return transaction(path, f"study {self.folder}", migrations.ALL, self.read_only)
+
+
+def _has(db: sqlite3.Connection, table: str) -> bool:
+    """Whether a table is there: a read-only study of an earlier version lacks later ones."""
+    sought = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
+    return db.execute(sought, (table,)).fetchone() is not None
 
 
 def _metric_rows(
