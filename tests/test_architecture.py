@@ -39,7 +39,7 @@ ALLOWED = {
     "gradio": ("dqviz/ui/",),
     "plotly": ("dqviz/plots/",),
     "triton": ("kernels/",),
-    "typer": ("dqviz/cli.py", "dqviz/cli/", "dqviz/__main__.py"),
+    "typer": ("dqviz/cli.py", "dqviz/commands/", "dqviz/__main__.py"),
 }
 
 

@@ -1,0 +1,142 @@
+"""What the commands share: their options, and how a request is read, watched and shown.
+
+A command is one file of this folder: a function of the file's name, found by existing. Its imports
+stay inside it, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..terminal import ProgressLine, interruptible
+
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Embedded key, folder, or owner/name[@revision].")
+]
+Methods = Annotated[
+    list[str],
+    typer.Option("--method", "-m", metavar="KEY", help="Method; repeat, or separate by commas."),
+]
+BitsText = Annotated[
+    str,
+    typer.Option(
+        "--bits",
+        "-b",
+        metavar="BITS",
+        help="w4a8, w4a16 (weights only), fp8; one for all, or a comma list with one per method.",
+    ),
+]
+PlanFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--plan", metavar="FILE", help="Formats per site from a JSON plan, instead of --bits."
+    ),
+]
+Seeds = Annotated[str, typer.Option("--seeds", metavar="SEEDS", help="Seeds, e.g. 0-7 or 1,5,9.")]
+Steps = Annotated[
+    int | None,
+    typer.Option("--steps", metavar="N", help="Denoising steps; default from the model's card."),
+]
+Guidance = Annotated[
+    float | None,
+    typer.Option(
+        "--guidance", metavar="F", help="Guidance scale, 1 turns it off; default from the card."
+    ),
+]
+Classes = Annotated[
+    str,
+    typer.Option(
+        "--classes",
+        metavar="LIST",
+        help="Class ids or names, e.g. 1,2 or cat,panda; default from the card.",
+    ),
+]
+Prompts = Annotated[
+    list[str],
+    typer.Option("--prompt", metavar="TEXT", help="Prompt of a text model; repeat for several."),
+]
+Options = Annotated[
+    list[str],
+    typer.Option(
+        "--option",
+        "-o",
+        metavar="K=V",
+        help="Option of a method; method.name=value speaks to one method.",
+    ),
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+DType = Annotated[str, typer.Option("--dtype", help="auto, float32, float16 or bfloat16.")]
+Backend = Annotated[str, typer.Option("--backend", help="auto, simulate, integer or triton.")]
+BatchSize = Annotated[
+    int,
+    typer.Option(
+        "--batch-size", metavar="N", help="Samples per batch; results do not depend on it."
+    ),
+]
+Windows = Annotated[
+    int,
+    typer.Option(
+        "--windows", metavar="N", help="Cut the steps into N windows with formats of their own."
+    ),
+]
+GroupSize = Annotated[
+    int | None,
+    typer.Option(
+        "--group-size", metavar="N", help="One weight scale per N inputs, instead of one per row."
+    ),
+]
+CalibrationSeeds = Annotated[
+    str,
+    typer.Option(
+        "--calibration-seeds",
+        metavar="SEEDS",
+        help="Seeds to calibrate on; must not overlap --seeds.",
+    ),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")
+]
+
+NO_LIST: list[str] = []
+CALIBRATION = "100000-100007"
+
+
+@contextmanager
+def watched() -> Iterator[tuple[ProgressLine, Callable[[], bool]]]:
+    """What long work is given: a line of progress, and a function that says whether to stop."""
+    progress = ProgressLine()
+    try:
+        with interruptible() as cancelled:
+            yield progress, cancelled
+    finally:
+        progress.clear()
+
+
+def show(data: dict[str, Any], as_json: bool, text: str) -> None:
+    """Print a result: one JSON object, or text for people."""
+    print(json.dumps(data, allow_nan=False, ensure_ascii=False, indent=1) if as_json else text)
+
+
+def compare_request(*, option: Sequence[str] = (), **fields: Any) -> Any:
+    """A checked `CompareRequest` from what was typed."""
+    from ..request import CompareRequest
+
+    return CompareRequest.parse({**fields, "options": options_of(option)}, "command line")
+
+
+def options_of(pairs: Sequence[str]) -> dict[str, Any]:
+    """`--option k=v` pairs as a dictionary."""
+    from quant.schema import options_from_pairs
+
+    return options_from_pairs(pairs)
+
+
+def listed(values: Sequence[str]) -> tuple[str, ...]:
+    """Repeated and comma-separated values as one list."""
+    return tuple(part.strip() for value in values for part in value.split(",") if part.strip())

@@ -1,0 +1,95 @@
+"""`dqviz quantize`: write a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..terminal import complain
+from .base import (
+    CALIBRATION,
+    NO_LIST,
+    Backend,
+    BatchSize,
+    BitsText,
+    CalibrationSeeds,
+    Classes,
+    Device,
+    DType,
+    GroupSize,
+    Guidance,
+    Json,
+    Methods,
+    Model,
+    Options,
+    PlanFile,
+    Prompts,
+    Steps,
+    Windows,
+    compare_request,
+    listed,
+    show,
+    watched,
+)
+
+
+def quantize(
+    model: Model,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder to write; new or empty.")
+    ],
+    method: Methods = NO_LIST,
+    bits: BitsText = "",
+    plan: PlanFile = None,
+    pipeline: Annotated[
+        bool,
+        typer.Option("--pipeline", help="Write the whole pipeline, not the transformer alone."),
+    ] = False,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    classes: Classes = "",
+    prompt: Prompts = NO_LIST,
+    option: Options = NO_LIST,
+    windows: Windows = 1,
+    group_size: GroupSize = None,
+    calibration_seeds: CalibrationSeeds = CALIBRATION,
+    device: Device = "auto",
+    dtype: DType = "auto",
+    backend: Backend = "auto",
+    batch_size: BatchSize = 8,
+    json_: Json = False,
+) -> None:
+    """Write a quantized checkpoint for plain diffusers."""
+    from ..export import quantize_to
+
+    request = compare_request(
+        model=model,
+        methods=listed(method),
+        bits=bits,
+        plan=plan,
+        steps=steps,
+        guidance=guidance,
+        classes=classes,
+        prompts=tuple(prompt),
+        option=option,
+        windows=windows,
+        group_size=group_size,
+        calibration_seeds=calibration_seeds,
+        device=device,
+        dtype=dtype,
+        backend=backend,
+        batch_size=batch_size,
+    )
+    with watched() as (progress, cancelled):
+        made = quantize_to(request, out, pipeline=pipeline, on_event=progress, cancelled=cancelled)
+    for warning in made["warnings"]:
+        complain(f"warning: {warning}")
+    share = 100 * made["size_bytes"] / made["fp16_bytes"]
+    text = (
+        f"{made['out']}: {made['method']} {made['bits']}, {made['size_bytes'] / 2**20:.2f} MiB "
+        f"({share:.0f} % of 16 bit), {made['bits_per_weight']:.2f} bits per weight; "
+        f"{len(made['scope']['quantized'])} sites quantized, {len(made['scope']['kept'])} kept"
+    )
+    show(made, json_, text)

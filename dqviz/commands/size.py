@@ -1,0 +1,30 @@
+"""`dqviz size`: storage, predicted from shapes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .base import NO_LIST, BitsText, Json, Options, PlanFile, options_of, show
+
+
+def size(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL_OR_SHAPE", help="A model, or a shape known by name such as dit-xl-2."
+        ),
+    ],
+    method: Annotated[str, typer.Option("--method", "-m", metavar="KEY", help="Method.")] = "rtn",
+    bits: BitsText = "",
+    plan: PlanFile = None,
+    option: Options = NO_LIST,
+    json_: Json = False,
+) -> None:
+    """Tell the storage of a quantized transformer."""
+    from ..catalogue import size_report
+    from ..tables import sized
+
+    found = size_report(target, method, bits, plan, options_of(option))
+    show(found, json_, sized(found))
