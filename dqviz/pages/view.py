@@ -6,12 +6,12 @@ are drawn as text, whatever they contain.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from .exports import Source, to_csv, to_latex
 
 Section = dict[str, Any]
 
@@ -66,37 +66,76 @@ def table(
     lede: str = "",
     note: str = "",
     raw: Sequence[Mapping[str, Any]] = (),
-    file: str = "table",
+    source: Source | None = None,
+    part: str = "table",
     details: Sequence[Mapping[str, Any]] = (),
 ) -> Section:
-    """A table; `raw` holds the rows at full precision, for the CSV."""
+    """A table; with a source it can be taken along, as CSV and LaTeX.
+
+    Args:
+        raw: the rows at full precision, for the CSV.
+        source: where the numbers come from; None: this table is not exported.
+        part: which part of that it is, for the names of files.
+        details: lists to unfold below: summary, lines.
+    """
+    heads = [vars(c) for c in columns]
     return {
         "kind": "table",
         "title": title,
         "lede": lede,
         "note": note,
-        "columns": [vars(c) for c in columns],
+        "columns": heads,
         "rows": list(rows),
-        "csv": to_csv(raw),
-        "file": file,
         "details": list(details),
+        **_exports(source, part, raw),
+        "latex": to_latex(title, heads, rows, source) if source and rows else "",
     }
 
 
-def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """CSV text with a header; a text that a spreadsheet would compute gets a leading apostrophe."""
-    if not rows:
-        return ""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, names, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({name: _harmless(value) for name, value in row.items()})
-    return out.getvalue()
+def plot(
+    title: str,
+    figure: Mapping[str, Any],
+    *,
+    alt: str,
+    height: int,
+    source: Source,
+    part: str,
+    lede: str = "",
+    raw: Sequence[Mapping[str, Any]] = (),
+    **more: Any,
+) -> Section:
+    """A figure in Plotly's schema; it can be taken along as SVG and CSV.
+
+    Args:
+        alt: the figure in words.
+        height: pixels.
+        source: where the numbers come from.
+        part: which part of that it is, for the names of files.
+        raw: rows for the CSV; without them the browser writes down what the figure holds.
+        more: further keys for the drawer: narrow, readout.
+    """
+    return {
+        "kind": "plot",
+        "title": title,
+        "lede": lede,
+        "alt": alt,
+        "figure": figure,
+        "height": height,
+        **_exports(source, part, raw),
+        **more,
+    }
 
 
-def _harmless(value: object) -> object:
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
-        return "'" + value
-    return value
+def _exports(source: Source | None, part: str, raw: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the buttons of a section need."""
+    if source is None:
+        return {"file": "", "source": None, "csv": ""}
+    return {
+        "file": source.stem(part),
+        "source": {
+            "recipe": source.recipe,
+            "evidence": "+".join(source.evidence),
+            "sentence": source.sentence(),
+        },
+        "csv": to_csv(raw, source),
+    }

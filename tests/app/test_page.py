@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from dqviz.pages import compare as page
-from dqviz.pages.view import Column, table, to_csv
+from dqviz.pages.exports import to_csv
+from dqviz.pages.view import Column, table
 
 Result = dict[str, Any]
 

@@ -1,5 +1,6 @@
 // Figures: plotly.js, loaded when the first one is drawn; colours follow the page.
-import { csvButton, el, heading, save, swatch } from "./tools.js";
+import { exportButtons } from "./exports.js";
+import { el, heading, swatch } from "./tools.js";
 
 let plotly = null;
 export function loadPlotly() {
@@ -30,32 +31,45 @@ export function drawPlot(holder, section) {
   if (!holder.isConnected) return Promise.resolve();
   return loadPlotly().then((P) => {
     if (!holder.isConnected) return null;
-    const style = getComputedStyle(holder);
-    const figure = resolved(section.figure, style);
-    const ink = style.getPropertyValue("--dq-ink").trim();
-    const line = style.getPropertyValue("--dq-line").trim();
-    const axes = {};
-    for (const name of Object.keys(figure.layout)) {
-      if (/^[xy]axis\d*$/.test(name)) axes[name] = { gridcolor: line, zerolinecolor: line, linecolor: line, tickcolor: line, ...figure.layout[name] };
-    }
-    const small = narrow() ? { ...(section.narrow || {}) } : {};
-    const layout = {
-      ...figure.layout, ...axes, ...small, height: section.height,
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      font: { family: style.fontFamily, size: 12, color: ink },
-      modebar: { bgcolor: "rgba(0,0,0,0)", color: ink },
-      hoverlabel: { font: { family: style.fontFamily } },
-    };
-    return P.react(holder, figure.data, layout, { responsive: true, displaylogo: false, displayModeBar: false, showSendToCloud: false });
+    const { data, layout } = styled(section, getComputedStyle(holder), narrow());
+    return P.react(holder, data, layout, { responsive: true, displaylogo: false, displayModeBar: false, showSendToCloud: false });
   });
+}
+
+// The figure of a section in the colours of a style.
+function styled(section, style, small) {
+  const figure = resolved(section.figure, style);
+  const ink = style.getPropertyValue("--dq-ink").trim();
+  const line = style.getPropertyValue("--dq-line").trim();
+  const axes = {};
+  for (const name of Object.keys(figure.layout)) {
+    if (/^[xy]axis\d*$/.test(name)) axes[name] = { gridcolor: line, zerolinecolor: line, linecolor: line, tickcolor: line, ...figure.layout[name] };
+  }
+  const layout = {
+    ...figure.layout, ...axes, ...(small ? section.narrow : {}), height: section.height,
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    font: { family: style.fontFamily, size: 12, color: ink },
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: ink },
+    hoverlabel: { font: { family: style.fontFamily } },
+  };
+  return { data: figure.data, layout };
+}
+
+// The figure for paper: light colours on white, whatever the page looks like now.
+export async function svgOf(section) {
+  const P = await loadPlotly();
+  const paper = el("div", { class: "dq-paper", hidden: true });
+  document.body.append(paper);
+  const { data, layout } = styled(section, getComputedStyle(paper), false);
+  paper.remove();
+  const size = { format: "svg", width: 960, height: Math.max(320, section.height) };
+  const url = await P.toImage({ data, layout: { ...layout, paper_bgcolor: "#ffffff" } }, size);
+  return decodeURIComponent(url.slice(url.indexOf(",") + 1));
 }
 
 function drawPlotSection(section) {
   const holder = el("div", { class: "dq-plot", role: "img", "aria-label": section.alt || section.title, style: `min-height:${Number(section.height)}px` });
-  const svg = el("button", { type: "button", class: "dq-small", title: "Download this as SVG" }, "SVG");
-  svg.addEventListener("click", () => loadPlotly().then((P) => P.downloadImage(holder, {
-    format: "svg", filename: section.file, width: 960, height: Math.max(320, section.height) })));
-  const root = el("section", { class: "dq-card" }, heading(section, csvButton(section), svg), holder);
+  const root = el("section", { class: "dq-card" }, heading(section, exportButtons(section, () => svgOf(section))), holder);
   if (section.readout) root.append(readout(section, holder));
   requestAnimationFrame(() => drawPlot(holder, section).catch((e) => holder.replaceChildren(el("p", { class: "dq-lede" }, String(e.message || e)))));
   redraws.add({ node: holder, draw: () => drawPlot(holder, section) });

@@ -1,5 +1,6 @@
 // Sections of words and numbers: tables, headline, the empty page, commands, downloads.
-import { badge, copy, csvButton, el, heading, save, swatch } from "./tools.js";
+import { exportButtons } from "./exports.js";
+import { badge, copy, el, heading, save, swatch } from "./tools.js";
 
 function cell(c, tag, extra = {}) {
   const node = el(tag, { ...extra, title: c.title });
@@ -16,7 +17,7 @@ function drawTable(section) {
     el("th", { scope: "col", class: c.words ? "dq-words" : i ? "dq-num" : null, title: c.hint }, c.label, c.unit ? el("span", { class: "dq-unit" }, ` ${c.unit}`) : "")))));
   table.append(el("tbody", {}, section.rows.map((r) => el("tr", { class: r.mark ? `dq-row-${r.mark}` : null }, r.cells.map((c, i) =>
     i ? cell(c, "td", { class: c.words ? "dq-words" : "dq-num" }) : cell(c, "th", { scope: "row" }))))));
-  const root = el("section", { class: "dq-card" }, heading(section, csvButton(section)),
+  const root = el("section", { class: "dq-card" }, heading(section, exportButtons(section)),
     el("div", { class: "dq-scroll", tabindex: "0", role: "region", "aria-label": section.title }, table));
   if (section.note) root.append(el("p", { class: "dq-lede" }, section.note));
   for (const d of section.details || []) {

@@ -72,15 +72,7 @@ export function heading(section, ...tools) {
     tools.length ? el("div", { class: "dq-tools" }, tools) : "");
 }
 
-export function csvButton(section) {
-  if (!section.csv) return "";
-  const button = el("button", { type: "button", class: "dq-small", title: "Download this as CSV" }, "CSV");
-  button.addEventListener("click", () => save(new Blob([section.csv], { type: "text/csv" }), `${section.file}.csv`));
-  return button;
-}
-
 export function clock(seconds) {
   const s = Math.max(0, Math.round(seconds));
   return s < 60 ? `${s} s` : `${Math.floor(s / 60)} min ${String(s % 60).padStart(2, "0")} s`;
 }
-
