@@ -14,6 +14,7 @@ from typing import Any
 from quant.errors import BadInput, DQVizError, unknown
 
 from ..pages import compare as page
+from ..pages.pictures import data_urls
 from ..pages.view import View
 from ..study import MANIFEST, REPORT, Study, studies_root
 
@@ -103,14 +104,6 @@ def with_samples(result: Mapping[str, Any], study: Study) -> dict[str, Any]:
     """A result with the samples and the sampler of its first run's recipe."""
     recipe = study.recipe(str(result["runs"][0]["name"])) if result["runs"] else {}
     return {**result, **{key: recipe[key] for key in ("samples", "sampler") if key in recipe}}
-
-
-def data_urls(files: Sequence[Path]) -> list[str]:
-    """PNG files as data URLs; one that is gone becomes an empty text."""
-    return [
-        f"data:image/png;base64,{base64.b64encode(f.read_bytes()).decode()}" if f.is_file() else ""
-        for f in files
-    ]
 
 
 def _whole(value: object) -> int:

@@ -15,10 +15,11 @@ from quant.errors import DQVizError
 
 from ..events import Done, Preview, Progress, RunFinished, Stage
 from ..pages import compare as page
+from ..pages.pictures import data_urls
 from ..pages.view import View
 from ..study import Study, default_folder
 from .desk import Job, Stopped, Told, Waiting
-from .library import Library, data_urls
+from .library import Library
 
 PATIENCE = 0.2  # seconds between two looks at the queue
 VERBS = {"draw": "Drawing", "load": "", "ladder": "Measuring the"}

@@ -36,13 +36,14 @@ function signed(text, section) {
 export function figureCsv(section) {
   const rows = [["trace", "x", "y", "z", "evidence", "recipe"]];
   section.figure.data.forEach((trace, i) => {
+    if (trace.hoverinfo === "skip") return; // helps to read the figure, says nothing of its own
     const name = trace.name || `${trace.type} ${i + 1}`;
     const put = (x, y, z) => rows.push([name, x, y, z, section.source.evidence, section.source.recipe]);
     const [x, y, z] = ["x", "y", "z"].map((axis) => numbers(trace[axis]));
-    const at = (list, k) => (list ? list[k] : k); // positions where there are no names
+    const at = (axis, list, k) => (list ? list[k] : (trace[`${axis}0`] ?? 0) + k * (trace[`d${axis}`] ?? 1));
     const length = (x || y || []).length;
-    if (z && Array.isArray(z[0])) z.forEach((line, r) => line.forEach((v, c) => put(at(x, c), at(y, r), v)));
-    else for (let k = 0; k < length; k++) put(at(x, k), at(y, k), z?.[k]);
+    if (z && Array.isArray(z[0])) z.forEach((line, r) => line.forEach((v, c) => put(at("x", x, c), at("y", y, r), v)));
+    else for (let k = 0; k < length; k++) put(at("x", x, k), at("y", y, k), z?.[k]);
   });
   return rows.map((row) => row.map(field).join(",")).join("\n") + "\n";
 }

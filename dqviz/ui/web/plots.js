@@ -4,12 +4,16 @@ import { el, heading, swatch } from "./tools.js";
 
 let plotly = null;
 export function loadPlotly() {
-  return (plotly ??= new Promise((resolve, reject) => {
+  return (plotly ??= window.carriedPlotly ? window.carriedPlotly() : servedPlotly()); // a report carries it
+}
+
+function servedPlotly() {
+  return new Promise((resolve, reject) => {
     const script = el("script", { src: "vendor/plotly.min.js" });
     script.onload = () => resolve(window.Plotly);
     script.onerror = () => reject(new Error("plotly.js did not load"));
     document.head.append(script);
-  }));
+  });
 }
 
 // "var(--name)" anywhere in a figure becomes the colour that the page has now.
