@@ -22,7 +22,6 @@ import datetime
 import hashlib
 import importlib.metadata
 import json
-import platform
 import sys
 import time
 import warnings
@@ -34,6 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dqviz.machine import processor
 from quant.calibration import Seen, calibrate
 from quant.errors import DQVizError
 from quant.generation import Generation, generate
@@ -469,7 +469,7 @@ def run(bench: Bench) -> dict[str, Any]:
         "calibration_seeds": list(CALIBRATION_SEEDS),
         "not_worse_db": NOT_WORSE_DB,
         "versions": versions(),
-        "device": f"{platform.machine()} CPU, {torch.get_num_threads()} threads, float32",
+        "device": f"{processor()}, {torch.get_num_threads()} threads, float32",
         "date": datetime.date.today().isoformat(),
         "rows": rows,
     }

@@ -92,8 +92,10 @@ def _device() -> Check:
         return Check("device", False, "unknown: torch is absent", "pip install torch")
     import torch
 
+    from .machine import processor
+
     if not torch.cuda.is_available():
-        return Check("device", True, "CPU; torch sees no CUDA GPU", required=False)
+        return Check("device", True, f"CPU ({processor()}); torch sees no CUDA GPU", required=False)
     memory = torch.cuda.get_device_properties(0).total_memory / GIB
     detail = f"{torch.cuda.get_device_name(0)}, {memory:.0f} GiB"
     return Check("device", True, detail, required=False)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 import shutil
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from quant.errors import EnvironmentFault
 
 MIB = 2**20
 _CGROUP = Path("/sys/fs/cgroup")
+_CPUINFO = Path("/proc/cpuinfo")
 
 
 def available_memory() -> int:
@@ -45,6 +48,17 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def processor() -> str:
+    """The processor as a person calls it, with its cores: `AMD EPYC, 2 cores`."""
+    name = ""
+    if _CPUINFO.is_file():
+        names = re.findall(r"^model name\s*:\s*(.+)$", _CPUINFO.read_text(encoding="utf-8"), re.M)
+        name = names[0] if names else ""
+    name = re.sub(r"\s+", " ", name or platform.processor() or platform.machine()).strip()
+    n = cores()
+    return f"{name}, {n} core{'' if n == 1 else 's'}"
 
 
 def require_memory(needed: int, what: str) -> None:
