@@ -87,15 +87,23 @@ def _package(name: str, required: bool, purpose: str) -> Check:
     return Check(name, True, f"{version}: {purpose}", required=required)
 
 
+def _processor() -> str:
+    """Its name in brackets; nothing while a package of ours is shadowed, since ours names it."""
+    if foreign():
+        return ""
+    from .machine import processor
+
+    return f" ({processor()})"
+
+
 def _device() -> Check:
     if importlib.util.find_spec("torch") is None:
         return Check("device", False, "unknown: torch is absent", "pip install torch")
     import torch
 
-    from .machine import processor
-
     if not torch.cuda.is_available():
-        return Check("device", True, f"CPU ({processor()}); torch sees no CUDA GPU", required=False)
+        detail = f"CPU{_processor()}; torch sees no CUDA GPU"
+        return Check("device", True, detail, required=False)
     memory = torch.cuda.get_device_properties(0).total_memory / GIB
     detail = f"{torch.cuda.get_device_name(0)}, {memory:.0f} GiB"
     return Check("device", True, detail, required=False)
