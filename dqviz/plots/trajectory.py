@@ -16,8 +16,14 @@ def figure(runs: Sequence[tuple[int, str, Mapping[str, Any]]]) -> Figure:
     steps = max((len(d["timesteps"]) for _, _, d in runs), default=1)
     for index, name, drift in runs:
         data += [
-            _line(index, f"{name}, free-running", drift["free_running"], drift, dash=None),
-            _line(index, f"{name}, one step", drift["teacher_forced"]["guided"], drift, dash="dot"),
+            _line(index, name, drift["free_running"], drift, dash=None),
+            _line(
+                index,
+                f"{name}, one step alone",
+                drift["teacher_forced"]["guided"],
+                drift,
+                dash="dot",
+            ),
         ]
     log = any(_positive(trace["y"]) for trace in data)
     return {
@@ -43,6 +49,8 @@ def _line(
         "type": "scatter",
         "mode": "lines+markers" if dash is None else "lines",
         "name": plain(name),
+        "legendgroup": str(index),
+        "showlegend": dash is None,
         "x": list(range(len(values))),
         "y": [v if v else None for v in values],
         "customdata": list(range(len(values))),

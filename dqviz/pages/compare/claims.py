@@ -9,6 +9,7 @@ from ..view import Section, badge
 from .names import Run, evidence_badge, interval_text, labels_of, samples_of
 
 SMOKE, CLAIM = 16, 64  # samples for a smoke test and for a claim
+MOST_CLAIMS = 4  # sentences at the head of a page
 
 
 def headline(result: Mapping[str, Any], runs: Sequence[Run]) -> Section:
@@ -58,9 +59,20 @@ def _evidence_badges(runs: Sequence[Run]) -> list[dict[str, str]]:
 
 
 def claims_of(result: Mapping[str, Any], runs: Sequence[Run]) -> list[dict[str, str]]:
-    """One plain sentence per pair of quantized runs."""
+    """One plain sentence per pair of quantized runs; of many pairs those of equal bits, or of equal bytes."""
     labels = labels_of(runs)
-    return [claim(pair, labels) for pair in result.get("pairs") or () if difference(pair)]
+    bits = {str(r["name"]): r.get("bits") for r in runs}
+    known = [pair for pair in result.get("pairs") or () if difference(pair)]
+    if len(known) > MOST_CLAIMS:
+        equal = [p for p in known if p.get("aligned") and bits.get(p["a"]) == bits.get(p["b"])]
+        near = [p for p in known if p.get("aligned") and p not in equal]
+        shown = (equal or near or known)[:MOST_CLAIMS]
+    else:
+        shown = known
+    said = [claim(pair, labels) for pair in shown]
+    if len(shown) < len(known):
+        said[-1]["sub"] += f" All {len(known)} pairs are in the table."
+    return said
 
 
 def claim(pair: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, str]:
