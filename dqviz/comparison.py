@@ -2,14 +2,12 @@
 
 One call is one comparison: draw full precision; calibrate; quantize, draw, judge and trace every
 run; climb the yardstick ladder; pair the runs. Each finished run is stored at once, so that what a
-cancelled comparison had finished stays.
+cancelled comparison had finished stays. One with a key can be resumed: full precision's floating
+point results are kept until it is done, so that what is left is judged against the same numbers.
 """
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +19,7 @@ from quant.models import resolve
 from quant.schema import Plan, Recipe, Sample, Sampler
 
 from . import machine
-from .candidates import OURS, UNQUANTIZED, Candidate, check_candidate, load_candidate, site_bytes
+from .candidates import OURS, check_candidate, load_candidate
 from .events import Done, OnEvent, RunFinished
 from .planning import (
     RowCount,
@@ -35,9 +33,23 @@ from .planning import (
     statistics_bytes,
     transforms_of,
 )
+from .records import (
+    arithmetic,
+    bytes_of,
+    classifier_of,
+    describe,
+    device_name,
+    foreign_bytes,
+    image_bytes,
+    pairs,
+    timing,
+    versions,
+)
 from .report import write_report
 from .request import CompareRequest, Job, as_command, check_request
-from .study import NewRun, Study, check_folder, default_folder
+from .resumption import load_generation, save_generation
+from .studies import writable
+from .study import MANIFEST, NewRun, Study, check_folder, default_folder
 from .watch import Watch, to_uint8
 
 if TYPE_CHECKING:
@@ -47,12 +59,10 @@ if TYPE_CHECKING:
     from quant.evaluate import Classifier
     from quant.generation import Generation
     from quant.models import Model
-    from quant.sizes import SizeReport
 
 FULL_PRECISION = "full-precision"
 TRACED = 4  # samples whose trajectory is kept and traced
 LADDER_COST = 8  # generations that a ladder costs, about
-ALIGNED = 0.03  # stored bytes this close count as equal
 
 
 def compare(
@@ -61,6 +71,7 @@ def compare(
     cancelled: Callable[[], bool] | None = None,
     *,
     previews: bool = True,
+    key: str | None = None,
 ) -> dict[str, Any]:
     """Make the runs that are asked for and return what `Study.result` reads back.
 
@@ -69,19 +80,23 @@ def compare(
         on_event: told about stages, progress, previews, finished runs and the end.
         cancelled: asked after every denoising step.
         previews: whether to decode pictures while they are drawn (costs up to 10 % of the time).
+        key: names this comparison; one that was stopped continues when the key is given again.
 
     Raises BadInput or EnvironmentFault before a study is written to; Cancelled once finished runs
     are stored.
     """
     resolve(request.model)
     jobs = check_request(request)
-    folder = request.out or default_folder(request.model)
+    folder = writable(request.out or default_folder(request.model))
     check_folder(folder)
+    done = None if key is None else _done(folder, key)
+    if done is not None:
+        return done
     for path in request.candidates:
         check_candidate(path)
     watch = Watch(on_event, cancelled, previews)
     watch.stage("load", f"loading {request.model}")
-    task = _prepare(request, jobs, folder, watch)
+    task = _prepare(request, jobs, folder, watch, key)
     try:
         _run(task)
     except BaseException as error:
@@ -96,6 +111,16 @@ def compare(
     watch.finish()
     watch.emit(Done(result))
     return result
+
+
+def _done(folder: Path, key: str) -> dict[str, Any] | None:
+    """The result of the comparison of that key when it is complete already."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    study = Study.open(folder)
+    number = study.comparison_of(key)
+    result = None if number is None else study.result(number)
+    return result if result is not None and result["status"] == "done" else None
 
 
 @dataclass
@@ -116,6 +141,7 @@ class _Task:
     comparison: int
     warnings: list[str]
     shared: set[str]  # tensors that are stored once, under another name
+    kept: Path | None  # where full precision is kept for a resumption
     records: list[dict[str, Any]] = field(default_factory=list)
     ladder: list[dict[str, Any]] = field(default_factory=list)
 
@@ -145,7 +171,9 @@ class _Drawn:
     rows: int  # rows that a quantized site gets in one call
 
 
-def _prepare(request: CompareRequest, jobs: Sequence[Job], folder: Path, watch: Watch) -> _Task:
+def _prepare(
+    request: CompareRequest, jobs: Sequence[Job], folder: Path, watch: Watch, key: str | None
+) -> _Task:
     """Load the model and check all that only it can tell; the study is opened last."""
     from quant.checkpoint import check_checkpoint
     from quant.storage import stored_tensors
@@ -160,23 +188,26 @@ def _prepare(request: CompareRequest, jobs: Sequence[Job], folder: Path, watch: 
     sampler = model.sampler(request.steps, request.guidance)
 
     plans = [plan_for(request, job, model, sampler, given) for job in jobs]
-    needed = (len(jobs) + len(request.candidates) + 1) * len(samples) * _image_bytes(model)
+    needed = (len(jobs) + len(request.candidates) + 1) * len(samples) * image_bytes(model)
+    if key is not None:
+        needed += 4 * len(samples) * image_bytes(model)  # full precision in float32, until the end
     if needs_statistics(request.methods):
         needed += statistics_bytes(model, sampler)
     machine.require_disk(needed + 16 * machine.MIB, folder)
     watch.check()
     study = Study.open_or_create(folder, describe(model), versions())
-    names: list[str] = [study.free_name(FULL_PRECISION)]
-    for job in jobs:
-        names.append(study.free_name(f"{job.method}-{job.bits or 'plan'}", names))
-    for path in request.candidates:
-        names.append(study.free_name(path.resolve().name, names))
-    recipe = {
-        "command": as_command(request),
-        "request": request.to_json(),
-        "sampler": sampler.to_json(),
-        "samples": [s.to_json() for s in samples],
-    }
+    resumed = None if key is None else study.comparison_of(key)
+    if resumed is not None:
+        comparison, names = resumed, study.resume(resumed)
+    else:
+        names = _names(study, request, jobs)
+        recipe = {
+            "command": as_command(request),
+            "request": request.to_json(),
+            "sampler": sampler.to_json(),
+            "samples": [s.to_json() for s in samples],
+        }
+        comparison = study.begin(request.to_json(), recipe, names, key)
     return _Task(
         request=request,
         watch=watch,
@@ -189,10 +220,22 @@ def _prepare(request: CompareRequest, jobs: Sequence[Job], folder: Path, watch: 
         foreign=list(zip(names[1 + len(jobs) :], request.candidates, strict=True)),
         classifier=classifier_of(model),
         study=study,
-        comparison=study.begin(request.to_json(), recipe),
+        comparison=comparison,
         warnings=plan_warnings(given, sampler),
         shared=set(stored_tensors(model.transformer, model.source_dtype).shared),
+        kept=None if key is None else folder / f"resume-{comparison}.safetensors",
+        records=study.runs(comparison),
     )
+
+
+def _names(study: Study, request: CompareRequest, jobs: Sequence[Job]) -> list[str]:
+    """Names of the runs, full precision first: free in the study, and also their folders' names."""
+    names: list[str] = [study.free_name(FULL_PRECISION)]
+    for job in jobs:
+        names.append(study.free_name(f"{job.method}-{job.bits or 'plan'}", names))
+    for path in request.candidates:
+        names.append(study.free_name(path.resolve().name, names))
+    return names
 
 
 def _run(task: _Task) -> None:
@@ -205,17 +248,47 @@ def _run(task: _Task) -> None:
     runs = len(task.runs) + len(task.foreign)
     watch.plan(task.steps * (runs + 1) + traced * runs + calibration + ladder)
 
-    watch.stage("draw", "full precision", task.steps, task.reference)
-    reference = _draw(task, None)
-    _store_reference(task, reference)
+    finished = {record["name"] for record in task.records}
+    reference = _reference(task, stored=task.reference in finished)
+    watch.skip((task.steps + traced) * len(finished - {task.reference}))
     seen = _calibrate(task, calibration) if calibrated else None
     for name, job, plan in task.runs:
-        _quantized_run(task, name, job, plan, seen, reference)
+        if name not in finished:
+            _quantized_run(task, name, job, plan, seen, reference)
     for name, path in task.foreign:
-        _foreign_run(task, name, path, reference)
+        if name not in finished:
+            _foreign_run(task, name, path, reference)
     if request.ladder:
         task.ladder = _climb(task, reference, ladder)
     _close(task, "done")
+    if task.kept is not None:
+        task.kept.unlink(missing_ok=True)
+
+
+def _reference(task: _Task, stored: bool) -> _Drawn:
+    """Full precision: as it was kept when the comparison was stopped, else drawn now."""
+    kept = task.kept if stored else None
+    generation = None if kept is None else load_generation(kept, task.samples, task.sampler)
+    if generation is not None:
+        task.watch.skip(task.steps)
+        return _Drawn(replace(generation, trajectory=None), _head(generation, task.traced), 0.0, 1)
+    task.watch.stage("draw", "full precision", task.steps, task.reference)
+    drawn = _draw(task, None)
+    if task.kept is not None:
+        save_generation(task.kept, replace(drawn.all, trajectory=drawn.head.trajectory))
+    if not stored:
+        _store_reference(task, drawn)
+    return drawn
+
+
+def _head(generation: Generation, count: int) -> Generation:
+    """The first samples of a generation; the trajectory is of those alone."""
+    return replace(
+        generation,
+        samples=generation.samples[:count],
+        images=generation.images[:count],
+        latents=generation.latents[:count],
+    )
 
 
 def _draw(task: _Task, transformer: nn.Module | None) -> _Drawn:
@@ -254,7 +327,6 @@ def _draw(task: _Task, transformer: nn.Module | None) -> _Drawn:
 def _store_reference(task: _Task, drawn: _Drawn) -> None:
     from quant.evaluate import evaluate_alone
 
-    size = _size(task, {}, {})
     metrics = evaluate_alone(drawn.all, task.classifier, task.model.classes).to_json()
     record = {
         "name": task.reference,
@@ -264,8 +336,8 @@ def _store_reference(task: _Task, drawn: _Drawn) -> None:
         "plan": None,
         "options": {},
         **metrics,
-        **_timing(drawn, _arithmetic(task.model.transformer, drawn.rows)),
-        **_bytes(size),
+        **timing(drawn.seconds_per_sample, arithmetic(task.model.transformer, drawn.rows)),
+        **bytes_of(task.model, task.shared, {}, {}),
         "device": device_name(task.model),
         "dtype": str(task.model.dtype).removeprefix("torch."),
         "scope": {"quantized": [], "kept": {}},
@@ -311,8 +383,8 @@ def _quantized_run(
         "plan": plan.fingerprint,
         "options": quantized.options,
         **_judged(task, reference, drawn),
-        **_timing(drawn, _arithmetic(quantized.transformer, drawn.rows)),
-        **_bytes(_size(task, plan.sites, transforms_of(quantized.transformer))),
+        **timing(drawn.seconds_per_sample, arithmetic(quantized.transformer, drawn.rows)),
+        **bytes_of(task.model, task.shared, plan.sites, transforms_of(quantized.transformer)),
         "device": device_name(task.model),
         "dtype": str(task.model.dtype).removeprefix("torch."),
         "scope": {
@@ -342,8 +414,11 @@ def _foreign_run(task: _Task, name: str, path: Path, reference: _Drawn) -> None:
         "made_by": candidate.made_by,
         "path": str(path),
         **_judged(task, reference, drawn),
-        **_timing(drawn, _arithmetic(candidate.transformer, drawn.rows, candidate.made_by)),
-        **_foreign_bytes(task, candidate),
+        **timing(
+            drawn.seconds_per_sample,
+            arithmetic(candidate.transformer, drawn.rows, candidate.made_by),
+        ),
+        **foreign_bytes(task.model, task.shared, candidate),
         "device": device_name(task.model),
         "dtype": str(task.model.dtype).removeprefix("torch."),
         "scope": {"quantized": list(candidate.quantized), "kept": candidate.kept},
@@ -443,157 +518,3 @@ def _close(task: _Task, status: str) -> None:
     task.study.finish(task.comparison, status, pairs(task.records[1:]), task.ladder, notes)
     if task.records:
         write_report(task.study, task.comparison)
-
-
-def pairs(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Every two runs sample by sample; the later one is `a`, the earlier `b`, differences are a - b."""
-    from quant.intervals import paired_difference
-
-    found = []
-    for b, a in itertools.combinations(records, 2):
-        pair: dict[str, Any] = {"a": a["name"], "b": b["name"], "diff_db": None, "win_rate": None}
-        if a["psnr_db"] and b["psnr_db"]:
-            decibels = paired_difference(a["psnr_db"]["per_sample"], b["psnr_db"]["per_sample"])
-            described = decibels.to_json()
-            pair |= {"diff_db": described.pop("diff"), **described}
-        if a["latent_rel_error"] and b["latent_rel_error"]:
-            values = [run["latent_rel_error"]["per_sample"] for run in (a, b)]
-            pair["latent_rel_error"] = paired_difference(*values, better="lower").to_json()
-        pair |= {
-            "size_ratio": a["size_bytes"] / b["size_bytes"],
-            "same_scope": a["scope"]["quantized"] == b["scope"]["quantized"],
-        }
-        pair["aligned"] = pair["same_scope"] and abs(pair["size_ratio"] - 1) <= ALIGNED
-        found.append(pair)
-    return found
-
-
-def describe(model: Model) -> dict[str, Any]:
-    """What a study keeps of its model."""
-    card = model.card
-    return {
-        "ref": model.ref,
-        "key": model.key,
-        "title": card.title,
-        "family": card.family,
-        "task": card.task,
-        "licence": card.licence,
-        "training": card.training,
-        "guidance": card.guidance,
-        "steps": card.steps,
-        "classes": {str(k): v for k, v in model.classes.items()},
-        "revision": model.revision,
-        "parameters": sum(p.numel() for p in model.transformer.parameters()),
-        "fingerprint": model.fingerprint,
-        "weights": weights_digest(model),
-    }
-
-
-def weights_digest(model: Model) -> str:
-    """Tells two trainings of one architecture apart: of headers, sizes and ends of the weight files."""
-    if model.path is None:
-        return f"{model.ref}@{model.revision or 'main'}"
-    digest = hashlib.sha256()
-    for file in sorted((model.path / "transformer").glob("*.safetensors")):
-        size = file.stat().st_size
-        with file.open("rb") as stream:
-            digest.update(f"{file.name}:{size}".encode())
-            digest.update(stream.read(machine.MIB))
-            stream.seek(max(0, size - machine.MIB))
-            digest.update(stream.read())
-    return digest.hexdigest()[:16]
-
-
-def versions() -> dict[str, str]:
-    """Versions that the numbers were made with."""
-    import diffusers
-    import torch
-
-    from . import __version__
-
-    return {
-        "dqviz": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "diffusers": diffusers.__version__,
-    }
-
-
-def classifier_of(model: Model) -> Classifier | None:
-    """The classifier that the model's card names, where it is shipped."""
-    from quant.metrics.classifier import load_classifier
-    from quant.models import EMBEDDED
-
-    if model.card.classifier is None:
-        return None
-    folder = EMBEDDED / model.card.classifier
-    return load_classifier(folder).to(model.device) if folder.is_dir() else None
-
-
-def device_name(model: Model) -> str:
-    """The device that pictures are drawn on, as people name it."""
-    import torch
-
-    if model.device.type == "cuda":
-        return torch.cuda.get_device_name(model.device)
-    return f"CPU, {torch.get_num_threads()} threads"
-
-
-def _size(task: _Task, sites: Mapping[str, Any], transforms: Mapping[str, Any]) -> SizeReport:
-    from quant.sizes import predict_size
-
-    model = task.model
-    return predict_size(
-        model.transformer,
-        model.sites,
-        sites,
-        transforms,
-        dtype=model.source_dtype,
-        shared=task.shared,
-    )
-
-
-def _bytes(size: SizeReport) -> dict[str, Any]:
-    return {
-        "size_bytes": size.total_bytes,
-        "fp16_bytes": size.fp16_bytes,
-        "bits_per_weight": size.bits_per_weight,
-        "size_parts": size.parts,
-    }
-
-
-def _foreign_bytes(task: _Task, candidate: Candidate) -> dict[str, Any]:
-    """Bytes on disk; bits per weight are those that the quantized sites take there, biases aside."""
-    size = _size(task, {}, {})
-    inside = set(candidate.quantized)
-    weights = sum(s.in_features * s.out_features for s in task.model.sites if s.name in inside)
-    stored = site_bytes(candidate.folder, inside)
-    return {
-        "size_bytes": candidate.size_bytes,
-        "fp16_bytes": size.fp16_bytes,
-        "bits_per_weight": 8 * stored / weights if weights else size.bits_per_weight,
-        "size_parts": {"sites": stored},
-    }
-
-
-def _arithmetic(transformer: nn.Module, rows: int, made_by: str = OURS) -> dict[str, str]:
-    """What a run was computed with: ours and ordinary layers say it, others run as their package does."""
-    from quant.quantization import BackendReport, backend_report
-
-    if made_by in (OURS, UNQUANTIZED):
-        report = backend_report(transformer, rows)
-    else:
-        report = BackendReport(made_by, "measured", f"{made_by} as its package runs it here")
-    return {"backend": report.backend, "backend_why": report.why, "evidence": report.evidence}
-
-
-def _timing(drawn: _Drawn, arithmetic: Mapping[str, str]) -> dict[str, Any]:
-    """Simulated numerics say nothing about speed, so their seconds are null."""
-    measured = arithmetic["evidence"] == "measured"
-    return {"seconds_per_sample": drawn.seconds_per_sample if measured else None, **arithmetic}
-
-
-def _image_bytes(model: Model) -> int:
-    """Bytes of one picture at most: PNG does not exceed raw pixels by much."""
-    side = int(model.pipe.transformer.config.sample_size) * 8
-    return 3 * side * side

@@ -80,6 +80,14 @@ class Job(Value):
 
 def check_request(request: CompareRequest) -> tuple[Job, ...]:
     """Everything about a request that can be told without its model; returns the runs to make."""
+    check_fields(request)
+    bits = _bits_per_method(request)
+    shares = split_options(request.methods, request.options)
+    return tuple(Job(method=m, bits=b, options=o) for m, b, o in zip(request.methods, bits, shares))
+
+
+def check_fields(request: CompareRequest) -> None:
+    """What can be told without the engine: at once, wherever the request is made."""
     for method in request.methods:
         if method not in cards.methods():
             raise unknown("method", method, cards.methods(), "List them: dqviz methods")
@@ -100,9 +108,7 @@ def check_request(request: CompareRequest) -> tuple[Job, ...]:
             raise unknown(what, value, known, f"They are: {', '.join(known)}")
     if not 1 <= request.batch_size <= 1024:
         raise BadInput(f"batch size {request.batch_size} is out of range; 1 to 1024")
-    bits = _bits_per_method(request)
-    shares = split_options(request.methods, request.options)
-    return tuple(Job(method=m, bits=b, options=o) for m, b, o in zip(request.methods, bits, shares))
+    _bits_per_method(request)
 
 
 def check_seeds(seeds: tuple[int, ...]) -> None:

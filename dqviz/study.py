@@ -38,6 +38,7 @@ MANIFEST = "study.json"
 DATABASE = "study.sqlite"
 REPORT = "report.html"
 CAPTURES = "captures"
+RECORDED = Path(__file__).parents[1] / "assets" / "studies"
 _HARMLESS = frozenset({".DS_Store", ".gitignore", ".gitkeep", "Thumbs.db"})
 
 
@@ -64,6 +65,11 @@ def default_folder(model: str) -> Path:
 def studies_root() -> Path:
     """Folder that holds studies by default."""
     return Path(os.environ.get("DQVIZ_HOME", ".")) / "studies"
+
+
+def is_recorded(folder: Path) -> bool:
+    """Whether a study came with dqviz: it is read only, whatever the disk allows."""
+    return folder.resolve().parent == RECORDED.resolve()
 
 
 def slug(text: str) -> str:
@@ -133,7 +139,8 @@ class Study:
             raise BadInput(
                 f"folder {folder} is not a study (no {MANIFEST}); name a folder that dqviz compare wrote"
             )
-        study = cls(folder, _read_manifest(folder), read_only or not os.access(folder, os.W_OK))
+        fixed = is_recorded(folder) or not os.access(folder, os.W_OK)
+        study = cls(folder, _read_manifest(folder), read_only or fixed)
         with study._database():
             pass
         return study
@@ -260,6 +267,14 @@ class Study:
             db.execute(
                 "UPDATE comparisons SET status = ?, pairs = ?, ladder = ?, notes = ? WHERE id = ?",
                 (status, dump(list(pairs)), dump(list(ladder)), dump(notes or {}), comparison),
+            )
+
+    def abandon(self, key: str, status: str) -> None:
+        """Close the running comparison of that key, if there is one: its worker is gone."""
+        with self._database() as db:
+            db.execute(
+                "UPDATE comparisons SET status = ? WHERE key = ? AND status = 'running'",
+                (status, key),
             )
 
     def comparisons(self) -> list[dict[str, Any]]:

@@ -35,6 +35,7 @@ class Watch:
         self.total = 0
         self.done = 0
         self._stage_end = 0
+        self._skipped = 0
         self.run = ""
         self.overhead = 0.0  # seconds spent on watchers inside the present run
 
@@ -56,6 +57,12 @@ class Watch:
         self.done = self._stage_end
         self._stage_end += steps
         self.emit(Stage(name, text))
+
+    def skip(self, steps: int) -> None:
+        """So many steps were done before this began: they count as done, not for the rate."""
+        self._skipped += steps
+        self._stage_end += steps
+        self.done += steps
 
     def advance(self, steps: int) -> None:
         """So many more steps are done; raises Cancelled when the person wants to stop."""
@@ -92,7 +99,8 @@ class Watch:
 
     def _report(self) -> None:
         elapsed = time.perf_counter() - self._started
-        left = elapsed / self.done * (self.total - self.done) if self.done else None
+        made = self.done - self._skipped
+        left = elapsed / made * (self.total - self.done) if made > 0 else None
         self.emit(Progress(self.done, self.total, left, self.run))
 
 

@@ -1,0 +1,182 @@
+"""What a run's record says of its model, size, arithmetic and time; and how two runs differ."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import platform
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from . import machine
+from .candidates import OURS, UNQUANTIZED, Candidate, site_bytes
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from quant.evaluate import Classifier
+    from quant.models import Model
+    from quant.sizes import SizeReport
+
+ALIGNED = 0.03  # stored bytes this close count as equal
+
+
+def pairs(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Every two runs sample by sample; the later one is `a`, the earlier `b`, differences are a - b."""
+    from quant.intervals import paired_difference
+
+    found = []
+    for b, a in itertools.combinations(records, 2):
+        pair: dict[str, Any] = {"a": a["name"], "b": b["name"], "diff_db": None, "win_rate": None}
+        if a["psnr_db"] and b["psnr_db"]:
+            decibels = paired_difference(a["psnr_db"]["per_sample"], b["psnr_db"]["per_sample"])
+            described = decibels.to_json()
+            pair |= {"diff_db": described.pop("diff"), **described}
+        if a["latent_rel_error"] and b["latent_rel_error"]:
+            values = [run["latent_rel_error"]["per_sample"] for run in (a, b)]
+            pair["latent_rel_error"] = paired_difference(*values, better="lower").to_json()
+        pair |= {
+            "size_ratio": a["size_bytes"] / b["size_bytes"],
+            "same_scope": a["scope"]["quantized"] == b["scope"]["quantized"],
+        }
+        pair["aligned"] = pair["same_scope"] and abs(pair["size_ratio"] - 1) <= ALIGNED
+        found.append(pair)
+    return found
+
+
+def describe(model: Model) -> dict[str, Any]:
+    """What a study keeps of its model."""
+    card = model.card
+    return {
+        "ref": model.ref,
+        "key": model.key,
+        "title": card.title,
+        "family": card.family,
+        "task": card.task,
+        "licence": card.licence,
+        "training": card.training,
+        "guidance": card.guidance,
+        "steps": card.steps,
+        "classes": {str(k): v for k, v in model.classes.items()},
+        "revision": model.revision,
+        "parameters": sum(p.numel() for p in model.transformer.parameters()),
+        "fingerprint": model.fingerprint,
+        "weights": weights_digest(model),
+    }
+
+
+def weights_digest(model: Model) -> str:
+    """Tells two trainings of one architecture apart: of headers, sizes and ends of the weight files."""
+    if model.path is None:
+        return f"{model.ref}@{model.revision or 'main'}"
+    digest = hashlib.sha256()
+    for file in sorted((model.path / "transformer").glob("*.safetensors")):
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            digest.update(f"{file.name}:{size}".encode())
+            digest.update(stream.read(machine.MIB))
+            stream.seek(max(0, size - machine.MIB))
+            digest.update(stream.read())
+    return digest.hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Versions that the numbers were made with."""
+    import diffusers
+    import torch
+
+    from . import __version__
+
+    return {
+        "dqviz": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+    }
+
+
+def classifier_of(model: Model) -> Classifier | None:
+    """The classifier that the model's card names, where it is shipped."""
+    from quant.metrics.classifier import load_classifier
+    from quant.models import EMBEDDED
+
+    if model.card.classifier is None:
+        return None
+    folder = EMBEDDED / model.card.classifier
+    return load_classifier(folder).to(model.device) if folder.is_dir() else None
+
+
+def device_name(model: Model) -> str:
+    """The device that pictures are drawn on, as people name it."""
+    import torch
+
+    if model.device.type == "cuda":
+        return torch.cuda.get_device_name(model.device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def bytes_of(
+    model: Model, shared: set[str], sites: Mapping[str, Any], transforms: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Bytes of the transformer on disk under a plan's sites; none are its own, in 16 bit.
+
+    Args:
+        model: whose transformer it is.
+        shared: tensors that are stored once, under another name.
+        sites: site name -> its formats.
+        transforms: site name -> its input transform.
+    """
+    size = _size(model, shared, sites, transforms)
+    return {
+        "size_bytes": size.total_bytes,
+        "fp16_bytes": size.fp16_bytes,
+        "bits_per_weight": size.bits_per_weight,
+        "size_parts": size.parts,
+    }
+
+
+def _size(
+    model: Model, shared: set[str], sites: Mapping[str, Any], transforms: Mapping[str, Any]
+) -> SizeReport:
+    from quant.sizes import predict_size
+
+    return predict_size(
+        model.transformer, model.sites, sites, transforms, dtype=model.source_dtype, shared=shared
+    )
+
+
+def foreign_bytes(model: Model, shared: set[str], candidate: Candidate) -> dict[str, Any]:
+    """Bytes on disk; bits per weight are those that the quantized sites take there, biases aside."""
+    size = _size(model, shared, {}, {})
+    inside = set(candidate.quantized)
+    weights = sum(s.in_features * s.out_features for s in model.sites if s.name in inside)
+    stored = site_bytes(candidate.folder, inside)
+    return {
+        "size_bytes": candidate.size_bytes,
+        "fp16_bytes": size.fp16_bytes,
+        "bits_per_weight": 8 * stored / weights if weights else size.bits_per_weight,
+        "size_parts": {"sites": stored},
+    }
+
+
+def arithmetic(transformer: nn.Module, rows: int, made_by: str = OURS) -> dict[str, str]:
+    """What a run was computed with: ours and ordinary layers say it, others run as their package does."""
+    from quant.quantization import BackendReport, backend_report
+
+    if made_by in (OURS, UNQUANTIZED):
+        report = backend_report(transformer, rows)
+    else:
+        report = BackendReport(made_by, "measured", f"{made_by} as its package runs it here")
+    return {"backend": report.backend, "backend_why": report.why, "evidence": report.evidence}
+
+
+def timing(seconds_per_sample: float, computed: Mapping[str, str]) -> dict[str, Any]:
+    """Simulated numerics say nothing about speed, so their seconds are null."""
+    measured = computed["evidence"] == "measured"
+    return {"seconds_per_sample": seconds_per_sample if measured else None, **computed}
+
+
+def image_bytes(model: Model) -> int:
+    """Bytes of one picture at most: PNG does not exceed raw pixels by much."""
+    side = int(model.pipe.transformer.config.sample_size) * 8
+    return 3 * side * side

@@ -1,0 +1,57 @@
+"""What a job can be: how each kind of work is described, written as a command, and done.
+
+Nothing here imports the engine; `run` does, in the process that calls it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .catalogue import list_models
+from .events import OnEvent
+from .request import CompareRequest, as_command, check_fields
+from .studies import place
+from .study import default_folder
+
+Request = Mapping[str, Any]
+Cancelled = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of work."""
+
+    describe: Callable[[Request], tuple[str, Path]]  # title and study folder; raises BadInput
+    command: Callable[[Request], str]
+    run: Callable[[Request, OnEvent, Cancelled, str], Any]  # the last is the job's id
+
+
+def _describe_compare(request: Request) -> tuple[str, Path]:
+    asked = CompareRequest.parse(request, "the request")
+    check_fields(asked)
+    titles = {str(m["key"]): str(m["title"]) for m in list_models()}
+    bits = asked.bits or ("plan",)
+    widths = bits * len(asked.methods) if len(bits) == 1 else bits
+    runs = [f"{method} {width}" for method, width in zip(asked.methods, widths)]
+    runs += [path.name for path in asked.candidates]
+    seeds = f"{len(asked.seeds)} seed{'' if len(asked.seeds) == 1 else 's'}"
+    title = f"{titles.get(asked.model, asked.model)}: {', '.join(runs)}, {seeds}"
+    return title, place(asked.out or default_folder(asked.model))
+
+
+def _command_compare(request: Request) -> str:
+    return as_command(CompareRequest.parse(request, "the request"))
+
+
+def _run_compare(request: Request, on_event: OnEvent, cancelled: Cancelled, key: str) -> Any:
+    from .comparison import compare
+
+    return compare(CompareRequest.parse(request, "the job"), on_event, cancelled, key=key)
+
+
+KINDS: dict[str, Kind] = {
+    "compare": Kind(_describe_compare, _command_compare, _run_compare),
+}
