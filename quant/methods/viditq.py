@@ -25,17 +25,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
+from ..balancing import STATISTICS, Candidate, output_error, required, transform_of
 from ..calibration import InputStatistics
 from ..cards import Card, Option
-from ..errors import BadInput
 from ..layers import Transform
-from ..rounding import rounded_rows
-from ..schema import Format, Value
-from ..transforms import channel_scale, random_signs, to_input
+from ..schema import Value
 from .base import Group, Rounded, transformed_and_rounded
 
 CARD = Card(
@@ -64,8 +60,6 @@ CARD = Card(
 )
 
 ALPHAS = tuple(a / 10 for a in range(10))
-STATISTICS = ("first", "max", "mean", "ema")
-EMA_MOMENTUM = 0.95
 
 
 class Options(Value):
@@ -80,34 +74,6 @@ class Options(Value):
         """Alpha is a share."""
         if isinstance(self.alpha, float) and not 0 <= self.alpha <= 1:
             raise ValueError("alpha lies between 0 and 1, or is 'search'")
-
-
-class Candidate(Value):
-    """One way to balance an input."""
-
-    transform: Literal["plain", "scale", "rotate", "both"]
-    alpha: float | None = None
-    act_stat: str | None = None
-
-    @property
-    def scales(self) -> bool:
-        """Whether it has a channel scale."""
-        return self.transform in ("scale", "both")
-
-
-def static_statistic(seen: InputStatistics, name: str) -> Tensor:
-    """a: one |X| per channel out of those of all steps, larger branch, [i]."""
-    per_step = seen.absmax.amax(dim=1)  # [steps, i]
-    if name == "first":
-        return per_step[0]
-    if name == "max":
-        return per_step.amax(0)
-    if name == "mean":
-        return per_step.mean(0)
-    smoothed = per_step[0]
-    for step in per_step[1:]:  # noisy to clean, as sampled
-        smoothed = EMA_MOMENTUM * smoothed + (1 - EMA_MOMENTUM) * step
-    return smoothed
 
 
 def candidates(options: Options) -> list[Candidate]:
@@ -130,50 +96,6 @@ def candidates(options: Options) -> list[Candidate]:
     return found
 
 
-def transform_of(
-    candidate: Candidate, group: Group, seen: InputStatistics | None, seed: int
-) -> tuple[Tensor | None, Tensor | None]:
-    """Channel scale and signs of a candidate, shared by the sites of the group."""
-    width = group.sites[0].weight.shape[1]
-    scale = None
-    if candidate.scales:
-        assert seen is not None
-        assert candidate.alpha is not None
-        assert candidate.act_stat is not None
-        w_max = torch.stack([site.weight.abs().amax(0) for site in group.sites]).amax(0)  # [i]
-        scale = channel_scale(static_statistic(seen, candidate.act_stat), w_max, candidate.alpha)
-    signs = (
-        random_signs(width, seed, group.input_of)
-        if candidate.transform in ("rotate", "both")
-        else None
-    )
-    return scale, signs
-
-
-def output_error(group: Group, rows: Tensor, scale: Tensor | None, signs: Tensor | None) -> float:
-    """||Y - Y_q||^2 / ||Y||^2 over calibration rows X [n, i], summed over the sites of the group."""
-    transformed = to_input(rows, scale, signs)
-    total = 0.0
-    for site in group.sites:
-        rounded = transformed_and_rounded(site, scale, signs, {}).weight
-        weight = (
-            rounded if isinstance(rounded, Tensor) else rounded.dequantize(_bits(site.plan.weight))
-        )
-        exact = rows @ site.weight.T
-        fmt = coarsest(site.plan.activations)
-        x = transformed if fmt is None else rounded_rows(transformed, fmt)
-        total += float(
-            (x @ weight.T - exact).square().sum() / exact.square().sum().clamp(min=1e-12)
-        )
-    return total
-
-
-def coarsest(formats: Sequence[Format | None]) -> Format | None:
-    """The format with the fewest bits: what a transform that all windows share must be good for."""
-    quantized = [f for f in formats if f is not None]
-    return min(quantized, key=lambda f: f.bits) if quantized else None
-
-
 def stored_transform(options: Options) -> Transform:
     """What a site stores at most; with `transform=choose` a site may store less."""
     return Transform(
@@ -187,21 +109,12 @@ def quantize_group(
 ) -> list[Rounded]:
     """Choose the transform on calibration rows, fold it, round once."""
     ways = candidates(options)
-    if seen is None and (len(ways) > 1 or ways[0].scales):
-        raise BadInput(
-            f"viditq needs calibration statistics of {group.input_of}; run calibrate first"
-        )
     errors = {}
     if len(ways) > 1:
-        assert seen is not None
-        rows = seen.rows[: options.rows]
+        rows = required(seen, group).rows[: options.rows]
         for way in ways:
             errors[way] = output_error(group, rows, *transform_of(way, group, seen, seed))
     best = min(errors, key=lambda way: errors[way]) if errors else ways[0]
     scale, signs = transform_of(best, group, seen, seed)
     notes: dict[str, object] = {**best.to_json(), "error": errors.get(best)}
     return [transformed_and_rounded(site, scale, signs, notes) for site in group.sites]
-
-
-def _bits(fmt: Format | None) -> int:
-    return 16 if fmt is None else fmt.bits

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from quant.balancing import output_error
 from quant.cards import Card, load_method, methods, read_card
 from quant.generation import generate
 from quant.layers import QuantLinear
-from quant.methods.viditq import output_error
 from quant.plans import uniform_plan
 from quant.quantization import quantize
 from quant.schema import parse_bits

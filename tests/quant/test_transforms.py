@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import kernels
-from quant.methods.viditq import static_statistic
+from quant.balancing import static_statistic
 from quant.transforms import channel_scale, incoherence, random_signs, to_input, to_weight
 
 from . import heavy

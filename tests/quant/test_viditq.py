@@ -5,16 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from quant.balancing import STATISTICS, Candidate, output_error, static_statistic, transform_of
 from quant.errors import BadInput
-from quant.methods import viditq
-from quant.methods.viditq import (
-    ALPHAS,
-    Candidate,
-    Options,
-    output_error,
-    quantize_group,
-    transform_of,
-)
+from quant.methods.viditq import ALPHAS, Options, quantize_group
 from quant.rounding import WeightCodes, round_to_nearest
 from quant.transforms import to_weight
 
@@ -92,7 +85,7 @@ def test_q_k_v_share_one_transform():
     assert all(torch.equal(m.signs, made[0].signs) for m in made)
 
 
-@pytest.mark.parametrize("name", viditq.STATISTICS)
+@pytest.mark.parametrize("name", STATISTICS)
 def test_channel_statistics(name):
     x = torch.zeros(3, 2, 1)
     x[:, 0, 0] = torch.tensor([4.0, 2.0, -1.0])
@@ -102,9 +95,7 @@ def test_channel_statistics(name):
         "mean": 7 / 3,
         "ema": 0.95 * (0.95 * 4 + 0.05 * 2) + 0.05 * 1,
     }
-    assert float(viditq.static_statistic(heavy.statistics(x), name)) == pytest.approx(
-        expected[name]
-    )
+    assert float(static_statistic(heavy.statistics(x), name)) == pytest.approx(expected[name])
 
 
 def test_statistics_are_asked_for_when_they_are_needed():

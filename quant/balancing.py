@@ -1,0 +1,122 @@
+"""Choosing the change of basis for the sites that read one tensor, by the error that it leaves.
+
+Shapes: X [n, i] calibration rows; W [o, i] weight; s [i] channel scale; R [i, i] orthogonal.
+
+    a     = first, max, mean or moving average over the steps of max_n |X|         one |X| per channel
+    w_max = max over the sites and their outputs of |W|
+    s     = a^alpha / w_max^(1 - alpha)
+    error = sum over sites ||X W^T - Q((X / s) R) Q((W * s) R)^T||^2 / ||X W^T||^2
+
+(SmoothQuant, arXiv 2211.10438; ViDiT-Q, arXiv 2406.02540.) Sites that read one tensor share s and R,
+so that the input side runs once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .calibration import InputStatistics
+from .errors import BadInput
+from .methods.base import Group, transformed_and_rounded
+from .rounding import rounded_rows
+from .schema import Format, Value
+from .transforms import channel_scale, random_signs, to_input
+
+STATISTICS = ("first", "max", "mean", "ema")
+EMA_MOMENTUM = 0.95
+
+TransformName = Literal["plain", "scale", "rotate", "both"]
+StatisticName = Literal["first", "max", "mean", "ema"]
+
+
+class Candidate(Value):
+    """One way to balance an input."""
+
+    transform: TransformName
+    alpha: float | None = None
+    act_stat: str | None = None
+
+    @property
+    def scales(self) -> bool:
+        """Whether it has a channel scale."""
+        return self.transform in ("scale", "both")
+
+
+def static_statistic(seen: InputStatistics, name: str) -> Tensor:
+    """a: one |X| per channel out of those of all steps, larger branch, [i]."""
+    per_step = seen.absmax.amax(dim=1)  # [steps, i]
+    if name == "first":
+        return per_step[0]
+    if name == "max":
+        return per_step.amax(0)
+    if name == "mean":
+        return per_step.mean(0)
+    smoothed = per_step[0]
+    for step in per_step[1:]:  # noisy to clean, as sampled
+        smoothed = EMA_MOMENTUM * smoothed + (1 - EMA_MOMENTUM) * step
+    return smoothed
+
+
+def weight_max(group: Group) -> Tensor:
+    """w_max: largest |W| per input channel over all sites of the group, [i]."""
+    return torch.stack([site.weight.abs().amax(0) for site in group.sites]).amax(0)
+
+
+def transform_of(
+    candidate: Candidate, group: Group, seen: InputStatistics | None, seed: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """Channel scale and signs of a candidate, shared by the sites of the group."""
+    width = group.sites[0].weight.shape[1]
+    scale = None
+    if candidate.scales:
+        assert candidate.alpha is not None
+        assert candidate.act_stat is not None
+        a = static_statistic(required(seen, group), candidate.act_stat)
+        scale = channel_scale(a, weight_max(group), candidate.alpha)
+    signs = (
+        random_signs(width, seed, group.input_of)
+        if candidate.transform in ("rotate", "both")
+        else None
+    )
+    return scale, signs
+
+
+def required(seen: InputStatistics | None, group: Group) -> InputStatistics:
+    """The statistics of the group's input; without them, one line that says what to do."""
+    if seen is None:
+        raise BadInput(
+            f"this method needs calibration statistics of {group.input_of}; run calibrate first"
+        )
+    return seen
+
+
+def output_error(group: Group, rows: Tensor, scale: Tensor | None, signs: Tensor | None) -> float:
+    """||Y - Y_q||^2 / ||Y||^2 over calibration rows X [n, i], summed over the sites of the group."""
+    transformed = to_input(rows, scale, signs)
+    total = 0.0
+    for site in group.sites:
+        rounded = transformed_and_rounded(site, scale, signs, {}).weight
+        weight = (
+            rounded if isinstance(rounded, Tensor) else rounded.dequantize(_bits(site.plan.weight))
+        )
+        exact = rows @ site.weight.T
+        fmt = coarsest(site.plan.activations)
+        x = transformed if fmt is None else rounded_rows(transformed, fmt)
+        total += float(
+            (x @ weight.T - exact).square().sum() / exact.square().sum().clamp(min=1e-12)
+        )
+    return total
+
+
+def coarsest(formats: Sequence[Format | None]) -> Format | None:
+    """The format with the fewest bits: what a transform that all windows share must be good for."""
+    quantized = [f for f in formats if f is not None]
+    return min(quantized, key=lambda f: f.bits) if quantized else None
+
+
+def _bits(fmt: Format | None) -> int:
+    return 16 if fmt is None else fmt.bits
