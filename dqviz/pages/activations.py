@@ -1,0 +1,286 @@
+"""Activations: what flows into every quantized layer, at every denoising step, and what a grid makes of it.
+
+`overview` is the map of all inputs and steps, `panels` (in activation_panels.py) everything about
+one of them. Both are functions of a capture and a selection; nothing is read but the slices shown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from quant.schema import fingerprint
+from quant.summaries import STATISTICS
+
+from ..plots import heatmap
+from ..plots.arrays import short
+from ..seen_file import SeenFile
+from .exports import Source
+from .grids import SCALES
+from .selection import (
+    ALL_ROWS,
+    BITS,
+    BRANCHES,
+    COVERS,
+    DIFFERENCE,
+    FORMATS,
+    Selection,
+    block_label,
+    cells,
+    kept_rows,
+    labels,
+    ordered,
+    peak,
+    row_filters,
+)
+from .view import Column, Section, badge, cell, plot, table
+
+TITLE = "Activations"
+LOGARITHMIC = {"incoherence", "range", "absmax", "std", "kurtosis", "channel_imbalance", "row_spread"}  # fmt: skip
+SIGNED = {"mean", "asymmetry"}
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A capture that a page shows, and what is said about it."""
+
+    seen: SeenFile
+    study: str
+    name: str
+    model: str
+    created: str = ""
+    recorded: bool = False
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def evidence(self) -> str:
+        """Statistics are measured on the model's own run, or came with the repository."""
+        return "recorded" if self.recorded else "measured"
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what the capture was recorded from."""
+        return fingerprint(dict(self.seen.manifest))
+
+    def source(self, note: str, *more: str) -> Source:
+        """For exported files; `more` is further evidence."""
+        return Source(f"{self.study}-{self.name}", self.fingerprint, (self.evidence, *more), note)
+
+
+def empty(problem: str = "", model: str = "dit-emoji") -> Section:
+    """The page without a capture: what to run."""
+    return {
+        "kind": "empty",
+        "title": "See what flows into every layer",
+        "text": problem
+        or "A capture draws a few samples in full precision and records, for every layer and step, how its input is spread.",
+        "steps": [
+            {"title": "Map", "text": "One number per layer and step shows where bits are lost."},
+            {"title": "Look", "text": "Click a cell: values, channels, tokens, and the grid that rounds them."},
+            {"title": "Compare", "text": "With a method, before and after each of its transforms."},
+        ],
+        "command": f"dqviz capture {model} --samples 8 --method viditq --bits w4a8",
+        "model": model,
+    }  # fmt: skip
+
+
+def headline(opened: Opened) -> Section:
+    """What was captured, from how much."""
+    seen, manifest = opened.seen, opened.seen.manifest
+    samples = manifest.get("samples")
+    facts = []
+    if isinstance(samples, list) and samples:
+        facts.append(f"{len(samples)} sample{'' if len(samples) == 1 else 's'}")
+    facts += [f"{seen.steps} steps", f"{len(seen.inputs)} inputs of {sum(len(e.sites) for e in seen.inputs)} layers"]  # fmt: skip
+    facts.append("both guidance branches" if seen.branches > 1 else "no guidance")
+    if len(seen.stages) > 1:
+        facts.append("stages: " + ", ".join(seen.stages))
+    if opened.created:
+        facts.append(opened.created.replace("T", " ").replace("Z", " UTC"))
+    hint = "came with the repository" if opened.recorded else "taken from the full-precision model while it drew"  # fmt: skip
+    return {
+        "kind": "headline",
+        "title": opened.model,
+        "facts": facts,
+        "badges": [badge(opened.evidence, "measured" if not opened.recorded else "plain", hint)],
+        "claims": [],
+        "notes": [],
+    }
+
+
+def controls(opened: Opened) -> dict[str, Any]:
+    """What can be chosen, for the widgets: key -> options of (value, label, heading)."""
+    seen = opened.seen
+    named = labels(seen)
+    branches = [(b, b, "") for b in BRANCHES[: seen.branches]]
+    if seen.branches > 1:
+        branches.append((DIFFERENCE, "difference", ""))
+    return {
+        "statistic": [(k, s.title, "") for k, s in STATISTICS.items()],
+        "rows": [(ALL_ROWS, f"all {len(seen.inputs)} inputs", ""), *row_filters(seen)],
+        "branch": branches,
+        "stage": [(s, stage_label(s), "") for s in seen.stages],
+        "site": [
+            (seen.inputs[i].name, named[i].partition(" · ")[2], block_label(seen.inputs[i].block))
+            for i in ordered(seen)
+        ],
+        "bits": [(str(b), f"{b} bit", "") for b in BITS],
+        "format": [(k, v, "") for k, v in FORMATS.items()],
+        "scale": [(k, v, "") for k, v in SCALES.items()],
+        "cover": [(k, "whole range" if k == "100" else f"{k} % of the values", "") for k in COVERS],
+        "timesteps": list(seen.timesteps),
+    }
+
+
+def stage_label(stage: str) -> str:
+    """A stage as people read it."""
+    return "before transforms" if stage == "input" else f"after: {stage}"
+
+
+def overview(opened: Opened, chosen: Selection) -> dict[str, Any]:
+    """The map: a row per input, a column per step; `rows` names the input of every row."""
+    seen = opened.seen
+    kept = kept_rows(seen, chosen.rows)
+    named = labels(seen)
+    values = cells(seen, chosen.statistic, chosen.stage, chosen.branch)
+    statistic = STATISTICS[chosen.statistic]
+    title = statistic.title if chosen.branch != DIFFERENCE else f"{statistic.title}, conditional less unconditional"  # fmt: skip
+    shown = values[kept]
+    scale = scale_of(chosen)
+    rows = [named[i] for i in kept]
+    figure = heatmap.sites(
+        shown,
+        rows,
+        [block_label(seen.inputs[i].block) for i in kept],
+        seen.timesteps,
+        scale,
+        title,
+    )
+    note = f"{title} at {stage_label(chosen.stage)}, {chosen.branch} branch"
+    section = plot(
+        title,
+        figure,
+        alt=f"{title}: {len(rows)} inputs over {seen.steps} steps. {_highest(opened, values, chosen)}",
+        height=heatmap.height(len(rows)),
+        source=opened.source(note),
+        part=f"{chosen.statistic}-{chosen.branch}-{chosen.stage}",
+        lede=f"{statistic.words} ({statistic.unit})" if statistic.unit else statistic.words,
+        badges=[badge(opened.evidence, "measured" if not opened.recorded else "plain")],
+        words=_words(opened, values, shown, chosen),
+        narrow={"margin": {"l": 4, "r": 4, "t": 8, "b": 44}},
+    )
+    return {
+        "map": section,
+        "table": _table(opened, shown, kept, rows, title, note, chosen)
+        if chosen.map == "table"
+        else None,
+        "rows": [seen.inputs[i].name for i in kept],
+        "labels": rows,
+    }
+
+
+def scale_of(chosen: Selection) -> heatmap.Scale:
+    """How the statistic's values become colours."""
+    if chosen.branch == DIFFERENCE or chosen.statistic in SIGNED:
+        return "signed"
+    return "log" if chosen.statistic in LOGARITHMIC else "linear"
+
+
+def _highest(opened: Opened, values: np.ndarray, chosen: Selection) -> str:
+    """The strongest cell in words."""
+    seen = opened.seen
+    name, step = peak(seen, values, chosen.rows)
+    at = next(i for i, e in enumerate(seen.inputs) if e.name == name)
+    value = values[at, step]
+    if not math.isfinite(value):
+        return "Nothing here has this stage."
+    word = "Farthest from zero" if scale_of(chosen) == "signed" else "Highest"
+    return f"{word}: {labels(seen)[at]} at step {step} (timestep {seen.timesteps[step]:g}), {short(value)}."  # fmt: skip
+
+
+def _words(opened: Opened, values: np.ndarray, shown: np.ndarray, chosen: Selection) -> list[str]:
+    """What to see on the map."""
+    finite = shown[np.isfinite(shown)]
+    if not finite.size:
+        return [f"No input shown here has the stage '{chosen.stage}'."]
+    words = [_highest(opened, values, chosen)]
+    middle = float(np.median(finite))
+    words[0] = words[0][:-1] + f"; half of the cells are below {short(middle)}."
+    usable = [c for c in range(shown.shape[1]) if np.isfinite(shown[:, c]).any()]
+    if len(usable) > 1 and scale_of(chosen) != "signed":
+        first, last = (float(np.nanmedian(shown[:, c])) for c in (usable[0], usable[-1]))
+        if first > 0 and last > 0:
+            ratio = last / first
+            trend = "stays about the same" if 0.9 < ratio < 1.1 else "grows" if ratio > 1 else "falls"  # fmt: skip
+            words.append(f"Over the steps the middle input {trend}: {short(first)} at step {usable[0]}, {short(last)} at step {usable[-1]}.")  # fmt: skip
+    words.append(_unevenness(shown))
+    return [w for w in words if w]
+
+
+def _unevenness(shown: np.ndarray) -> str:
+    """Whether inputs or steps make the difference."""
+    if min(shown.shape) < 2 or not np.isfinite(shown).any():
+        return ""
+    with np.errstate(all="ignore"):
+        filled = np.where(np.isfinite(shown), shown, np.nanmedian(shown))
+    by_input, by_step = float(filled.mean(1).std()), float(filled.mean(0).std())
+    if max(by_input, by_step) <= 1e-12:
+        return ""
+    ratio = by_input / max(by_step, 1e-12)
+    if ratio > 2:
+        return (
+            "It differs more from layer to layer than from step to step: precision per layer pays."
+        )
+    if ratio < 0.5:
+        return "It differs more from step to step than from layer to layer: scales per step pay."
+    return "Layers and steps both matter."
+
+
+def _table(
+    opened: Opened,
+    shown: np.ndarray,
+    kept: Sequence[int],
+    rows: Sequence[str],
+    title: str,
+    note: str,
+    chosen: Selection,
+) -> Section:
+    """The map as a table: a row per input, the chosen step, the spread over all steps."""
+    body = []
+    raw = []
+    times = opened.seen.timesteps
+    for label, i, line in zip(rows, kept, shown):
+        known = line[np.isfinite(line)]
+        entry = opened.seen.inputs[i]
+        raw += [
+            {"input": entry.name, "block": entry.block, "kind": label.partition(" · ")[2], "step": s, "timestep": t, chosen.statistic: None if math.isnan(v) else float(v)}
+            for s, (t, v) in enumerate(zip(times, line))
+        ]  # fmt: skip
+        where = int(np.nanargmax(np.abs(line))) if known.size else 0
+        numbers = (line[chosen.step], *(np.quantile(known, (0, 0.5, 1)) if known.size else [math.nan] * 3))  # fmt: skip
+        body.append(
+            {
+                "cells": [cell(label), *(cell(short(float(v))) for v in numbers), cell(f"step {where}" if known.size else "–")],
+                "key": entry.name,
+            }
+        )  # fmt: skip
+    return table(
+        f"{title}, as a table",
+        (
+            Column("Input"),
+            Column(f"Step {chosen.step}"),
+            Column("Least", "", "smallest over all steps"),
+            Column("Median", "", "over all steps"),
+            Column("Most", "", "largest over all steps"),
+            Column("Farthest from 0 at"),
+        ),
+        body,
+        lede="Choose an input by its button. The CSV has every step.",
+        raw=raw,
+        source=opened.source(note),
+        part=f"{chosen.statistic}-{chosen.branch}-{chosen.stage}-table",
+    )
