@@ -1,67 +1,60 @@
 """Calibration: statistics of every quantizable input, streamed from one pass of the sampler.
 
-Nothing raw is kept. Memory depends on the options and the model's widths, not on the number of
-samples. Sites that read the same tensor record it once.
+Nothing raw is kept. Memory and file depend on the options and the model's widths, not on the number
+of samples (`quant/footprint.py` says how much). Sites that read the same tensor record it once; both
+guidance branches are kept apart. With `stages`, the same pass also records what a method's transforms
+make of each input. With a checkpoint, a pass that was killed goes on after its last finished batch.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from pydantic import Field
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from . import seen_layout as layout
+from .clock import RecordingClock
 from .errors import BadCheckpoint, BadInput
-from .generation import StepEvent, generate
+from .footprint import input_shapes, row_choice, surface_steps
+from .generation import StepEvent, generate, timesteps_of
 from .models import Model, safetensors_header
+from .recording import FIELDS, InputShape, InputStatistics, Recorder
+from .row_choice import Chosen
 from .schema import Sample, Sampler, Value
+from .stages import Stages, WeightStatistics
+from .summaries import STATISTICS, summarize
 
-BINS_PER_OCTAVE = 4
-LOWEST_OCTAVE, HIGHEST_OCTAVE = (
-    -16,
-    12,
-)  # |x| below 2^-16 counts as zero, above 2^12 in the last bin
-HALF = (HIGHEST_OCTAVE - LOWEST_OCTAVE) * BINS_PER_OCTAVE
-BINS = 2 * HALF + 1  # negative, zero, positive
+CHECKPOINT_SHARE = 0.1  # of the time goes into writing checkpoints, at most
+_SUMMARIZED = (
+    *("minimum", "maximum", "mean", "second_moment"),
+    *("mean_abs", "histogram", "moments", "row_absmax"),
+)
 
 
 class CalibrationOptions(Value):
     """What is recorded, and how much of it."""
 
-    rows: int = Field(
+    rows: int = Field(default=16, ge=16)  # per (input, step, branch) and sample, for histograms
+    row_absmax: int = Field(
         default=64, ge=1
-    )  # rows per (input, step, branch) and batch that histograms look at
+    )  # rows per (input, step, branch) whose maximum is kept
     reservoir: int = Field(
         default=512, ge=1
-    )  # rows kept per input for error search, spread over steps
+    )  # rows kept per input, equally many per step and branch
+    surface_mib: int = Field(default=64, ge=0)  # for the surfaces of all inputs and stages together
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class InputStatistics:
-    """Of one input tensor [rows, c]; leading axes are step and guidance branch (conditional first)."""
-
-    minimum: Tensor  # [steps, branches, c]
-    maximum: Tensor  # [steps, branches, c]
-    mean: Tensor  # [steps, branches, c]
-    second_moment: Tensor  # [steps, branches, c] mean of x^2
-    count: Tensor  # [steps, branches] rows seen
-    histogram: Tensor  # [steps, branches, BINS] counts on fixed signed log bins
-    rows: Tensor  # [r, c] sampled rows, pooled over steps and branches
-
-    @property
-    def absmax(self) -> Tensor:
-        """Largest |x| per channel, [steps, branches, c]."""
-        return torch.maximum(self.minimum.abs(), self.maximum.abs())
-
-
-FIELDS = tuple(InputStatistics.__dataclass_fields__)
 
 
 @dataclass(frozen=True)
@@ -70,107 +63,89 @@ class Seen:
 
     inputs: dict[str, InputStatistics]
     timesteps: tuple[float, ...]
-    manifest: dict[str, object]  # samples, sampler, options: what it was recorded from
+    manifest: dict[str, Any]  # samples, sampler, options, model: what it was recorded from
+    entries: tuple[dict[str, Any], ...]  # of every input: its sites, roles, block, width, tokens
+    stages: dict[str, dict[str, InputStatistics]] = field(default_factory=dict)  # after "input"
+    weights: dict[str, dict[str, WeightStatistics]] = field(default_factory=dict)  # by stage, site
 
     def save(self, path: Path) -> None:
-        """Write one safetensors file, atomically."""
-        tensors = {
-            f"{name}/{field}": getattr(s, field).contiguous()
-            for name, s in self.inputs.items()
-            for field in FIELDS
+        """Write one safetensors file, atomically; see `quant.seen_layout`."""
+        by_stage = {layout.INPUT: self.inputs, **self.stages}
+        tensors: dict[str, Tensor] = {}
+        for stage, inputs in by_stage.items():
+            for name, statistics in inputs.items():
+                for f in FIELDS:
+                    tensors[layout.activation(stage, name, f)] = getattr(statistics, f).contiguous()
+            tensors |= self._summaries(stage, inputs)
+        for stage, sites in self.weights.items():
+            for site, statistics in sites.items():
+                for f, value in vars(statistics).items():
+                    tensors[layout.weight(stage, site, f)] = value.contiguous()
+        first = next(iter(self.inputs.values()))
+        described = {
+            "manifest": self.manifest,
+            "timesteps": self.timesteps,
+            "branches": first.count.shape[1],
+            "stages": list(by_stage),
+            "inputs": [
+                {**entry, "stages": [s for s in by_stage if entry["name"] in by_stage[s]]}
+                for entry in self.entries
+            ],
+            "weights": {
+                site: [s for s, sites in self.weights.items() if site in sites]
+                for site in self.weights.get(layout.INPUT, {})
+            },
         }
-        described = {"manifest": json.dumps(self.manifest), "timesteps": json.dumps(self.timesteps)}
-        partial = path.with_name(path.name + ".partial")
-        save_file(tensors, partial, metadata=described)
-        partial.replace(path)
+        write_tensors(path, tensors, layout.metadata(described), durable=True)
+
+    def _summaries(self, stage: str, inputs: dict[str, InputStatistics]) -> dict[str, Tensor]:
+        """The small tensors that heatmaps read, one per statistic."""
+        shape = next(iter(inputs.values())).count.shape
+        found = {
+            key: np.full((len(self.entries), *shape), np.nan, np.float32) for key in STATISTICS
+        }
+        for index, entry in enumerate(self.entries):
+            if entry["name"] in inputs:
+                statistics = inputs[entry["name"]]
+                values = summarize({f: getattr(statistics, f).numpy() for f in _SUMMARIZED})
+                for key, value in values.items():
+                    found[key][index] = value
+        return {layout.summary(stage, key): torch.from_numpy(v) for key, v in found.items()}
 
     @classmethod
     def load(cls, path: Path) -> Seen:
         """Read what `save` wrote."""
-        safetensors_header(path)
+        described = layout.describe(path)
+        entries = described["inputs"]
         with safe_open(path, framework="pt") as file:
-            described = file.metadata() or {}
-            if "manifest" not in described:
-                raise BadCheckpoint(
-                    f"{path}: not a calibration of ours (no manifest in its header)"
-                )
-            names = sorted({key.rpartition("/")[0] for key in file.keys()})  # noqa: SIM118  (not a dict)
-            inputs = {
-                n: InputStatistics(**{f: file.get_tensor(f"{n}/{f}") for f in FIELDS})
-                for n in names
+            by_stage = {
+                stage: {
+                    entry["name"]: InputStatistics(
+                        **{
+                            f: file.get_tensor(layout.activation(stage, entry["name"], f))
+                            for f in FIELDS
+                        }
+                    )
+                    for entry in entries
+                    if stage in entry["stages"]
+                }
+                for stage in described["stages"]
             }
+            weights: dict[str, dict[str, WeightStatistics]] = {}
+            for site, stages in described["weights"].items():
+                for stage in stages:
+                    read = {
+                        f: file.get_tensor(layout.weight(stage, site, f))
+                        for f in WeightStatistics.__dataclass_fields__
+                    }
+                    weights.setdefault(stage, {})[site] = WeightStatistics(**read)
         return cls(
-            inputs, tuple(json.loads(described["timesteps"])), json.loads(described["manifest"])
-        )
-
-
-def bin_of(x: Tensor) -> Tensor:
-    """Signed log bin of every element, int64: 0 .. BINS - 1, with zero in the middle."""
-    magnitude = x.abs().clamp(min=2.0**LOWEST_OCTAVE, max=2.0**HIGHEST_OCTAVE * 0.999)
-    step = (
-        ((magnitude.log2() - LOWEST_OCTAVE) * BINS_PER_OCTAVE).long().clamp(max=HALF - 1)
-    )  # 0 .. HALF-1
-    inside = x.abs() >= 2.0**LOWEST_OCTAVE
-    return torch.where(
-        inside, torch.where(x > 0, HALF + 1 + step, HALF - 1 - step), torch.full_like(step, HALF)
-    )
-
-
-class _Recorder:
-    """Running statistics of one input."""
-
-    def __init__(
-        self, channels: int, steps: int, branches: int, options: CalibrationOptions, seed: int
-    ) -> None:
-        shape = (steps, branches, channels)
-        self.minimum = torch.full(shape, torch.inf)
-        self.maximum = torch.full(shape, -torch.inf)
-        self.total = torch.zeros(shape, dtype=torch.float64)
-        self.squares = torch.zeros(shape, dtype=torch.float64)
-        self.count = torch.zeros(steps, branches, dtype=torch.int64)
-        self.histogram = torch.zeros(steps, branches, BINS, dtype=torch.int64)
-        self.rows = torch.empty(0, channels)
-        self.keys = torch.empty(
-            0
-        )  # a uniform draw per kept row: the smallest survive, so batches merge
-        self.options = options
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def add(self, step: int, x: Tensor) -> None:
-        """x [branches, n, c]."""
-        x = x.float().cpu()
-        low, high = x.aminmax(dim=1)
-        self.minimum[step] = torch.minimum(self.minimum[step], low)
-        self.maximum[step] = torch.maximum(self.maximum[step], high)
-        self.total[step] += x.sum(1, dtype=torch.float64)
-        self.squares[step] += (x * x).sum(1, dtype=torch.float64)
-        self.count[step] += x.shape[1]
-        for branch, rows in enumerate(x):
-            chosen = torch.randperm(len(rows), generator=self.generator)[: self.options.rows]
-            sample = rows[chosen]  # [r, c]
-            self.histogram[step, branch] += torch.bincount(
-                bin_of(sample).reshape(-1), minlength=BINS
-            )
-            self._keep(sample)
-
-    def _keep(self, rows: Tensor) -> None:
-        keys = torch.cat([self.keys, torch.rand(len(rows), generator=self.generator)])
-        pool = torch.cat([self.rows, rows])
-        if len(pool) > self.options.reservoir:
-            keys, best = keys.topk(self.options.reservoir, largest=False)
-            pool = pool[best]
-        self.keys, self.rows = keys, pool
-
-    def finish(self) -> InputStatistics:
-        n = self.count[..., None].clamp(min=1)
-        return InputStatistics(
-            minimum=self.minimum,
-            maximum=self.maximum,
-            mean=(self.total / n).float(),
-            second_moment=(self.squares / n).float(),
-            count=self.count,
-            histogram=self.histogram,
-            rows=self.rows,
+            inputs=by_stage.pop(layout.INPUT),
+            timesteps=tuple(described["timesteps"]),
+            manifest=described["manifest"],
+            entries=tuple({k: v for k, v in entry.items() if k != "stages"} for entry in entries),
+            stages=by_stage,
+            weights=weights,
         )
 
 
@@ -182,62 +157,270 @@ def calibrate(
     *,
     batch_size: int = 8,
     on_step: Callable[[StepEvent], None] | None = None,
+    stages: Stages | None = None,
+    checkpoint: Path | None = None,
+    shapes: Mapping[str, InputShape] | None = None,
+    clock: RecordingClock | None = None,
 ) -> Seen:
-    """Draw `samples` in full precision once and record the input of every quantizable site."""
-    options = options or CalibrationOptions()
-    branches = 2 if sampler.guidance > 1 else 1
-    recorders: dict[str, _Recorder] = {}
-    step = 0
+    """Draw `samples` in full precision once and record the input of every quantizable site.
 
-    def hook_for(name: str) -> Callable[..., None]:
+    Args:
+        model: drawn with as it is; hooks are removed at the end.
+        samples: what to draw.
+        sampler: scheduler, steps and guidance.
+        options: what is recorded, and how much of it.
+        batch_size: samples per batch; which rows are sampled does not depend on it.
+        on_step: called after every step of every batch; may raise `Cancelled`.
+        stages: transforms of a quantized copy of the model, to be recorded in the same pass.
+        checkpoint: file that holds the totals after finished batches. A call with the same inputs
+            goes on from there and ends with the same statistics; at most one batch is lost. The
+            caller deletes it.
+        shapes: what `input_shapes` found, to save looking again.
+        clock: told how long drawing and recording take.
+
+    Raises BadInput for an input that is not finite, with site and step.
+    """
+    options = options or CalibrationOptions()
+    recording = _Pass(model, tuple(samples), sampler, options, stages, shapes, clock)
+    store = None if checkpoint is None else _Checkpoint(checkpoint, recording.manifest)
+    done = 0 if store is None else store.restore(recording.recorders)
+    with recording.hooks():
+        for first in range(done, len(samples), batch_size):
+            batch = tuple(samples[first : first + batch_size])
+            recording.begin(first, len(batch))
+            drawn = generate(
+                model,
+                batch,
+                sampler,
+                batch_size=len(batch),
+                on_step=lambda event, first=first: recording.after(event, first, on_step),
+            )
+            recording.clock.total += drawn.seconds
+            if store is not None and first + len(batch) < len(samples):
+                store.write(recording.recorders, first + len(batch))
+    return recording.finish()
+
+
+class _Pass:
+    """One pass of the sampler with a hook on every recorded input."""
+
+    def __init__(
+        self,
+        model: Model,
+        samples: tuple[Sample, ...],
+        sampler: Sampler,
+        options: CalibrationOptions,
+        stages: Stages | None,
+        shapes: Mapping[str, InputShape] | None,
+        clock: RecordingClock | None,
+    ) -> None:
+        if not samples:
+            raise BadInput("there is nothing to record: no samples were given; e.g. 8 of them")
+        self.model, self.sampler = model, sampler
+        self.clock = clock or RecordingClock()
+        self.branches = 2 if sampler.guidance > 1 else 1
+        self.shapes = input_shapes(model, samples[0], sampler) if shapes is None else shapes
+        self.stages = stages or Stages({})
+        self.choice = row_choice(options, samples, sampler)
+        kept = surface_steps(options, self.shapes, self.stages, sampler.steps)
+        scratch: dict[object, Tensor] = {}
+        self.recorders = {
+            (stage, name): Recorder(shape, sampler.steps, self.branches, self.choice, kept, scratch)
+            for name, shape in self.shapes.items()
+            for stage in (layout.INPUT, *(s.name for s in self.stages.by_input.get(name, ())))
+        }
+        self.manifest = manifest_of(model, samples, sampler, options, self.stages)
+        self._step = self._first = self._count = 0
+        self._pending: list[tuple[str, str, Chosen, int, list[Tensor]]] = []
+        self._chosen: dict[int, tuple[Chosen, Chosen]] = {}
+
+    @contextmanager
+    def hooks(self) -> Iterator[None]:
+        """Record while a block of code draws."""
+        handles = [
+            self.model.transformer.get_submodule(site).register_forward_pre_hook(self._hook(name))
+            for name, site in recorded_sites(self.model).items()
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def begin(self, first: int, count: int) -> None:
+        """The next calls belong to samples first .. first + count - 1, at step 0."""
+        self._first, self._count, self._step = first, count, 0
+        self._chosen.clear()
+
+    def after(
+        self, event: StepEvent, first: int, on_step: Callable[[StepEvent], None] | None
+    ) -> None:
+        """A step has ended: merge what its hooks measured."""
+        with self.clock.recording(self.model.device):
+            self._merge(event)
+        self._step = event.step + 1
+        self._chosen.clear()
+        if on_step is not None:
+            on_step(replace(event, first=first))
+
+    def finish(self) -> Seen:
+        """The statistics of the whole pass."""
+        found: dict[str, dict[str, InputStatistics]] = {}
+        for (stage, name), recorder in self.recorders.items():
+            found.setdefault(stage, {})[name] = recorder.finish()
+        return Seen(
+            inputs=found[layout.INPUT],
+            timesteps=timesteps_of(self.sampler),
+            manifest=self.manifest,
+            entries=entries_of(self.model, self.shapes),
+            stages={s: found[s] for s in self.stages.names if s != layout.INPUT},
+        )
+
+    def _hook(self, name: str) -> Callable[..., None]:
+        shape, stages = self.shapes[name], self.stages.by_input.get(name, ())
+
         def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            x = args[0]
-            if x.shape[0] % branches:
-                raise BadInput(
-                    f"site input {name} has batch {x.shape[0]}, which is not {branches} guidance branches"
-                )
-            rows = x.reshape(branches, -1, x.shape[-1])
-            if name not in recorders:
-                recorders[name] = _Recorder(
-                    x.shape[-1], sampler.steps, branches, options, options.seed + len(recorders)
-                )
-            recorders[name].add(step, rows)
+            with self.clock.recording(args[0].device):
+                x = args[0].detach().float()
+                per_sample = x.numel() // (x.shape[-1] * self.branches * self._count)
+                if x.shape[0] % self.branches or per_sample != shape.tokens:
+                    raise BadInput(
+                        f"site input {name} has shape {list(x.shape)}, which is not {self.branches} "
+                        f"guidance branches of {self._count} samples with {shape.tokens} rows each"
+                    )
+                x = x.reshape(self.branches, -1, x.shape[-1])
+                here, there = self._rows(shape.tokens, x.device)
+                for stage in (None, *stages):
+                    x = x if stage is None else stage.of_input(x)
+                    key = layout.INPUT if stage is None else stage.name
+                    recorder = self.recorders[key, name]
+                    parts = recorder.measure(x, there, self._step, self._first == 0)
+                    self._pending.append((key, name, here, x.shape[1], parts))
 
         return hook
 
-    def after(event: StepEvent) -> None:
-        nonlocal step
-        step = (event.step + 1) % event.steps
-        if on_step is not None:
-            on_step(event)
+    def _rows(self, tokens: int, device: torch.device) -> tuple[Chosen, Chosen]:
+        """The rows to look at in this batch and step: indices on the CPU, and on the device."""
+        if tokens not in self._chosen:
+            here = self.choice.chosen(self._step, self._first, self._count, tokens)
+            there = Chosen(*(value.to(device) for value in vars(here).values()))
+            self._chosen[tokens] = here, there
+        return self._chosen[tokens]
 
-    timesteps: list[float] = []
-    first_of = {
-        site.input_of: site.name for site in reversed(model.sites) if site.kept_reason is None
-    }
-    handles = [
-        model.transformer.get_submodule(name).register_forward_pre_hook(hook_for(group))
-        for group, name in first_of.items()
-    ]
+    def _merge(self, event: StepEvent) -> None:
+        pending, self._pending = self._pending, []
+        arrived = _to_host([part for *_, parts in pending for part in parts])
+        for stage, name, chosen, rows, parts in pending:
+            own, arrived = arrived[: len(parts)], arrived[len(parts) :]
+            if not self.recorders[stage, name].merge(own, chosen, event.step, rows):
+                raise BadInput(
+                    f"{self.model.key}: the {stage} of {name} holds NaN or infinity at step "
+                    f"{event.step} (timestep {event.timestep:g}) in samples from seed "
+                    f"{event.samples[0].seed} on; with 16-bit numbers it may be an overflow: "
+                    "try --dtype float32"
+                )
+
+
+class _Checkpoint:
+    """The totals of an unfinished pass on disk; files appear complete or not at all."""
+
+    def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
+        self._path = path
+        self._manifest = json.dumps(manifest)
+        self._next = 0.0
+
+    def restore(self, recorders: Mapping[tuple[str, str], Recorder]) -> int:
+        """Fill the recorders; returns how many samples they hold (0 without a usable checkpoint)."""
+        try:
+            if not self._path.is_file():
+                return 0
+            described = safetensors_header(self._path).get("__metadata__") or {}
+            if described.get("manifest") != self._manifest:
+                return 0
+            with safe_open(self._path, framework="pt") as file:
+                for key, recorder in recorders.items():
+                    for name, value in recorder.state.items():
+                        value.copy_(file.get_tensor("/".join((*key, name))))
+            return int(described["done"])
+        except BadCheckpoint:
+            return 0
+
+    def write(self, recorders: Mapping[tuple[str, str], Recorder], done: int) -> None:
+        """Keep the totals of the first `done` samples, unless that would take too much of the time."""
+        began = time.perf_counter()
+        if began < self._next:
+            return
+        tensors = {
+            "/".join((*key, name)): value
+            for key, recorder in recorders.items()
+            for name, value in recorder.state.items()
+        }
+        write_tensors(self._path, tensors, {"manifest": self._manifest, "done": str(done)})
+        ended = time.perf_counter()
+        self._next = ended + (ended - began) / CHECKPOINT_SHARE
+
+
+def _to_host(parts: list[Tensor]) -> list[Tensor]:
+    """The same tensors on the CPU, all moved at once: float64 holds every one of them exactly."""
+    if not parts or parts[0].device.type == "cpu":
+        return parts
+    flat = torch.cat([part.reshape(-1).double() for part in parts]).cpu()
+    pieces = flat.split([part.numel() for part in parts])
+    return [piece.to(part.dtype).reshape(part.shape) for piece, part in zip(pieces, parts)]
+
+
+def write_tensors(
+    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], durable: bool = False
+) -> None:
+    """Write a safetensors file under a temporary name, then rename it."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        drawn = generate(
-            model,
-            samples,
-            sampler,
-            batch_size=batch_size,
-            on_step=lambda e: (timesteps.append(e.timestep), after(e))[1],
-        )
+        save_file(tensors, partial, metadata=metadata)
+        if durable:
+            with partial.open("rb") as stream:
+                os.fsync(stream.fileno())
+        partial.replace(path)
     finally:
-        for handle in handles:
-            handle.remove()
-    manifest = {
-        "samples": [s.to_json() for s in drawn.samples],
+        partial.unlink(missing_ok=True)
+
+
+def recorded_sites(model: Model) -> dict[str, str]:
+    """One site for every tensor that quantizable sites read: {input name: site that hears it}."""
+    return {s.input_of: s.name for s in reversed(model.sites) if s.kept_reason is None}
+
+
+def entries_of(model: Model, shapes: Mapping[str, InputShape]) -> tuple[dict[str, Any], ...]:
+    """What pages need to know of every recorded input, in the order of the model's sites."""
+    readers: dict[str, list[Any]] = {}
+    for site in model.sites:
+        if site.kept_reason is None:
+            readers.setdefault(site.input_of, []).append(site)
+    return tuple(
+        {
+            "name": name,
+            "sites": [s.name for s in sites],
+            "roles": [s.role for s in sites],
+            "block": sites[0].block,
+            "channels": shapes[name].channels,
+            "tokens": shapes[name].tokens,
+            "group": sites[0].group,
+        }
+        for name, sites in readers.items()
+    )
+
+
+def manifest_of(
+    model: Model,
+    samples: Sequence[Sample],
+    sampler: Sampler,
+    options: CalibrationOptions,
+    stages: Stages | None = None,
+) -> dict[str, Any]:
+    """What a calibration writes down of its inputs: equal manifests mean equal statistics."""
+    return {
+        "samples": [s.to_json() for s in samples],
         "sampler": sampler.to_json(),
         "options": options.to_json(),
         "model": model.fingerprint,
+        **({} if stages is None else stages.manifest),
     }
-    return Seen(
-        {name: r.finish() for name, r in recorders.items()},
-        tuple(timesteps[: sampler.steps]),
-        manifest,
-    )

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from quant.calibration import InputStatistics
 from quant.methods.base import Group, SiteWeight
+from quant.recording import InputStatistics, counts_of
 from quant.schema import Format, SitePlan
 
 ROOT = Path(__file__).parents[2]
@@ -48,8 +48,17 @@ def statistics(x: Tensor) -> InputStatistics:
         mean=x.mean(1, keepdim=True),
         second_moment=x.square().mean(1, keepdim=True),
         count=torch.full((steps, 1), rows),
-        histogram=torch.zeros(steps, 1, 1, dtype=torch.int64),
+        mean_abs=x.abs().mean((1, 2))[:, None],
+        histogram=counts_of(x)[:, None].int(),
+        histogram_rows=torch.full((steps, 1), rows),
+        moments=torch.stack([x.double().pow(p).sum((1, 2)) for p in (1, 2, 3, 4)], -1)[:, None],
+        row_absmax=x.abs().amax(-1)[:, None],
         rows=x.reshape(-1, channels),
+        row_steps=torch.arange(steps).repeat_interleave(rows).short(),
+        row_branches=torch.zeros(steps * rows, dtype=torch.int16),
+        surface=x.abs().half(),
+        surface_steps=torch.arange(steps).short(),
+        surface_factors=torch.ones(2, dtype=torch.int16),
     )
 
 

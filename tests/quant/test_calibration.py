@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from quant.calibration import BINS, HALF, CalibrationOptions, Seen, bin_of, calibrate
+from quant.calibration import CalibrationOptions, Seen, calibrate
 from quant.errors import BadCheckpoint
 from quant.generation import generate
+from quant.recording import bin_of
+from quant.seen_layout import BINS, HALF
 
 
 @pytest.fixture(scope="module")

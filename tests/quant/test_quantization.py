@@ -138,7 +138,7 @@ def test_unknown_methods_and_options_name_the_nearest(method, options, message):
 
 
 def test_calibration_of_another_model_is_refused(model, seen):
-    broken = type(seen)({}, seen.timesteps, seen.manifest)
+    broken = type(seen)({}, seen.timesteps, seen.manifest, ())
     with pytest.raises(BadInput, match="recorded from another model"):
         quantized(model, broken)
 

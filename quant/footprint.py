@@ -1,0 +1,139 @@
+"""How much a calibration takes, said before it starts: bytes on disk and bytes of memory.
+
+Both follow from the options, the shapes of the inputs and the sampler: not from how many samples are
+drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor, nn
+
+from .generation import predict, starting_noise, timesteps_of
+from .models import Model
+from .recording import SURFACE, InputShape
+from .row_choice import RowChoice, quotas
+from .schema import Sample, Sampler
+from .seen_layout import BINS
+from .stages import Stages
+from .summaries import STATISTICS
+
+if TYPE_CHECKING:
+    from .calibration import CalibrationOptions
+
+MIB = 2**20
+_ENTRY = 160  # bytes of the file's header per tensor, about
+_FIELDS = 16
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Upper bounds."""
+
+    file_bytes: int
+    memory_bytes: int  # of the statistics, on top of what plain drawing takes
+
+
+def input_shapes(model: Model, sample: Sample, sampler: Sampler) -> dict[str, InputShape]:
+    """Rows per sample and width of every recorded input: one evaluation of the network, one sample."""
+    branches = 2 if sampler.guidance > 1 else 1
+    found: dict[str, InputShape] = {}
+
+    def hook_for(name: str):
+        def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            width = args[0].shape[-1]
+            found[name] = InputShape(args[0].numel() // (width * branches), width)
+
+        return hook
+
+    first = {s.input_of: s.name for s in reversed(model.sites) if s.kept_reason is None}
+    handles = [
+        model.transformer.get_submodule(site).register_forward_pre_hook(hook_for(name))
+        for name, site in first.items()
+    ]
+    try:
+        noise = starting_noise(model.adapter.latent_shape(model.pipe), (sample,))
+        predict(model, noise, timesteps_of(sampler)[0], (sample,), sampler.guidance)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {s.input_of: found[s.input_of] for s in model.sites if s.input_of in found}
+
+
+def widest_shapes(model: Model) -> dict[str, InputShape]:
+    """Shapes without a look at the model's tokens: the footprint is then a wider bound."""
+    return {
+        s.input_of: InputShape(SURFACE, s.in_features) for s in model.sites if s.kept_reason is None
+    }
+
+
+def row_choice(
+    options: CalibrationOptions, samples: Sequence[Sample], sampler: Sampler
+) -> RowChoice:
+    """Which rows these options look at closely."""
+    branches = 2 if sampler.guidance > 1 else 1
+    return RowChoice(
+        samples=tuple(samples),
+        seed=options.seed,
+        histogram=options.rows,
+        absmax=options.row_absmax,
+        quota=quotas(options.reservoir, sampler.steps, branches),
+    )
+
+
+def surface_steps(
+    options: CalibrationOptions, shapes: Mapping[str, InputShape], stages: Stages, steps: int
+) -> list[int]:
+    """Steps whose surfaces are kept: all when they fit the budget, else evenly spaced, at least one."""
+    each = sum(
+        2 * int(np.prod(shape.surface)) * (1 + len(stages.by_input.get(name, ())))
+        for name, shape in shapes.items()
+    )
+    count = min(steps, max(1, options.surface_mib * MIB // max(1, each)))
+    return sorted({round(i * (steps - 1) / max(1, count - 1)) for i in range(count)})
+
+
+def footprint(
+    model: Model,
+    sampler: Sampler,
+    options: CalibrationOptions,
+    shapes: Mapping[str, InputShape],
+    stages: Stages | None = None,
+    batch_size: int = 8,
+) -> Footprint:
+    """What a calibration with these options will take at most."""
+    stages = stages or Stages({})
+    branches = 2 if sampler.guidance > 1 else 1
+    series = sampler.steps * branches
+    kept = len(surface_steps(options, shapes, stages, sampler.steps))
+    rows = int(quotas(options.reservoir, sampler.steps, branches).sum())
+    file = memory = tensors = widest = 0
+    for name, shape in shapes.items():
+        count = 1 + len(stages.by_input.get(name, ()))
+        c, surface = shape.channels, 2 * kept * int(np.prod(shape.surface))
+        small = series * (4 * BINS + 8 * 4 + 4 * options.row_absmax + 8 * 3)
+        per_channel = 4 * rows + series * 4 * 4
+        file += count * (
+            c * per_channel + small + surface + 4 * rows + series * 4 * len(STATISTICS)
+        )
+        memory += count * (c * (4 * rows + series * (2 * 4 + 2 * 8)) + small + surface)
+        tensors += count * (_FIELDS + 1)
+        # Of one call: the batch in float32, its squares, its magnitudes, and what a stage makes of it.
+        widest = max(widest, 4 * branches * batch_size * shape.tokens * c * (3 + min(1, count - 1)))
+        # Of one step, until it is merged.
+        sampled = batch_size * options.rows + options.row_absmax
+        widest += 4 * branches * c * (4 + rows // series + 1)
+        widest = max(widest, 8 * 4 * branches * sampled * c)
+    for site in model.sites:
+        if site.kept_reason is None:
+            count = 1 + len(stages.by_input.get(site.input_of, ()))
+            each = 4 * (site.in_features + site.out_features) + 8 * BINS + 4
+            file += count * each
+            memory += count * each
+            tensors += 4 * count
+    largest = max((s.channels * series * 24 for s in shapes.values()), default=0)
+    return Footprint(file + _ENTRY * tensors + 4096, memory + widest + largest)
