@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quant.cards import methods
-from quant.errors import BadInput, EnvironmentFault
+from quant.errors import BadCheckpoint, BadInput, EnvironmentFault
 from quant.schema import Plan, Sample, Sampler
+from quant.seen_layout import describe
 
 from . import machine
 from .request import CompareRequest, Job
@@ -17,7 +18,7 @@ from .study import faults
 if TYPE_CHECKING:
     from torch import nn
 
-    from quant.calibration import CalibrationOptions, Seen
+    from quant.calibration import Seen
     from quant.generation import StepEvent
     from quant.models import Model
 
@@ -121,15 +122,15 @@ def statistics(
     on_step: Callable[[StepEvent], None] | None = None,
 ) -> Seen:
     """Calibration statistics: those in `folder` when they fit, else recorded now and kept there."""
-    from quant.calibration import CalibrationOptions, Seen, calibrate
+    from quant.calibration import CalibrationOptions, Seen, calibrate, manifest_of
 
     options = CalibrationOptions.model_validate({})
-    manifest = _manifest(model, samples, sampler, options)
+    manifest = manifest_of(model, samples, sampler, options)
     files = [] if folder is None else sorted(folder.glob("seen*.safetensors"))
-    for file in files:
-        seen = Seen.load(file)
-        if seen.manifest == manifest:
-            return seen
+    captured = [] if folder is None else sorted(folder.glob("captures/*.safetensors"))
+    for file in (*files, *captured):
+        if holds(file, manifest):
+            return Seen.load(file)
     seen = calibrate(model, samples, sampler, options, batch_size=batch_size, on_step=on_step)
     if folder is not None:
         name = f"seen-{len(files) + 1}.safetensors" if files else "seen.safetensors"
@@ -138,27 +139,22 @@ def statistics(
     return seen
 
 
+def holds(file: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether a file is a calibration of these inputs; one of another format, or damaged, is not."""
+    try:
+        found = describe(file)["manifest"]
+    except BadCheckpoint:
+        return False
+    return all(found.get(key) == value for key, value in manifest.items())
+
+
 def statistics_bytes(model: Model, sampler: Sampler) -> int:
-    """About how much `statistics` keeps on disk: it grows with widths and steps, not with samples."""
-    from quant.calibration import BINS, CalibrationOptions
+    """About how much `statistics` keeps on disk, at most: it does not grow with the samples."""
+    from quant.calibration import CalibrationOptions
+    from quant.footprint import footprint, widest_shapes
 
     options = CalibrationOptions.model_validate({})
-    widths = {s.input_of: s.in_features for s in model.sites if s.kept_reason is None}
-    series = sampler.steps * (2 if sampler.guidance > 1 else 1)
-    per_channel = 4 * (options.reservoir + 4 * series)
-    return sum(width * per_channel + 8 * BINS * series for width in widths.values())
-
-
-def _manifest(
-    model: Model, samples: tuple[Sample, ...], sampler: Sampler, options: CalibrationOptions
-) -> Mapping[str, Any]:
-    """What `calibrate` writes down of its inputs."""
-    return {
-        "samples": [s.to_json() for s in samples],
-        "sampler": sampler.to_json(),
-        "options": options.to_json(),
-        "model": model.fingerprint,
-    }
+    return footprint(model, sampler, options, widest_shapes(model)).file_bytes
 
 
 def transforms_of(transformer: nn.Module) -> dict[str, Any]:
