@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .report import interval, number, percent, seconds, size
-
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Columns padded to their widest cell, two spaces apart."""
@@ -94,3 +92,40 @@ def checked(found: Sequence[Mapping[str, Any]]) -> str:
         detail = check["detail"] + (f"  -> {check['fix']}" if check["fix"] else "")
         rows.append((mark, check["name"], detail))
     return table(("", "what", "found"), rows)
+
+
+def number(value: float | None, digits: int, signed: bool = False) -> str:
+    """A number, or a dash where there is none."""
+    if value is None:
+        return "–"
+    return f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+
+
+def interval(value: Mapping[str, Any] | None, digits: int, signed: bool = False) -> str:
+    """`24.1 [22.0, 26.3]`; `identical` where every sample is, a dash where nothing was measured."""
+    if value is None:
+        return "–"
+    if value.get("identical"):
+        return "identical"
+    mean = number(value.get("mean"), digits, signed)
+    if value.get("lo") is None or value.get("hi") is None:
+        return mean
+    return f"{mean} [{value['lo']:.{digits}f}, {value['hi']:.{digits}f}]"
+
+
+def percent(share: float | None) -> str:
+    """A share in 0..1 as per cent."""
+    return "–" if share is None else f"{100 * share:.0f} %"
+
+
+def seconds(value: float | None) -> str:
+    """Measured seconds, or a dash: a simulation has none."""
+    return "–" if value is None else f"{value:.3g} s"
+
+
+def size(run: Mapping[str, Any]) -> str:
+    """MiB on disk, and the share of 16 bit."""
+    if run.get("size_bytes") is None:
+        return "–"
+    text = f"{run['size_bytes'] / 2**20:.2f} MiB"
+    return text + f" ({100 * run['size_bytes'] / run['fp16_bytes']:.0f} % of 16 bit)"

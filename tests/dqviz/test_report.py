@@ -1,18 +1,27 @@
-"""The report: one file, no request to any host, names as text, every number labelled."""
+"""The report: one file, no request to any host, the page's own sections, names as text."""
 
 from __future__ import annotations
 
+import base64
+import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from dqviz.report import report_html, write_report
+from dqviz.cli import main
+from dqviz.report import report_html, report_view, write_report
+from dqviz.report.bundle import modules
 from dqviz.study import NewRun, Study
+from quant.errors import BadInput
+from tests.captures import write_capture
 
-VOID = {"meta", "img", "br", "rect", "polyline"}
+VOID = {"meta", "img", "br"}
+NASTY = '<script>window.hacked = 1</script></script><img src=x onerror="window.hacked=1">${1}{{1}}'
 
 
 class Page(HTMLParser):
@@ -41,65 +50,140 @@ def text(tiny_study: Path) -> str:
     return (tiny_study / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.fixture
+def own(tiny_study: Path, tmp_path: Path) -> Path:
+    """A study of one's own."""
+    copy = Path(shutil.copytree(tiny_study, tmp_path / "copy"))
+    (copy / "report.html").unlink()
+    return copy
+
+
+def carried(text: str) -> dict[str, Any]:
+    """The sections that a report holds."""
+    found = re.search(r'<script type="application/json" id="view">(.*?)</script>', text, re.DOTALL)
+    assert found is not None
+    return json.loads(found[1], parse_constant=pytest.fail)
+
+
 def test_it_asks_no_host(text: str) -> None:
     page = Page(text)
     assert page.open == []
-    assert page.sources
-    assert all(source.startswith("data:image/png;base64,") for source in page.sources)
-    assert not {"script", "link", "iframe", "base"} & set(page.tags)
-    assert not re.search(r"@import|url\(|https?://(?!arxiv\.org)", text)
+    assert page.sources == []
+    assert page.tags.count("script") == 4
+    assert not {"link", "iframe", "base", "object"} & set(page.tags)
+    assert "default-src 'none'" in text, "and the browser is told to refuse any"
+    style = text[text.index("<style>") : text.index("</style>")]
+    assert not re.search(r"@import|url\(", style)
 
 
-def test_it_shows_every_picture_and_table(text: str) -> None:
-    page = Page(text)
-    assert page.tags.count("img") == 3 * 4
-    assert page.tags.count("svg") == 2
-    for part in ("RTN w4a4", "ViDiT-Q w4a4", "Yardstick ladder", "starting noise", "Scope"):
-        assert part in text
-    assert "dqviz compare" in text
-    assert "prefers-color-scheme:dark" in text
+def test_it_shows_what_the_page_shows(text: str) -> None:
+    sections = {s["title"]: s for s in carried(text)["sections"]}
+    assert list(sections)[1:] == [
+        "Pictures",
+        "Error along the trajectory",
+        "Quality, size, time",
+        "Pairs",
+        "Yardstick",
+        "Scope",
+        "The same on the command line",
+        "Make it again",
+    ]
+    images = sections["Pictures"]["images"]
+    assert [len(run) for run in images] == [4, 4, 4]
+    assert all(url.startswith("data:image/png;base64,") for run in images for url in run)
+    assert json.loads(sections["Make it again"]["text"])[1]["fingerprint"]
+    assert "simulated" in json.dumps(sections["Quality, size, time"])
 
 
-def test_every_run_says_what_its_numbers_are(text: str) -> None:
-    assert "simulated" in text
-    assert "measured" in text
-    assert "95 % bootstrap intervals" in text
+def test_scripts_are_the_apps_own_with_all_that_they_import() -> None:
+    carried_modules = modules("view.js")
+    for name, url in carried_modules.items():
+        source = base64.b64decode(url.partition(",")[2]).decode()
+        assert not re.search(r'from\s*"\.', source), f"{name} imports a file"
+        for wanted in re.findall(r'from "(dqviz/[^"]+)"', source):
+            assert wanted in carried_modules
 
 
-def test_names_are_text(tmp_path: Path) -> None:
-    nasty = '<script>alert("x")</script>'
-    model = {"key": nasty, "title": nasty, "fingerprint": "0", "classes": {"1": nasty}}
-    study = Study.create(tmp_path / "study", model, {nasty: nasty})
-    number = study.begin({"model": nasty}, {})
+def hostile(folder: Path) -> Study:
+    """A study whose every name is an attack."""
+    model = {"key": NASTY, "title": NASTY, "fingerprint": "0", "classes": {"1": NASTY}}
+    study = Study.create(folder, model, {NASTY: NASTY})
+    number = study.begin({"model": NASTY}, {})
     record = {
         "name": "run",
-        "title": nasty,
+        "title": NASTY,
         "method": "full-precision",
         "bits": None,
         "evidence": "measured",
-        "backend": nasty,
-        "device": nasty,
-        "scope": {"quantized": [nasty], "kept": {nasty: nasty}},
+        "backend": NASTY,
+        "device": NASTY,
+        "scope": {"quantized": [NASTY], "kept": {NASTY: NASTY}},
     }
-    recipe = {"samples": [{"seed": 0, "class_id": 1}, {"seed": 1, "prompt": nasty}]}
+    recipe = {"samples": [{"seed": 0, "class_id": 1}, {"seed": 1, "prompt": NASTY}]}
     pictures = np.zeros((2, 4, 4, 3), dtype=np.uint8)
     for name in ("run", "other"):
-        run = NewRun(name, record | {"name": name}, recipe, (0, 1), pictures)
+        method = "full-precision" if name == "run" else NASTY
+        run = NewRun(name, record | {"name": name, "method": method}, recipe, (0, 1), pictures)
         study.add_run(number, run)
-    study.finish(number, "cancelled", notes={"warnings": [nasty]})
+    study.finish(number, "cancelled", notes={"warnings": [NASTY]})
+    return study
 
-    text = report_html(study)
+
+def test_names_are_text(tmp_path: Path) -> None:
+    text = report_html(hostile(tmp_path / "study"))
     page = Page(text)
-    assert "script" not in page.tags
-    assert "&lt;script&gt;" in text
-    assert "was cancelled" in text
+    assert page.tags.count("script") == 4, "the page's own, none of theirs"
+    assert "img" not in page.tags
+    assert "&lt;script&gt;" in text[: text.index("<style>")]
+    assert NASTY in json.dumps(carried(text), ensure_ascii=False).replace('\\"', '"')
+    assert carried(text)["sections"][0]["badges"][0]["text"] == "cancelled"
 
 
-def test_it_can_be_written_again(tiny_study: Path, tmp_path: Path) -> None:
-    import shutil
+def test_it_can_be_written_again(own: Path, text: str) -> None:
+    file = write_report(Study.open(own))
+    assert file == own / "report.html"
+    assert file.read_text(encoding="utf-8") == text
 
-    copy = Path(shutil.copytree(tiny_study, tmp_path / "copy"))
-    (copy / "report.html").unlink()
-    file = write_report(Study.open(copy))
-    assert file == copy / "report.html"
-    assert file.stat().st_size > 10_000
+
+def test_the_command_writes_a_file_and_nothing_over(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.html"
+    assert main(["report", str(own), "--comparison", "1", "--out", str(out), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said == {"report": str(out), "bytes": out.stat().st_size}
+    assert main(["report", str(own), "--out", str(out)]) == 2
+    assert "is not written over" in capsys.readouterr().err
+    assert main(["report", str(own), "--comparison", "9"]) == 2
+    assert "unknown comparison '9'" in capsys.readouterr().err
+    assert not (own / "report.html").exists()
+
+
+def test_a_read_only_study_wants_a_file(own: Path, tmp_path: Path) -> None:
+    study = Study.open(own, read_only=True)
+    with pytest.raises(BadInput, match="name a file"):
+        write_report(study)
+    assert write_report(study, None, tmp_path / "r.html").is_file()
+
+
+def test_the_latest_capture_is_shown(own: Path, tmp_path: Path) -> None:
+    study = Study.open(own)
+    file = write_capture(tmp_path / "new.safetensors", stages=("input", "scaled"))
+    study.add_capture("first", file, {"fingerprint": "0123abcd"})
+    titles = [s["title"] for s in report_view(study).sections]
+    at = titles.index("Activations: incoherence of every input at every step")
+    assert titles[at - 1] == "The same on the command line"
+    heat, *histograms = report_view(study).sections[at : at + 4]
+    assert heat["file"] == "tiny-dit-0123abcd-incoherence"
+    assert len({s["title"] for s in histograms}) == 3
+    for section in histograms:
+        assert section["csv"].splitlines()[0].startswith("from,to,count_input")
+        assert section["figure"]["data"][0]["name"] == "input"
+
+
+def test_a_study_with_only_a_capture(tmp_path: Path) -> None:
+    study = Study.create(tmp_path / "study", {"key": "m", "fingerprint": "0"}, {})
+    with pytest.raises(BadInput, match="no finished run"):
+        report_view(study)
+    study.add_capture("first", write_capture(tmp_path / "new.safetensors"), {})
+    assert {s["kind"] for s in report_view(study).sections} == {"plot"}

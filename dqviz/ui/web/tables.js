@@ -72,4 +72,9 @@ function drawDownloads(section, context) {
   return el("section", { class: "dq-card" }, heading(section), row);
 }
 
-export const drawers = { command: drawCommand, downloads: drawDownloads, empty: drawEmpty, headline: drawHeadline, table: drawTable };
+function drawRecord(section) {
+  return el("section", { class: "dq-card" }, heading(section),
+    el("details", {}, el("summary", {}, section.summary), el("pre", { class: "dq-record", tabindex: "0", "aria-label": section.summary }, section.text)));
+}
+
+export const drawers = { command: drawCommand, record: drawRecord, downloads: drawDownloads, empty: drawEmpty, headline: drawHeadline, table: drawTable };
