@@ -171,10 +171,8 @@ def tokens(values: np.ndarray, token_factor: int, channel_factor: int) -> Figure
             {
                 "type": "heatmap",
                 "name": "|x|",
-                "x0": 0,
-                "dx": channel_factor,
-                "y0": 0,
-                "dy": token_factor,
+                "x": [i * channel_factor for i in range(values.shape[1])],
+                "y": [i * token_factor for i in range(values.shape[0])],
                 "z": packed(values),
                 "colorscale": colours,
                 "zmin": low,

@@ -73,8 +73,7 @@ def magnitudes(series: Sequence[tuple[str, np.ndarray, str]], title: str) -> Fig
                 "type": "scatter",
                 "mode": "lines",
                 "name": plain(name),
-                "x0": 0,
-                "dx": factor,
+                "x": packed(np.arange(len(pooled)) * factor),
                 "y": packed(np.where(pooled > 0, pooled, np.nan)),
                 "line": {"width": 1.3, "color": colour},
                 "hovertemplate": "%{fullData.name}, channel %{x}: <b>%{y:.4g}</b><extra></extra>",
@@ -115,10 +114,11 @@ def _traces(
     high, _ = _pooled(channels["maximum"][order], np.maximum, most)
     mean = _averaged(channels["mean"][order], factor)
     std = np.sqrt(np.maximum(_averaged(channels["second_moment"][order], factor) - mean**2, 0))
-    common = {"type": "scatter", "x0": 0, "dx": factor, "xaxis": x, "showlegend": False}
-    line = {
+    common = {"type": "scatter", "xaxis": x, "showlegend": False}
+    line: dict[str, Any] = {
         **common,
         "mode": "lines",
+        "x": packed(np.arange(len(low)) * factor),
         "hovertemplate": "%{fullData.name} <b>%{y:.3g}</b><extra></extra>",
     }
     if by_size and factor == 1:
@@ -137,7 +137,7 @@ def _traces(
         top = _extreme(channels, outliers)
         traces.append(
             {
-                **{k: v for k, v in common.items() if k not in ("x0", "dx")},
+                **common,
                 "mode": "markers",
                 "name": "outlier channel",
                 "x": [int(p) for p in place],

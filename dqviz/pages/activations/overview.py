@@ -1,26 +1,20 @@
-"""Activations: what flows into every quantized layer, at every denoising step, and what a grid makes of it.
-
-`overview` is the map of all inputs and steps, `panels` (in activation_panels.py) everything about
-one of them. Both are functions of a capture and a selection; nothing is read but the slices shown.
-"""
+"""The map: one number per input and step, what can be chosen, and the page without a capture."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from quant.schema import fingerprint
 from quant.summaries import STATISTICS
 
-from ..plots import heatmap
-from ..plots.arrays import short
-from ..seen_file import SeenFile
-from .exports import Source
+from ...plots import heatmap
+from ...plots.arrays import short
+from ..view import Column, Section, badge, cell, plot, table
 from .grids import SCALES
+from .opened import LOGARITHMIC, SIGNED, Opened, stage_label
 from .selection import (
     ALL_ROWS,
     BITS,
@@ -37,38 +31,6 @@ from .selection import (
     peak,
     row_filters,
 )
-from .view import Column, Section, badge, cell, plot, table
-
-TITLE = "Activations"
-LOGARITHMIC = {"incoherence", "range", "absmax", "std", "kurtosis", "channel_imbalance", "row_spread"}  # fmt: skip
-SIGNED = {"mean", "asymmetry"}
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A capture that a page shows, and what is said about it."""
-
-    seen: SeenFile
-    study: str
-    name: str
-    model: str
-    created: str = ""
-    recorded: bool = False
-    record: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def evidence(self) -> str:
-        """Statistics are measured on the model's own run, or came with the repository."""
-        return "recorded" if self.recorded else "measured"
-
-    @property
-    def fingerprint(self) -> str:
-        """Of what the capture was recorded from."""
-        return fingerprint(dict(self.seen.manifest))
-
-    def source(self, note: str, *more: str) -> Source:
-        """For exported files; `more` is further evidence."""
-        return Source(f"{self.study}-{self.name}", self.fingerprint, (self.evidence, *more), note)
 
 
 def empty(problem: str = "", model: str = "dit-emoji") -> Section:
@@ -134,11 +96,6 @@ def controls(opened: Opened) -> dict[str, Any]:
         "cover": [(k, "whole range" if k == "100" else f"{k} % of the values", "") for k in COVERS],
         "timesteps": list(seen.timesteps),
     }
-
-
-def stage_label(stage: str) -> str:
-    """A stage as people read it."""
-    return "before transforms" if stage == "input" else f"after: {stage}"
 
 
 def overview(opened: Opened, chosen: Selection) -> dict[str, Any]:

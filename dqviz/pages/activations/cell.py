@@ -7,12 +7,12 @@ from functools import cached_property
 
 import numpy as np
 
-from ..plots.arrays import short
-from ..seen_file import InputEntry, SeenFile
-from .activations import Opened, stage_label
-from .exports import Source
+from ...plots.arrays import short
+from ...seen_file import InputEntry, SeenFile
+from ..exports import Source
+from ..view import badge
+from .opened import Opened, stage_label
 from .selection import BRANCHES, Selection, labels
-from .view import badge
 
 OUTLIER = 5.0  # a channel is an outlier when it reaches so many times the median channel
 SIMULATED = badge(

@@ -9,18 +9,18 @@ import numpy as np
 
 from quant.summaries import STATISTICS
 
-from ..plots import profile
-from ..plots.arrays import short
+from ...plots import profile
+from ...plots.arrays import short
+from ..view import Column, Section, cell, plot, table
 from . import grids
-from .activation_cell import SIMULATED, At, outliers
-from .activations import stage_label
-from .view import Column, Section, cell, plot, table
+from .cell import SIMULATED, At, outliers
+from .opened import stage_label
 
 
-def before_and_after(at: At) -> Section | None:
-    """The channels before and after each transform, side by side."""
+def before_and_after(at: At) -> Section:
+    """The channels before and after each transform, side by side; without any, how to get them."""
     if len(at.entry.stages) < 2:
-        return None
+        return _no_stages(at)
     profiles = []
     for stage in at.entry.stages:
         found = at.seen.channels(at.entry.name, at.step, at.branch, stage)
@@ -60,6 +60,18 @@ def before_and_after(at: At) -> Section | None:
             part=at.part("stages-table"),
         ),
     )  # fmt: skip
+
+
+def _no_stages(at: At) -> Section:
+    """Why there is nothing to compare, and what would change that."""
+    hint: Section = {"kind": "hint", "title": "Before and after", "wide": True}
+    if len(at.seen.stages) > 1:
+        return {**hint, "text": "The method of this capture does not transform this input."}
+    return {
+        **hint,
+        "text": "This capture holds the untransformed inputs. With a method, it also holds what each of its transforms makes of them:",
+        "command": f"dqviz capture {at.opened.key} --method viditq --bits w4a8",
+    }
 
 
 def _stage_effect(at: At, stage: str) -> grids.Effect | None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..plots import histogram
-from ..plots.arrays import short
+from ...plots import histogram
+from ...plots.arrays import short
+from ..view import Column, Section, cell, plot, table
 from . import grids
-from .activation_cell import SIMULATED, At, percent
+from .cell import SIMULATED, At, percent
 from .selection import BRANCHES, COVERS, DIFFERENCE
-from .view import Column, Section, cell, plot, table
 
 
 def limits(at: At) -> dict[str, tuple[float, float]]:

@@ -8,14 +8,14 @@ import numpy as np
 
 from quant.summaries import STATISTICS
 
-from ..plots import heatmap, profile, ridge, surface
-from ..plots.arrays import short
-from .activation_cell import At, outliers, sizes
-from .activation_transforms import before_and_after, weights
-from .activation_values import values
-from .activations import LOGARITHMIC, Opened, stage_label
+from ...plots import heatmap, profile, ridge, surface
+from ...plots.arrays import short
+from ..view import Section, plot
+from .cell import At, outliers, sizes
+from .opened import LOGARITHMIC, Opened, stage_label
 from .selection import BRANCHES, Selection, labels
-from .view import Section, plot
+from .transforms import before_and_after, weights
+from .values import values
 
 
 def panels(opened: Opened, chosen: Selection) -> list[Section]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from quant.summaries import STATISTICS
 
-from ..seen_file import InputEntry, SeenFile
+from ...seen_file import InputEntry, SeenFile
 from .grids import SCALES
 
 BRANCHES = ("conditional", "unconditional")
