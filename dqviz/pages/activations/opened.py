@@ -1,0 +1,48 @@
+"""A capture that the page shows, and what all of the page needs to know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from quant.schema import fingerprint
+
+from ...seen_file import SeenFile
+from ..exports import Source
+
+LOGARITHMIC = {"incoherence", "range", "absmax", "std", "kurtosis", "channel_imbalance", "row_spread"}  # fmt: skip
+SIGNED = {"mean", "asymmetry"}
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A capture that a page shows, and what is said about it."""
+
+    seen: SeenFile
+    study: str
+    name: str
+    model: str  # title
+    key: str  # what commands call the model
+    created: str = ""
+    recorded: bool = False
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def evidence(self) -> str:
+        """Statistics are measured on the model's own run, or came with the repository."""
+        return "recorded" if self.recorded else "measured"
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what the capture was recorded from."""
+        return fingerprint(dict(self.seen.manifest))
+
+    def source(self, note: str, *more: str) -> Source:
+        """For exported files; `more` is further evidence."""
+        return Source(f"{self.study}-{self.name}", self.fingerprint, (self.evidence, *more), note)
+
+
+def stage_label(stage: str) -> str:
+    """A stage as people read it."""
+    return "before transforms" if stage == "input" else f"after: {stage}"
