@@ -36,6 +36,8 @@ _PUBLIC = {
     "check_checkpoint": "checkpoint",
     "generate": "generation",
     "Generation": "generation",
+    "inject": "outliers",
+    "Outliers": "schema",
     "load_model": "models",
     "embedded_models": "models",
     "Model": "models",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from .errors import BadCheckpoint, BadInput, EnvironmentFault, unknown
-from .schema import Sample, Sampler, Value, fingerprint
+from .schema import Injection, Sample, Sampler, Value, fingerprint
 
 if TYPE_CHECKING:
     import torch
@@ -73,6 +73,7 @@ class Model:
     dtype: torch.dtype
     revision: str | None = None
     classes: dict[int, str] = field(default_factory=dict)
+    outliers: Injection | None = None  # synthetic ones, put in by `quant.outliers`
 
     @property
     def key(self) -> str:
@@ -86,8 +87,9 @@ class Model:
 
     @property
     def fingerprint(self) -> str:
-        """Of the site list: a plan fits a model when this agrees."""
-        return fingerprint([[s.name, s.role, s.in_features, s.out_features] for s in self.sites])
+        """Of the site list, and of synthetic outliers: a plan fits a model when this agrees."""
+        sites = [[s.name, s.role, s.in_features, s.out_features] for s in self.sites]
+        return fingerprint(sites if self.outliers is None else [sites, self.outliers.to_json()])
 
     def sampler(
         self, steps: int | None = None, guidance: float | None = None, scheduler: str | None = None

@@ -7,7 +7,7 @@ the same model works in our sampler and in plain diffusers, in any order and wit
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -35,13 +35,7 @@ def current_window(windows: Sequence[Window]) -> int:
     """Window of the step that is running now; 0 where a model has only one."""
     if len(windows) == 1:
         return 0
-    timestep = _timestep.get()
-    if timestep is None:
-        raise RuntimeError(
-            "a layer with several step windows was called outside its transformer, "
-            "so its timestep is unknown; call the transformer, or use quant.step.at(timestep)"
-        )
-    return window_of(windows, timestep)
+    return window_of(windows, current_timestep())
 
 
 class at:
@@ -57,27 +51,62 @@ class at:
         _timestep.reset(self._token)
 
 
-def _scalar(timestep: Any, windows: Sequence[Window]) -> float:
-    if not isinstance(timestep, torch.Tensor):
-        return float(timestep)
-    values = [float(t) for t in timestep.detach().reshape(-1).unique().cpu()]
-    if len({window_of(windows, v) for v in values}) > 1:
-        raise BadInput(
-            f"one batch holds timesteps of different step windows ({min(values):g} and {max(values):g}); "
-            "run them in separate batches"
+def current_timestep() -> float:
+    """Timestep of the step that is running now."""
+    timestep = _timestep.get()
+    if timestep is None:
+        raise RuntimeError(
+            "a layer that depends on the step was called outside its transformer, so its timestep "
+            "is unknown; call the transformer, or use quant.step.at(timestep)"
         )
-    return values[0]
+    return timestep
+
+
+def _values(timestep: Any) -> list[float]:
+    """The different timesteps of a batch."""
+    if not isinstance(timestep, torch.Tensor):
+        return [float(timestep)]
+    return [float(t) for t in timestep.detach().reshape(-1).unique().cpu()]
 
 
 def attach(transformer: nn.Module, windows: Sequence[Window]) -> None:
     """Make `transformer` announce its `timestep` argument to the layers inside it."""
     if len(windows) == 1:
         return
+
+    def one_window(timestep: Any) -> float:
+        values = _values(timestep)
+        if len({window_of(windows, v) for v in values}) > 1:
+            raise BadInput(
+                f"one batch holds timesteps of different step windows ({min(values):g} and {max(values):g}); "
+                "run them in separate batches"
+            )
+        return values[0]
+
+    _announce(transformer, one_window)
+
+
+def attach_exact(transformer: nn.Module) -> None:
+    """Like `attach`, for layers that depend on the timestep itself: a batch may hold only one."""
+
+    def one_timestep(timestep: Any) -> float:
+        values = _values(timestep)
+        if len(values) > 1:
+            raise BadInput(
+                f"one batch holds timesteps {min(values):g} and {max(values):g}, and layers of this "
+                "model depend on the timestep; run them in separate batches"
+            )
+        return values[0]
+
+    _announce(transformer, one_timestep)
+
+
+def _announce(transformer: nn.Module, value_of: Callable[[Any], float]) -> None:
     position = list(inspect.signature(transformer.forward).parameters).index("timestep")
 
     def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         timestep = kwargs["timestep"] if "timestep" in kwargs else args[position]
-        _timestep.set(_scalar(timestep, windows))
+        _timestep.set(value_of(timestep))
 
     def leave(*_: object) -> None:
         _timestep.set(None)

@@ -15,7 +15,7 @@ __all__ = ["GROUP_OF_ROLE", "Adapter", "Prediction", "Site", "adapter_for", "ada
 def load_all() -> tuple[Adapter, ...]:
     """One instance of every adapter in this folder."""
     for path in sorted(Path(__file__).parent.glob("*.py")):
-        if path.stem not in {"__init__", "base"}:
+        if path.stem not in {"__init__", "base", "producers"}:
             importlib.import_module(f".{path.stem}", __package__)
     return tuple(cls() for cls in _leaves(Adapter))
 

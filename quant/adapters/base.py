@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BadInput, unknown
+from .producers import Attended, Modulated, Producer, resolve
 
 if TYPE_CHECKING:
     from ..schema import Sample
@@ -89,17 +90,15 @@ class Adapter:
     block_lists: ClassVar[tuple[str, ...]]  # ModuleLists that hold the repeated blocks, in order
     roles: ClassVar[tuple[RolePattern, ...]]  # inside a block; the first match counts
     outside: ClassVar[tuple[RolePattern, ...]] = ()  # outside the blocks
+    produced: ClassVar[
+        tuple[Modulated | Attended, ...]
+    ] = ()  # inputs whose channels can be rescaled
+    noisiest_timestep: ClassVar[float] = 1000.0  # as the transformer's own argument counts
     conditioned_on: ClassVar[Literal["class", "prompt"]] = "class"
 
     def sites(self, transformer: nn.Module) -> list[Site]:
         """Every `nn.Linear` (or its quantized stand-in) exactly once, in module order."""
-        starts: dict[str, int] = {}
-        count = 0
-        for block_list in self.block_lists:
-            blocks = transformer.get_submodule(block_list)
-            for index in range(len(blocks)):  # type: ignore[arg-type]
-                starts[f"{block_list}.{index}."] = count
-                count += 1
+        starts = {f"{name}.": index for index, name in enumerate(self.blocks(transformer))}
         found = []
         for name, module in transformer.named_modules():
             if not isinstance(module, nn.Linear) and not hasattr(module, "dqviz_site"):
@@ -123,6 +122,18 @@ class Adapter:
                 )
             )
         return found
+
+    def blocks(self, transformer: nn.Module) -> list[str]:
+        """Full names of the blocks, in order."""
+        return [
+            f"{block_list}.{index}"
+            for block_list in self.block_lists
+            for index in range(len(transformer.get_submodule(block_list)))  # type: ignore[arg-type]
+        ]
+
+    def producers(self, transformer: nn.Module) -> list[Producer]:
+        """Where the inputs that `produced` speaks of are made, and which sites read them."""
+        return resolve(self.produced, transformer, self.blocks(transformer))
 
     def role_in(self, block_list: str, rule: RolePattern) -> RolePattern:
         """The rule as it counts in one list of blocks; families with several kinds of blocks refine it."""

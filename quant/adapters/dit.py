@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..errors import BadInput
 from ..schema import Sample
 from .base import ADALN_KEPT, EMBED_KEPT, HEAD_KEPT, Adapter, Prediction, RolePattern
+from .producers import Attended, Modulated
 
 NULL_CLASS = 1000  # the id that DiTPipeline uses for the unconditional branch
 
@@ -39,6 +40,11 @@ class DiT(Adapter):
     outside = (
         RolePattern(r"proj_out_1", "adaln", kept=ADALN_KEPT),
         RolePattern(r"proj_out_2", "head", kept=HEAD_KEPT),
+    )
+    produced = (
+        Modulated(r"attn1\.to_[qkv]", "norm1.linear", chunks=(6,), shift=0, scale=1),
+        Modulated(r"ff\.net\.0\.proj", "norm1.linear", chunks=(6,), shift=3, scale=4),
+        Attended(r"attn1\.to_out\.0", ("attn1.to_v",)),
     )
 
     def conditions(self, pipe: Any, samples: Sequence[Sample]) -> Tensor:

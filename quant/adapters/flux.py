@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .base import ADALN_KEPT, Adapter, RolePattern
-from .sd3 import JOINT_ROLES, OUTSIDE
+from .producers import Attended, Modulated
+from .sd3 import JOINT_PRODUCED, JOINT_ROLES, OUTSIDE
 
 
 class Flux(Adapter):
@@ -20,3 +21,9 @@ class Flux(Adapter):
         RolePattern(r"norm\.linear", "adaln", kept=ADALN_KEPT),
     )
     outside = OUTSIDE
+    produced = (
+        *JOINT_PRODUCED,
+        Modulated(r"attn\.to_[qkv]|proj_mlp", "norm.linear", chunks=(3,), shift=0, scale=1),
+        Attended(r"proj_out", ("attn.to_v",)),  # attention's channels come first, the MLP's after
+    )
+    noisiest_timestep = 1.0  # the transformer multiplies by 1000 itself

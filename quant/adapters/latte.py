@@ -22,6 +22,7 @@ class Latte(Adapter):
     block_lists = ("transformer_blocks", "temporal_transformer_blocks")
     roles = PixArt.roles
     outside = PixArt.outside
+    produced = PixArt.produced
 
     def role_in(self, block_list: str, rule: RolePattern) -> RolePattern:
         """Self-attention of the temporal blocks mixes frames."""

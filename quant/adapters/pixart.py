@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .base import ADALN_KEPT, EMBED_KEPT, HEAD_KEPT, Adapter, RolePattern
+from .producers import Attended, Modulated
 
 
 class PixArt(Adapter):
@@ -29,4 +30,12 @@ class PixArt(Adapter):
         RolePattern(r"adaln_single\.emb\..*", "embed", kept=EMBED_KEPT),
         RolePattern(r"caption_projection\..*", "embed", kept=EMBED_KEPT),
         RolePattern(r"proj_out", "head", kept=HEAD_KEPT),
+    )
+    # One linear for all blocks, and a table of its own in each. Cross-attention's query reads the
+    # residual stream, its key and value the text: nothing makes those channel by channel.
+    produced = (
+        Modulated(r"attn1\.to_[qkv]", "/adaln_single.linear", (6,), 0, 1, "scale_shift_table"),
+        Modulated(r"ff\.net\.0\.proj", "/adaln_single.linear", (6,), 3, 4, "scale_shift_table"),
+        Attended(r"attn1\.to_out\.0", ("attn1.to_v",)),
+        Attended(r"attn2\.to_out\.0", ("attn2.to_v",)),
     )
