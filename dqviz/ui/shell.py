@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import gradio as gr
 
 from ..pages import compare as compare_page
-from . import compare, components
+from ..pages import tour as tour_page
+from . import compare, components, tour
 
 MOON = '<svg width="16" height="16" viewBox="0 0 16 16" aria-hidden="true"><circle cx="8" cy="8" r="6.2" fill="none" stroke="currentColor" stroke-width="1.6"/><path d="M8 1.8a6.2 6.2 0 0 1 0 12.4z" fill="currentColor"/></svg>'
 
@@ -23,7 +24,10 @@ class Route:
     build: Callable[[compare.Bench], None]
 
 
-ROUTES = (Route(compare_page.TITLE, "", compare.build),)
+ROUTES = (
+    Route(compare_page.TITLE, "", compare.build),
+    Route(tour_page.TITLE, "tour", tour.build),
+)
 
 
 def build(bench: compare.Bench) -> gr.Blocks:

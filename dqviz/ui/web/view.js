@@ -3,9 +3,10 @@
 import { drawers as pictures } from "./pictures.js";
 import { drawers as plots } from "./plots.js";
 import { drawers as tables } from "./tables.js";
+import { drawers as tour } from "./tour.js";
 import { parsed } from "./tools.js";
 
-const drawers = { ...pictures, ...plots, ...tables };
+const drawers = { ...pictures, ...plots, ...tables, ...tour };
 
 export function view({ element, props, server }) {
   const root = element.querySelector(".dq-view");

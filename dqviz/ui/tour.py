@@ -1,0 +1,71 @@
+"""The Tour page: which study it shows; what it shows comes from `dqviz.pages.tour`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import gradio as gr
+from gradio.context import Context
+
+from quant.errors import DQVizError, unknown
+
+from ..pages import tour as page
+from ..pages.pictures import data_urls
+from ..pages.view import View
+from ..studies import folders, with_samples
+from ..study import Study, is_recorded
+from . import components
+from .compare import PRIVATE, Bench
+
+MOST_PICTURES = 48  # samples of a comparison that the tour carries
+
+
+def build(bench: Bench) -> None:
+    """Put the page into the Blocks that is open."""
+    with gr.Column(elem_id="dq-tourpage"):
+        status = components.status("dq-tourstatus")
+        shown = components.view([], page.empty().to_json(), "dq-tour")
+
+    def on_load(request: gr.Request) -> list[Any]:
+        view, message = opened(request.query_params.get("study"))
+        failed = {"state": "failed", "title": "Not shown:", "message": message}
+        said = json.dumps(failed if message else {"state": "idle"})
+        return [gr.update(status_json=said), gr.update(view_json=view.to_json())]
+
+    blocks = Context.root_block
+    assert blocks is not None
+    blocks.load(on_load, None, [status, shown], **PRIVATE)
+
+
+def opened(name: str | None) -> tuple[View, str]:
+    """The tour of the study of that name, else of the first that has one, recorded ones before others.
+
+    Returns the page, and why a study that was named is not shown.
+    """
+    listed = folders()
+    if name:
+        try:
+            if name not in listed:
+                raise unknown("study", name, listed)
+            return toured(Study.open(listed[name], read_only=True), name), ""
+        except DQVizError as error:
+            return page.empty(), str(error)
+    for folder in sorted(listed.values(), key=lambda folder: not is_recorded(folder)):
+        try:
+            return toured(Study.open(folder, read_only=True), None), ""
+        except DQVizError:
+            continue
+    return page.empty(), ""
+
+
+def toured(study: Study, address: str | None) -> View:
+    """The tour of a study's latest comparison."""
+    result = with_samples(study.result(), study)
+    names = [str(run["name"]) for run in page.stops(result["runs"])]
+    return page.render(
+        {**result, "samples": result.get("samples", [])[:MOST_PICTURES]},
+        {name: data_urls(study.images(name)[:MOST_PICTURES]) for name in names},
+        address=address,
+        recorded=is_recorded(study.folder),
+    )
