@@ -63,6 +63,17 @@ export function selector(label, options, value, change) {
   return select;
 }
 
+// Fill a drop-down: [value, label, heading], where equal headings make a group.
+export function options(select, entries) {
+  const groups = new Map();
+  for (const [value, label, heading] of entries) {
+    if (!groups.has(heading)) groups.set(heading, []);
+    groups.get(heading).push(el("option", { value }, label));
+  }
+  select.replaceChildren(...[...groups].flatMap(([heading, list]) => (heading ? [el("optgroup", { label: heading }, list)] : list)));
+  return select;
+}
+
 export const swatch = (run) => el("span", { class: "dq-swatch", run, "aria-hidden": "true" });
 export const badge = (b) => el("span", { class: `dq-badge dq-${b.tone || "plain"}`, title: b.title }, b.text);
 
