@@ -15,9 +15,11 @@ from .provenance import require_ours
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "CaptureRequest": "capturing",
     "CompareRequest": "request",
     "Study": "study",
     "as_command": "request",
+    "capture": "capturing",
     "compare": "comparison",
     "draw_to": "export",
     "launch": "ui.server",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
@@ -12,6 +13,7 @@ from quant.errors import EnvironmentFault
 
 MIB = 2**20
 _CGROUP = Path("/sys/fs/cgroup")
+_STATUS, _MARK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -33,6 +35,27 @@ def _reclaimable() -> int:
     except OSError:
         return 0
     return sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+
+
+class PeakMemory:
+    """The largest resident memory of this process during a block of code.
+
+    `peak_bytes` is None where the system keeps no such mark; where it cannot be set back, it is the
+    mark of the whole process so far.
+    """
+
+    def __enter__(self) -> PeakMemory:
+        with contextlib.suppress(OSError):
+            _MARK.write_text("5")
+        self.peak_bytes: int | None = None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            status = _STATUS.read_text(encoding="utf-8")
+            self.peak_bytes = 1024 * int(status.partition("VmHWM:")[2].split()[0])
+        except (OSError, IndexError):
+            self.peak_bytes = None
 
 
 def free_disk(folder: Path) -> int:

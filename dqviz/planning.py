@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from quant.cards import methods
 from quant.errors import BadCheckpoint, BadInput, EnvironmentFault
-from quant.schema import Plan, Sample, Sampler
-from quant.seen_layout import describe
+from quant.schema import Plan, Sample, Sampler, fingerprint
+from quant.seen_layout import CalibrationOptions, describe
 
 from . import machine
 from .request import CompareRequest, Job
@@ -92,8 +92,8 @@ def plan_bits(plan: Plan) -> str:
     """`w4a8` when all quantized sites agree, else `mixed`."""
     kinds = {
         (
-            "fp8"
-            if s.weight and s.weight.kind == "fp8"
+            s.weight.kind
+            if s.weight and s.weight.kind != "int"
             else str(s.weight.bits if s.weight else 16),
             tuple(a.bits if a else 16 for a in s.activations),
         )
@@ -103,8 +103,8 @@ def plan_bits(plan: Plan) -> str:
     if len(kinds) != 1:
         return "mixed"
     weight, activations = kinds.pop()
-    if weight == "fp8":
-        return "fp8"
+    if not weight.isdecimal():
+        return weight
     return f"w{weight}a{activations[0]}" if len(set(activations)) == 1 else "mixed"
 
 
@@ -122,21 +122,41 @@ def statistics(
     on_step: Callable[[StepEvent], None] | None = None,
 ) -> Seen:
     """Calibration statistics: those in `folder` when they fit, else recorded now and kept there."""
-    from quant.calibration import CalibrationOptions, Seen, calibrate, manifest_of
+    from quant.calibration import Seen, calibrate, manifest_of
 
-    options = CalibrationOptions.model_validate({})
+    options = CalibrationOptions()
     manifest = manifest_of(model, samples, sampler, options)
-    files = [] if folder is None else sorted(folder.glob("seen*.safetensors"))
-    captured = [] if folder is None else sorted(folder.glob("captures/*.safetensors"))
-    for file in (*files, *captured):
-        if holds(file, manifest):
-            return Seen.load(file)
-    seen = calibrate(model, samples, sampler, options, batch_size=batch_size, on_step=on_step)
-    if folder is not None:
-        name = f"seen-{len(files) + 1}.safetensors" if files else "seen.safetensors"
-        with faults(folder / name):
-            seen.save(folder / name)
+    if folder is None:
+        return calibrate(model, samples, sampler, options, batch_size=batch_size, on_step=on_step)
+    held = statistics_file(folder, manifest)
+    if held is not None:
+        return Seen.load(held, stages=())
+    files = [file.name for file in folder.glob("seen*.safetensors")]
+    names = ["seen.safetensors", *(f"seen-{i}.safetensors" for i in range(2, len(files) + 3))]
+    file = folder / next(name for name in names if name not in files)
+    checkpoint = folder / f".{fingerprint(manifest)}.unfinished.safetensors"
+    with faults(file):
+        seen = calibrate(
+            model,
+            samples,
+            sampler,
+            options,
+            batch_size=batch_size,
+            on_step=on_step,
+            checkpoint=checkpoint,
+        )
+        seen.save(file)
+        checkpoint.unlink(missing_ok=True)
     return seen
+
+
+def statistics_file(folder: Path, manifest: Mapping[str, Any]) -> Path | None:
+    """The file of a study that holds a calibration of these inputs, be it a capture's."""
+    files = (
+        *sorted(folder.glob("seen*.safetensors")),
+        *sorted(folder.glob("captures/*.safetensors")),
+    )
+    return next((file for file in files if holds(file, manifest)), None)
 
 
 def holds(file: Path, manifest: Mapping[str, Any]) -> bool:
@@ -150,11 +170,9 @@ def holds(file: Path, manifest: Mapping[str, Any]) -> bool:
 
 def statistics_bytes(model: Model, sampler: Sampler) -> int:
     """About how much `statistics` keeps on disk, at most: it does not grow with the samples."""
-    from quant.calibration import CalibrationOptions
     from quant.footprint import footprint, widest_shapes
 
-    options = CalibrationOptions.model_validate({})
-    return footprint(model, sampler, options, widest_shapes(model)).file_bytes
+    return footprint(model, sampler, CalibrationOptions(), widest_shapes(model)).file_bytes
 
 
 def transforms_of(transformer: nn.Module) -> dict[str, Any]:

@@ -201,8 +201,7 @@ def as_command(request: CompareRequest, json_output: bool = False) -> str:
     if request.classes:
         words += ["--classes", ",".join(request.classes)]
     words += ["--seeds", seeds_text(request.seeds)]
-    for name, value in request.options.items():
-        words += ["--option", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
+    words += option_words(request.options)
     if request.calibration_seeds != defaults.calibration_seeds:
         words += ["--calibration-seeds", seeds_text(request.calibration_seeds)]
     for name in _PLAIN:
@@ -228,6 +227,14 @@ _PLAIN = (
     "batch_size",
     "out",
 )
+
+
+def option_words(options: Mapping[str, Any]) -> list[str]:
+    """`--option k=v` for every option of a method."""
+    words: list[str] = []
+    for name, value in options.items():
+        words += ["--option", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
+    return words
 
 
 def seeds_text(seeds: Iterable[int]) -> str:

@@ -45,6 +45,22 @@ def compared(result: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def captured(made: Mapping[str, Any]) -> str:
+    """A capture in a few lines."""
+    what = f"{made['inputs']} inputs of {made['sites']} sites, {made['steps']} steps, {made['samples']} samples"
+    ratio = made["overhead_ratio"]
+    lines = [
+        f"{made['study']}: capture {made['capture']}"
+        + (", which was there already" if made["reused"] else ""),
+        f"{what}; stages: {', '.join(made['stages'])}",
+        f"{made['bytes'] / 2**20:.1f} MiB in {made['file']}; {made['seconds']:.1f} s"
+        + ("" if ratio is None else f", {ratio:.2f} x the time of plain drawing"),
+    ]
+    if made["resumed_samples"]:
+        lines.append(f"{made['resumed_samples']} samples were taken over from a stopped attempt")
+    return "\n".join(lines)
+
+
 def _pairs(pairs: Sequence[Mapping[str, Any]]) -> str:
     return table(
         ("difference", "PSNR dB", "wins", "claim", "bytes"),

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -32,7 +31,8 @@ from .generation import StepEvent, generate, timesteps_of
 from .models import Model, safetensors_header
 from .recording import FIELDS, InputShape, InputStatistics, Recorder
 from .row_choice import Chosen
-from .schema import Sample, Sampler, Value
+from .schema import Sample, Sampler
+from .seen_layout import CalibrationOptions
 from .stages import Stages, WeightStatistics
 from .summaries import STATISTICS, summarize
 
@@ -41,20 +41,6 @@ _SUMMARIZED = (
     *("minimum", "maximum", "mean", "second_moment"),
     *("mean_abs", "histogram", "moments", "row_absmax"),
 )
-
-
-class CalibrationOptions(Value):
-    """What is recorded, and how much of it."""
-
-    rows: int = Field(default=16, ge=16)  # per (input, step, branch) and sample, for histograms
-    row_absmax: int = Field(
-        default=64, ge=1
-    )  # rows per (input, step, branch) whose maximum is kept
-    reservoir: int = Field(
-        default=512, ge=1
-    )  # rows kept per input, equally many per step and branch
-    surface_mib: int = Field(default=64, ge=0)  # for the surfaces of all inputs and stages together
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -113,9 +99,10 @@ class Seen:
         return {layout.summary(stage, key): torch.from_numpy(v) for key, v in found.items()}
 
     @classmethod
-    def load(cls, path: Path) -> Seen:
-        """Read what `save` wrote."""
+    def load(cls, path: Path, stages: Sequence[str] | None = None) -> Seen:
+        """Read what `save` wrote: every stage, or "input" and those that are named."""
         described = layout.describe(path)
+        wanted = [s for s in described["stages"] if stages is None or s in (layout.INPUT, *stages)]
         entries = described["inputs"]
         with safe_open(path, framework="pt") as file:
             by_stage = {
@@ -129,11 +116,11 @@ class Seen:
                     for entry in entries
                     if stage in entry["stages"]
                 }
-                for stage in described["stages"]
+                for stage in wanted
             }
             weights: dict[str, dict[str, WeightStatistics]] = {}
-            for site, stages in described["weights"].items():
-                for stage in stages:
+            for site, its_stages in described["weights"].items():
+                for stage in (s for s in its_stages if s in wanted):
                     read = {
                         f: file.get_tensor(layout.weight(stage, site, f))
                         for f in WeightStatistics.__dataclass_fields__
@@ -161,6 +148,7 @@ def calibrate(
     checkpoint: Path | None = None,
     shapes: Mapping[str, InputShape] | None = None,
     clock: RecordingClock | None = None,
+    on_resume: Callable[[int], None] | None = None,
 ) -> Seen:
     """Draw `samples` in full precision once and record the input of every quantizable site.
 
@@ -177,6 +165,7 @@ def calibrate(
             caller deletes it.
         shapes: what `input_shapes` found, to save looking again.
         clock: told how long drawing and recording take.
+        on_resume: told how many samples the checkpoint held, when it held any.
 
     Raises BadInput for an input that is not finite, with site and step.
     """
@@ -184,6 +173,8 @@ def calibrate(
     recording = _Pass(model, tuple(samples), sampler, options, stages, shapes, clock)
     store = None if checkpoint is None else _Checkpoint(checkpoint, recording.manifest)
     done = 0 if store is None else store.restore(recording.recorders)
+    if done and on_resume is not None:
+        on_resume(done)
     with recording.hooks():
         for first in range(done, len(samples), batch_size):
             batch = tuple(samples[first : first + batch_size])
@@ -422,5 +413,6 @@ def manifest_of(
         "sampler": sampler.to_json(),
         "options": options.to_json(),
         "model": model.fingerprint,
+        "dtype": str(model.dtype).removeprefix("torch."),
         **({} if stages is None else stages.manifest),
     }

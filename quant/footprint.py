@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor, nn
@@ -18,12 +17,9 @@ from .models import Model
 from .recording import SURFACE, InputShape
 from .row_choice import RowChoice, quotas
 from .schema import Sample, Sampler
-from .seen_layout import BINS
+from .seen_layout import BINS, CalibrationOptions
 from .stages import Stages
 from .summaries import STATISTICS
-
-if TYPE_CHECKING:
-    from .calibration import CalibrationOptions
 
 MIB = 2**20
 _ENTRY = 160  # bytes of the file's header per tensor, about

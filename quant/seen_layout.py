@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
 from .errors import BadCheckpoint
 from .models import safetensors_header
+from .schema import Value
 
 FORMAT = 2
 INPUT = "input"  # the stage that every input has
@@ -33,6 +35,20 @@ HALF = (HIGHEST_OCTAVE - LOWEST_OCTAVE) * BINS_PER_OCTAVE
 BINS = 2 * HALF + 1  # negative, zero, positive
 
 DESCRIBED = ("manifest", "timesteps", "branches", "stages", "inputs", "weights")
+
+
+class CalibrationOptions(Value):
+    """What is recorded, and how much of it."""
+
+    rows: int = Field(default=16, ge=16)  # per (input, step, branch) and sample, for histograms
+    row_absmax: int = Field(
+        default=64, ge=1
+    )  # rows per (input, step, branch) whose maximum is kept
+    reservoir: int = Field(
+        default=512, ge=1
+    )  # rows kept per input, equally many per step and branch
+    surface_mib: int = Field(default=64, ge=0)  # for the surfaces of all inputs and stages together
+    seed: int = 0
 
 
 def bin_edges() -> np.ndarray:

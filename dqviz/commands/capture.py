@@ -1,0 +1,132 @@
+"""`dqviz capture`: statistics of the inputs of every layer."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..events import Event, Stage
+from .base import (
+    CALIBRATION,
+    NO_LIST,
+    BatchSize,
+    CalibrationSeeds,
+    Classes,
+    Device,
+    DType,
+    Guidance,
+    Json,
+    Model,
+    Options,
+    Prompts,
+    Steps,
+    options_of,
+    show,
+    watched,
+)
+
+
+def capture(
+    model: Model,
+    study: Annotated[
+        Path | None,
+        typer.Option(
+            "--study", metavar="DIR", help="Study folder to capture into; default studies/MODEL."
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option("--samples", metavar="N", help="Draw N samples, on the calibration seeds."),
+    ] = None,
+    seeds: Annotated[
+        str, typer.Option("--seeds", metavar="SEEDS", help="Seeds to draw, instead of --samples.")
+    ] = "",
+    steps: Steps = None,
+    guidance: Guidance = None,
+    classes: Classes = "",
+    prompt: Prompts = NO_LIST,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method", "-m", metavar="KEY", help="Record what this method's transforms do, too."
+        ),
+    ] = None,
+    bits: Annotated[
+        str | None, typer.Option("--bits", "-b", metavar="BITS", help="Bits of the method, w4a8.")
+    ] = None,
+    option: Options = NO_LIST,
+    calibration_seeds: CalibrationSeeds = CALIBRATION,
+    rows: Annotated[
+        int, typer.Option("--rows", metavar="N", help="Rows per sample that histograms look at.")
+    ] = 16,
+    row_absmax: Annotated[
+        int,
+        typer.Option("--row-absmax", metavar="N", help="Rows per step whose maximum is kept."),
+    ] = 64,
+    reservoir: Annotated[
+        int,
+        typer.Option("--reservoir", metavar="N", help="Whole rows kept of every input, at most."),
+    ] = 512,
+    surface_mib: Annotated[
+        int,
+        typer.Option("--surface-mib", metavar="N", help="Size of all surfaces together, at most."),
+    ] = 64,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", help="Seed of the choice of rows.")
+    ] = 0,
+    device: Device = "auto",
+    dtype: DType = "auto",
+    batch_size: BatchSize = 8,
+    json_: Json = False,
+) -> None:
+    """Record statistics of every layer's input over the steps."""
+    from quant.errors import BadInput
+
+    from ..capturing import CaptureRequest
+    from ..capturing import capture as run
+    from ..tables import captured
+
+    if samples is not None and seeds:
+        raise BadInput(f"--samples {samples} and --seeds {seeds} were both given; give one of them")
+    if samples is not None and not 1 <= samples <= 10_000:
+        raise BadInput(f"samples {samples} is out of range; 1 to 10000, e.g. --samples 8")
+    first = int(CALIBRATION.partition("-")[0])
+    request = CaptureRequest.parse(
+        {
+            "model": model,
+            "out": study,
+            "seeds": seeds or f"{first}-{first + (samples or 8) - 1}",
+            "steps": steps,
+            "guidance": guidance,
+            "classes": classes,
+            "prompts": tuple(prompt),
+            "method": method,
+            "bits": bits,
+            "options": options_of(option),
+            "calibration_seeds": calibration_seeds,
+            "record": {
+                "rows": rows,
+                "row_absmax": row_absmax,
+                "reservoir": reservoir,
+                "surface_mib": surface_mib,
+                "seed": seed,
+            },
+            "device": device,
+            "dtype": dtype,
+            "batch_size": batch_size,
+        },
+        "command line",
+    )
+    with watched() as (progress, cancelled):
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, Stage) and event.name == "capture":
+                progress.clear()
+                print(event.text, file=sys.stderr, flush=True)  # bounds, before the start
+            progress(event)
+
+        made = run(request, on_event, cancelled)
+    show(made, json_, captured(made))
