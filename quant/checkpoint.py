@@ -18,11 +18,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from .amplified import is_amplified
 from .errors import BadCheckpoint, BadInput
 from .layers import QuantLinear
 from .models import Model, safetensors_header
 from .quantization import Quantized
-from .schema import Plan, Value
+from .schema import Injection, Plan, Value
 from .sizes import SizeReport, file_bytes, report
 from .storage import digest, stored_tensors
 
@@ -44,6 +45,7 @@ class CheckpointConfig(Value):
     tensors: dict[str, str]  # every tensor in the file -> its `digest`
     base: str | None = None  # the pipeline that this transformer belongs to
     recipe: str | None = None  # fingerprint
+    outliers: Injection | None = None  # synthetic ones in the weights
 
 
 def save_checkpoint(
@@ -60,6 +62,11 @@ def save_checkpoint(
     when it is complete.
     """
     check_free(out)
+    if is_amplified(quantized.transformer):
+        raise BadInput(
+            f"synthetic outliers ({model.outliers}) wrap the layers of this model, which plain "
+            "diffusers does not know; only the kind 'static' can be saved"
+        )
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -78,6 +85,7 @@ def save_checkpoint(
         },
         shared=stored.shared,
         tensors={name: digest(tensor) for name, tensor in stored.tensors.items()},
+        outliers=model.outliers,
         base=None if pipeline else (model.ref if model.from_hub else model.key),
         recipe=recipe,
     )

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from .adapters.producers import Modulation, Producer
-from .amplified import Amplified, amplify, is_amplified
+from .amplified import Amplified, amplify
 from .errors import BadInput
 from .models import Model
 from .quantization import shallow_copy
@@ -77,15 +77,6 @@ def inject(model: Model, outliers: Outliers) -> Model:
     title = f"{model.card.title}, synthetic outliers ({made})"
     card = model.card.model_copy(update={"title": title})
     return replace(model, pipe=pipe, card=card, outliers=made)
-
-
-def check_saveable(model: Model, transformer: nn.Module) -> None:
-    """Stop when a transformer's function is not in its weights: no checkpoint could give it back."""
-    if is_amplified(transformer):
-        raise BadInput(
-            f"{model.outliers} outliers wrap the layers, which plain diffusers does not know; only "
-            "static ones can be saved: --outliers-kind static"
-        )
 
 
 def share_of(count: int) -> int:

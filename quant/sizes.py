@@ -19,7 +19,7 @@ from .cards import load_method
 from .errors import BadInput, unknown
 from .layers import Transform, buffer_shapes
 from .schema import Bits, Plan, SitePlan
-from .storage import is_embedder, stored_tensors
+from .storage import is_embedder, kept_dtype, stored_tensors
 
 MIB = 2**20
 SHAPES = Path(__file__).parent / "shapes"
@@ -122,7 +122,7 @@ def predict_size(
     left_out = copies(transformer) if shared is None else shared
     quantized = {name: site for name, site in plan.items() if site.quantized}
     full: Shapes = {
-        name: (tuple(t.shape), dtype if t.is_floating_point() else t.dtype)
+        name: (tuple(t.shape), kept_dtype(t, dtype) if t.is_floating_point() else t.dtype)
         for name, t in transformer.state_dict().items()
         if name not in left_out
     }
@@ -143,6 +143,8 @@ def predict_size(
 
 
 def copies(transformer: nn.Module) -> set[str]:
+        if linear.bias is not None:
+            buffers["bias"] = buffers["bias"][0], kept_dtype(linear.bias, dtype)
     """Embedder tensors after the first block's: in converted checkpoints they are copies of it."""
     embedders = [name for name in transformer.state_dict() if is_embedder(name)]
     first: dict[str, str] = {}

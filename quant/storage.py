@@ -20,10 +20,9 @@ class Stored:
 
 
 def stored_tensors(transformer: nn.Module, dtype: torch.dtype) -> Stored:
-    """Every tensor once; floating ones in `dtype`, but for the exact parts of quantized sites.
+    """Every tensor once; floating ones as `kept_dtype` says, but for the exact parts of quantized sites.
 
-    `dtype` is what the model was loaded from, so that casting back loses nothing. Embedders are
-    where families keep copies, so only they are compared.
+    Embedders are where families keep copies, so only they are compared.
     """
     exact = {
         f"{name}.{buffer}"
@@ -32,13 +31,14 @@ def stored_tensors(transformer: nn.Module, dtype: torch.dtype) -> Stored:
         for buffer, _ in module.named_buffers(recurse=False)
         if buffer not in ("bias", "weight")
     }
+    folded = {f"{n}.weight" for n, m in transformer.named_modules() if isinstance(m, QuantLinear)}
     tensors: dict[str, Tensor] = {}
     shared: dict[str, str] = {}
     first: dict[str, str] = {}
     for name, value in transformer.state_dict().items():
         tensor = value.detach().cpu().contiguous()
         if name not in exact and tensor.is_floating_point():
-            tensor = tensor.to(dtype)
+            tensor = tensor.to(dtype if name in folded else kept_dtype(tensor, dtype))
         if is_embedder(name):
             mark = f"{tensor.dtype}{tuple(tensor.shape)}{digest(tensor)}"
             if first.setdefault(mark, name) != name:
@@ -46,6 +46,16 @@ def stored_tensors(transformer: nn.Module, dtype: torch.dtype) -> Stored:
                 continue
         tensors[name] = tensor
     return Stored(tensors, shared)
+
+
+def kept_dtype(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """`dtype`, what the model was loaded from, where that loses nothing; else the tensor's own.
+
+    Weights that came from a file in `dtype` fit. Those that something was folded into may not.
+    """
+    if tensor.is_meta or torch.equal(tensor.to(dtype).to(tensor.dtype), tensor):
+        return dtype
+    return tensor.dtype
 
 
 def is_embedder(name: str) -> bool:
