@@ -177,10 +177,34 @@ class Sample(Value):
     prompt: str | None = None
 
 
+class Outliers(Value):
+    """Synthetic outliers to put into a model: which kind, how large, which channels by seed."""
+
+    kind: Literal["static", "drifting", "token"] = "static"
+    factor: float = Field(gt=1, le=1024)
+    seed: int = Field(default=0, ge=0, lt=2**32)
+
+    def __str__(self) -> str:
+        return f"{self.kind} x{self.factor:g}"
+
+
+class Injection(Outliers):
+    """Outliers as they are in a model; whatever was measured on it says so."""
+
+    channels: int  # amplified, over all inputs
+    inputs: int  # tensors that have any
+
+    @property
+    def asked(self) -> Outliers:
+        """What was asked for, without what the model's shape made of it."""
+        return Outliers(kind=self.kind, factor=self.factor, seed=self.seed)
+
+
 class Recipe(Value):
     """All that is needed to make a run again, printable and comparable."""
 
     model: str
+    outliers: Injection | None = None  # synthetic ones in that model
     method: str  # method key, or "full-precision"
     bits: str | None = None
     plan: str | None = None  # fingerprint of the plan
@@ -221,34 +245,10 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 def disjoint(
     first: Iterable[int], second: Iterable[int], first_name: str, second_name: str
-class Outliers(Value):
-    """Synthetic outliers to put into a model: which kind, how large, which channels by seed."""
-
-    kind: Literal["static", "drifting", "token"] = "static"
-    factor: float = Field(gt=1, le=1024)
-    seed: int = Field(default=0, ge=0, lt=2**32)
-
-    def __str__(self) -> str:
-        return f"{self.kind} x{self.factor:g}"
-
-
-class Injection(Outliers):
-    """Outliers as they are in a model; whatever was measured on it says so."""
-
-    channels: int  # amplified, over all inputs
-    inputs: int  # tensors that have any
-
-    @property
-    def asked(self) -> Outliers:
-        """What was asked for, without what the model's shape made of it."""
-        return Outliers(kind=self.kind, factor=self.factor, seed=self.seed)
-
-
 ) -> None:
     """Stop when two seed ranges overlap: a number reported on seeds that were tuned on is worthless."""
     both = sorted(set(first) & set(second))
     if both:
-    outliers: Injection | None = None  # synthetic ones in that model
         raise BadInput(
             f"{first_name} and {second_name} share seed {both[0]}; choose disjoint ranges"
         )

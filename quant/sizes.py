@@ -134,6 +134,8 @@ def predict_size(
         buffers = buffer_shapes(
             linear.in_features, linear.out_features, linear.bias is not None, site, transform, dtype
         )
+        if linear.bias is not None:
+            buffers["bias"] = buffers["bias"][0], kept_dtype(linear.bias, dtype)
         shapes |= {f"{name}.{buffer}": value for buffer, value in buffers.items()}
     half = {
         n: (shape, torch.float16 if kind.is_floating_point else kind)
@@ -143,8 +145,6 @@ def predict_size(
 
 
 def copies(transformer: nn.Module) -> set[str]:
-        if linear.bias is not None:
-            buffers["bias"] = buffers["bias"][0], kept_dtype(linear.bias, dtype)
     """Embedder tensors after the first block's: in converted checkpoints they are copies of it."""
     embedders = [name for name in transformer.state_dict() if is_embedder(name)]
     first: dict[str, str] = {}
