@@ -5,10 +5,12 @@ Shapes: X [n, i] calibration rows; W [o, i] weight; s [i] channel scale; R [i, i
     a     = first, max, mean or moving average over the steps of max_n |X|         one |X| per channel
     w_max = max over the sites and their outputs of |W|
     s     = a^alpha / w_max^(1 - alpha)
-    error = sum over sites ||X W^T - Q((X / s) R) Q((W * s) R)^T||^2 / ||X W^T||^2
+    error = sum over sites, mean over steps t of
+            ||X_t W^T - Q((X_t / s) R) Q((W * s) R)^T||^2 / ||X_t W^T||^2       X_t: rows of step t
 
 (SmoothQuant, arXiv 2211.10438; ViDiT-Q, arXiv 2406.02540.) Sites that read one tensor share s and R,
-so that the input side runs once.
+so that the input side runs once. Every step counts alike (ours): pooled over steps, those with the
+largest activations would decide for the others.
 """
 
 from __future__ import annotations
@@ -94,9 +96,18 @@ def required(seen: InputStatistics | None, group: Group) -> InputStatistics:
     return seen
 
 
-def output_error(group: Group, rows: Tensor, scale: Tensor | None, signs: Tensor | None) -> float:
-    """||Y - Y_q||^2 / ||Y||^2 over calibration rows X [n, i], summed over the sites of the group."""
+def output_error(
+    group: Group, rows: Tensor, steps: Tensor, scale: Tensor | None, signs: Tensor | None
+) -> float:
+    """||Y - Y_q||^2 / ||Y||^2, mean over steps, summed over the sites of the group.
+
+    Args:
+        rows: calibration rows X [n, i].
+        steps: the step that each row comes from, integers [n].
+        scale, signs: the change of basis.
+    """
     transformed = to_input(rows, scale, signs)
+    _, step_of = steps.unique(return_inverse=True)  # [n], 0 .. present steps - 1
     total = 0.0
     for site in group.sites:
         rounded = transformed_and_rounded(site, scale, signs, {}).weight
@@ -106,10 +117,16 @@ def output_error(group: Group, rows: Tensor, scale: Tensor | None, signs: Tensor
         exact = rows @ site.weight.T
         fmt = coarsest(site.plan.activations)
         x = transformed if fmt is None else rounded_rows(transformed, fmt)
-        total += float(
-            (x @ weight.T - exact).square().sum() / exact.square().sum().clamp(min=1e-12)
-        )
+        lost = _per_step((x @ weight.T - exact).square().sum(1), step_of)
+        whole = _per_step(exact.square().sum(1), step_of)
+        total += float((lost / whole.clamp(min=1e-12)).mean())
     return total
+
+
+def _per_step(values: Tensor, step_of: Tensor) -> Tensor:
+    """Sums of values [n] over the rows of each step, [present steps]."""
+    sums = values.new_zeros(int(step_of.max()) + 1)
+    return sums.index_add(0, step_of, values)
 
 
 def coarsest(formats: Sequence[Format | None]) -> Format | None:

@@ -25,8 +25,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import Field
-
 from ..balancing import STATISTICS, Candidate, output_error, required, transform_of
 from ..calibration import InputStatistics
 from ..cards import Card, Option
@@ -68,7 +66,6 @@ class Options(Value):
     alpha: Literal["search"] | float = "search"
     act_stat: Literal["first", "max", "mean", "ema", "search"] = "max"
     transform: Literal["plain", "scale", "rotate", "both", "choose"] = "choose"
-    rows: int = Field(default=512, ge=1, description="calibration rows that the search looks at")
 
     def model_post_init(self, _: object) -> None:
         """Alpha is a share."""
@@ -111,9 +108,10 @@ def quantize_group(
     ways = candidates(options)
     errors = {}
     if len(ways) > 1:
-        rows = required(seen, group).rows[: options.rows]
+        found = required(seen, group)
         for way in ways:
-            errors[way] = output_error(group, rows, *transform_of(way, group, seen, seed))
+            transform = transform_of(way, group, seen, seed)
+            errors[way] = output_error(group, found.rows, found.row_steps, *transform)
     best = min(errors, key=lambda way: errors[way]) if errors else ways[0]
     scale, signs = transform_of(best, group, seen, seed)
     notes: dict[str, object] = {**best.to_json(), "error": errors.get(best)}

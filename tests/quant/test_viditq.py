@@ -23,7 +23,7 @@ def errors_of(kind: str, seed: int) -> float:
     seen = heavy.statistics(x)
     group = heavy.group(CHANNELS, (96,), heavy.plan(4, 8), seed)
     made = quantize_group(group, seen, Options(transform=kind), seed)[0]  # type: ignore[arg-type]
-    return output_error(group, seen.rows, made.channel_scale, made.signs)
+    return output_error(group, seen.rows, seen.row_steps, made.channel_scale, made.signs)
 
 
 def test_v5_scale_and_rotation_beat_either_and_both_beat_plain():
@@ -49,12 +49,23 @@ def test_v6_the_search_is_no_worse_than_any_fixed_alpha(kind, seed):
     x = heavy.activations(CHANNELS, 64, 6, seed)
     seen = heavy.statistics(x)
     group = heavy.group(CHANNELS, (96, 48), heavy.plan(4, 8), seed)
-    found = quantize_group(group, seen, Options(transform=kind, rows=256), seed)[0]
-    rows = seen.rows[:256]
-    best = output_error(group, rows, found.channel_scale, found.signs)
+    found = quantize_group(group, seen, Options(transform=kind), seed)[0]
+    rows, steps = seen.rows, seen.row_steps
+    best = output_error(group, rows, steps, found.channel_scale, found.signs)
     for alpha in ALPHAS:
         fixed = Candidate(transform=kind, alpha=alpha, act_stat="max")
-        assert best <= output_error(group, rows, *transform_of(fixed, group, seen, seed)) + 1e-12
+        way = transform_of(fixed, group, seen, seed)
+        assert best <= output_error(group, rows, steps, *way) + 1e-12
+
+
+def test_every_step_counts_alike():
+    """A step with inputs a thousand times larger does not decide for the others."""
+    x = heavy.activations(CHANNELS, 16, 2, 0).reshape(2, -1, CHANNELS)
+    group = heavy.group(CHANNELS, (96,), heavy.plan(4, 4), 0)
+    rows = torch.cat([x[0], 1000 * x[1]])
+    steps = torch.tensor([7, 3]).repeat_interleave(x.shape[1])
+    alone = [output_error(group, part, torch.zeros(len(part)), None, None) for part in x]
+    assert output_error(group, rows, steps, None, None) == pytest.approx(sum(alone) / 2, rel=1e-4)
 
 
 def test_v10_the_weight_is_rounded_once_after_scale_and_rotation():
