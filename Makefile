@@ -1,4 +1,4 @@
-# make app | test | check | docs | pictures | quality | peers | lock | clean      (CONTRIBUTING.md says what each is for)
+# make app | test | check | docs | pictures | quality | balance | peers | lock | clean      (CONTRIBUTING.md says what each is for)
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -11,7 +11,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-.PHONY: help app test check docs pictures quality peers lock clean env
+.PHONY: help app test check docs pictures quality balance peers lock clean env
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -53,6 +53,9 @@ pictures: env ## docs/pictures/*.png: the Compare page over a real comparison
 
 quality: env ## docs/results/quality.*: our methods at several bit widths, with the yardstick ladder
 	@$(BIN)/python -m benchmarks.quality $(ARGS)
+
+balance: env ## docs/results/balance.*: the choice of a transform against every single kind
+	@$(BIN)/python -m benchmarks.balance $(ARGS)
 
 peers: .venv-peers/.installed ## docs/results/peers.*: torchao and optimum-quanto beside ours, in an environment of its own
 	@.venv-peers/bin/python -m benchmarks.peers $(ARGS)
