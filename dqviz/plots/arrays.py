@@ -54,6 +54,26 @@ def decades(low: float, high: float) -> list[float]:
     return [v for v in found if low * 0.999 <= v <= high * 1.001]
 
 
+def log_ticks(low: float, high: float) -> dict[str, Any]:
+    """`tickvals` and `ticktext` of a logarithmic axis from `low` to `high`, at most about eight."""
+    if not (0 < low <= high):
+        return {}
+    found = decades(low, high)
+    if len(found) > 8:
+        found = found[:: -(-len(found) // 8)]
+    if len(found) < 2:
+        found = [float(v) for v in np.geomspace(low, max(high, low * 1.01), 3)]
+    return {"tickvals": found, "ticktext": [short(v) if v >= 1e-3 else _power(v) for v in found]}
+
+
+def _power(value: float) -> str:
+    """`10⁻⁵`, `3·10⁻⁵`."""
+    exponent = math.floor(math.log10(value) + 1e-9)
+    digit = round(value / 10**exponent)
+    raised = str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"10{raised}" if digit == 1 else f"{digit}·10{raised}"
+
+
 def log_stops(colours: Sequence[str], low: float, high: float) -> list[list[Any]]:
     """A colour scale whose colours are spread over the logarithm of values from `low` to `high` > 0."""
     share = np.linspace(0, 1, 33)

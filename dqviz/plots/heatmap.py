@@ -11,14 +11,14 @@ from .arrays import DIVERGING, SEQUENTIAL, decades, even_stops, log_stops, packe
 from .theme import Figure, axis, layout, plain
 
 Scale = Literal["log", "linear", "signed"]
-LABELLED_ROWS = 44  # so many rows get a label each; of more, every block gets one
-TALL, LOW = 17, 5  # pixels per row: with a label each, and with many rows
-MOST_PIXELS = 880
+LABELLED_ROWS = 32  # so many rows get a label each; of more, every block gets one
+TALL, MIDDLE, LOW = 18, 12, 3  # pixels per row: with a label each, and with ever more rows
+MOST_PIXELS = 460
 
 
 def height(rows: int) -> int:
     """Pixels for so many rows, axis and margins included."""
-    each = TALL if rows <= LABELLED_ROWS else max(LOW, MOST_PIXELS // max(rows, 1))
+    each = TALL if rows <= LABELLED_ROWS else min(MIDDLE, max(LOW, MOST_PIXELS // rows))
     return 62 + max(each * rows, 96)
 
 
@@ -136,7 +136,7 @@ def _row_ticks(labels: Sequence[str], blocks: Sequence[str], few: bool) -> dict[
         if i == len(blocks) or blocks[i] != blocks[start]:
             middles.append((labels[(start + i - 1) // 2], plain(blocks[start])))
             start = i
-    every = max(1, -(-len(middles) * 14 // MOST_PIXELS))
+    every = max(1, -(-len(middles) * 14 // max(MOST_PIXELS, LOW * len(labels))))
     kept = middles[::every]
     return {
         "tickvals": [row for row, _ in kept],

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import SignedLog, packed, short
+from .arrays import SignedLog, log_ticks, packed, short
 from .theme import Figure, axis, layout, plain
 
 MOST_LEVELS = 40  # of more, lines would only be a grey area
@@ -20,6 +20,7 @@ def figure(
     levels: np.ndarray,
     zero: tuple[float, float],
     clip: tuple[float, float],
+    clips: bool,
     logarithmic: bool,
 ) -> Figure:
     """Density of the values with the levels of a grid.
@@ -30,6 +31,7 @@ def figure(
         levels: values that the grid can express, ascending; empty for none.
         zero: values between these two round to 0.
         clip: smallest and largest level.
+        clips: whether values beyond them are clipped; a scale per row always covers its own row.
         logarithmic: a signed logarithmic value axis with the share per bin, instead of a linear one
             with the density.
     """
@@ -39,9 +41,12 @@ def figure(
     place = (
         SignedLog(_smallest(series[0][1], edges), max(-low, high)) if logarithmic else np.asarray
     )
+    drawn = [(_log if logarithmic else _linear)(c, edges, low, high) for _, c in series]
+    tall = np.concatenate([y for _, y, _ in drawn])
+    floor = 0.0 if logarithmic else float(tall[tall > 0].min(initial=1.0)) / 2
     data = [
-        _curve(name, *(_log if logarithmic else _linear)(counts, edges, low, high), place, i)
-        for i, (name, counts) in enumerate(series)
+        _curve(name, at, np.maximum(y, floor), share, place, i)
+        for i, ((name, _), (at, y, share)) in enumerate(zip(series, drawn))
     ]
     margin = 0.02 * (float(place(high)) - float(place(low)))
     ends = [float(place(low)) - margin, float(place(high)) + margin]
@@ -49,12 +54,18 @@ def figure(
     if levels.size:
         shapes.append(_area(float(place(zero[0])), float(place(zero[1])), "var(--dq-accent-soft)"))
         outside = [(ends[0], float(place(clip[0]))), (float(place(clip[1])), ends[1])]
-        shapes += [_area(a, b, "var(--dq-bad-soft)") for a, b in outside if b - a > margin * 1.01]
+        wide = [(a, b) for a, b in outside if clips and b - a > margin * 1.01]
+        shapes += [_area(a, b, "var(--dq-bad-soft)") for a, b in wide]
         data.append(_levels(levels, place))
     x: dict[str, Any] = {"range": ends, "showgrid": False}
     if isinstance(place, SignedLog):
         x |= place.ticks()
-    y = axis("share of values", rangemode="tozero", tickformat="~p") if logarithmic else axis("values per unit, log", type="log", exponentformat="power", nticks=6)  # fmt: skip
+    if logarithmic:
+        y = axis("share of values", rangemode="tozero", tickformat="~p")
+    else:
+        top = max(float(tall.max(initial=0.0)), floor * 10)
+        ends_y = [float(np.log10(floor)), float(np.log10(top)) + 0.15]
+        y = axis("values per unit", type="log", range=ends_y, **log_ticks(floor, top))
     return {
         "data": data,
         "layout": layout(
@@ -104,7 +115,7 @@ def _linear(
     filled = np.flatnonzero(share)
     inside = slice(filled[0], filled[-1] + 1) if filled.size else slice(0, 1)
     at, share = at[inside.start : inside.stop + 1], share[inside]
-    return at, np.where(share > 0, share / np.diff(at), np.nan), share
+    return at, share / np.diff(at), share
 
 
 def _log(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import packed
+from .arrays import log_ticks, packed
 from .theme import Figure, axis, layout, plain
 
 MOST_POINTS = 768  # points of a profile, and of each of several side by side
@@ -85,9 +85,15 @@ def magnitudes(series: Sequence[tuple[str, np.ndarray, str]], title: str) -> Fig
             showlegend=len(series) > 1,
             margin={"l": 60, "r": 12, "t": 8, "b": 44},
             xaxis=axis(title, showgrid=False),
-            yaxis=axis("largest magnitude", type="log", tickformat="~g", nticks=6),
+            yaxis=axis("largest magnitude", type="log", **_log_ticks([v for _, v, _ in series])),
         ),
     }
+
+
+def _log_ticks(values: Sequence[np.ndarray]) -> dict[str, Any]:
+    every = np.concatenate(list(values))
+    positive = every[every > 0]
+    return log_ticks(float(positive.min()), float(positive.max())) if positive.size else {}
 
 
 def by_magnitude(channels: Channels) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import SignedLog, packed, short
+from .arrays import SignedLog, log_ticks, packed, short
 from .histogram import reach
 from .theme import Figure, axis, layout, plain
 
@@ -103,7 +103,9 @@ def lines(
 ) -> Figure:
     """One line per guidance branch over the steps: name, values [steps], colour."""
     data = [_line(name, values, colour, timesteps) for name, values, colour in series]
-    return {"data": data, "layout": _over_steps(len(timesteps), chosen, title, logarithmic, len(series) > 1)}  # fmt: skip
+    every = np.concatenate([values for _, values, _ in series])
+    ends = (float(np.nanmin(every)), float(np.nanmax(every))) if logarithmic else None
+    return {"data": data, "layout": _over_steps(len(timesteps), chosen, title, ends, len(series) > 1)}  # fmt: skip
 
 
 def spread(rows: np.ndarray, timesteps: Sequence[float], chosen: int) -> Figure:
@@ -123,8 +125,9 @@ def spread(rows: np.ndarray, timesteps: Sequence[float], chosen: int) -> Figure:
         {**edge, "name": "smallest, largest", "y": packed(most), "line": thin},
         {**edge, "name": "median row", "y": packed(middle), "text": said, "hoverinfo": "all", "hovertemplate": "%{text}<extra></extra>", "line": {"width": 2, "color": "var(--run-1)"}},
     ]  # fmt: skip
-    logarithmic = bool(least.min() > 0 and most.max() / least.min() > 20)
-    return {"data": data, "layout": _over_steps(len(steps), chosen, "largest |x| of a row", logarithmic, True)}  # fmt: skip
+    low, high = float(least.min()), float(most.max())
+    ends = (low, high) if low > 0 and high / low > 20 else None
+    return {"data": data, "layout": _over_steps(len(steps), chosen, "largest |x| of a row", ends, True)}  # fmt: skip
 
 
 def _line(name: str, values: np.ndarray, colour: str, timesteps: Sequence[float]) -> Figure:
@@ -142,7 +145,7 @@ def _line(name: str, values: np.ndarray, colour: str, timesteps: Sequence[float]
 
 
 def _over_steps(
-    steps: int, chosen: int, title: str, logarithmic: bool, legend: bool
+    steps: int, chosen: int, title: str, ends: tuple[float, float] | None, legend: bool
 ) -> dict[str, Any]:
     here = {"type": "line", "yref": "paper", "x0": chosen, "x1": chosen, "y0": 0, "y1": 1, "layer": "below", "line": {"width": 7, "color": "var(--dq-accent-soft)"}}  # fmt: skip
     return layout(
@@ -151,7 +154,8 @@ def _over_steps(
         hovermode="x",
         xaxis=axis("step, noisiest first", range=[-0.5, steps - 0.5], showgrid=False),
         yaxis=axis(
-            plain(title), type="log" if logarithmic else "linear", tickformat="~g", nticks=6
+            plain(title),
+            **({"type": "log", **log_ticks(*ends)} if ends else {"tickformat": "~g", "nticks": 6}),
         ),
         shapes=[here],
     )

@@ -87,7 +87,7 @@ def controls(opened: Opened) -> dict[str, Any]:
         "branch": branches,
         "stage": [(s, stage_label(s), "") for s in seen.stages],
         "site": [
-            (seen.inputs[i].name, named[i].partition(" · ")[2], block_label(seen.inputs[i].block))
+            (seen.inputs[i].name, named[i], block_label(seen.inputs[i].block))
             for i in ordered(seen)
         ],
         "bits": [(str(b), f"{b} bit", "") for b in BITS],

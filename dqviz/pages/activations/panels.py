@@ -72,9 +72,9 @@ def _channel_words(at: At, found: np.ndarray) -> list[str]:
         return ["Most channels are zero at this step."]
     words = [f"Channel {top} reaches {short(float(size[top]) / middle)} times the median channel."]
     if len(found):
-        others = ", ".join(str(int(c)) for c in found[:6]) + (" …" if len(found) > 6 else "")
+        others = ", ".join(str(int(c)) for c in found[:6]) + (" …" if len(found) > 6 else ".")
         verb = "stands" if len(found) == 1 else "stand"
-        words.append(f"{len(found)} of {len(size)} channels {verb} above 5 times the median: {others}.")  # fmt: skip
+        words.append(f"{len(found)} of {len(size)} channels {verb} above 5 times the median: {others}")  # fmt: skip
         words.append("A scale per channel, or a rotation, spreads what these few hold.")
     else:
         words.append(f"None of the {len(size)} channels stands above 5 times the median: there is little for channel scales to mend.")  # fmt: skip

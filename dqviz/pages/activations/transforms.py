@@ -35,7 +35,11 @@ def before_and_after(at: At) -> Section:
     words = [f"Incoherence (largest over mean magnitude): {chain}, {verdict}."]
     db = [e.sqnr_db for e in (effects[at.entry.stages[0]], effects[at.entry.stages[-1]]) if e]
     if len(db) == 2 and db[0] is not None and db[1] is not None:
-        words.append(f"At {at.chosen.bits} bit with a scale per row, rounding it is {db[1] - db[0]:+.1f} dB against the untransformed input.".replace("-", "−"))  # fmt: skip
+        gain = db[1] - db[0]
+        words.append(
+            f"At {at.chosen.bits} bit with a scale per row, the signal stands {abs(gain):.1f} dB "
+            f"{'higher' if gain >= 0 else 'lower'} above the rounding error than without transforms."
+        )
     heads = [STATISTICS[k].title for k in keys]
     return plot(
         "Before and after",

@@ -9,7 +9,7 @@ from ...plots.arrays import short
 from ..view import Column, Section, cell, plot, table
 from . import grids
 from .cell import SIMULATED, At, percent
-from .selection import BRANCHES, COVERS, DIFFERENCE
+from .selection import BRANCHES, COVERS, DIFFERENCE, FORMATS
 
 
 def limits(at: At) -> dict[str, tuple[float, float]]:
@@ -56,10 +56,17 @@ def values(at: At) -> Section:
         levels,
         grid.zero if grid else (0.0, 0.0),
         grid.ends if grid else (0.0, 0.0),
+        chosen.scale != "row",
         chosen.axis == "log",
     )
     sampled = int(at.seen.sampled(at.entry.name)[at.step, at.branch])
     effects = _effects(at)
+    whose = " (those of the median row)" if chosen.scale == "row" else ""
+    clipped = (
+        ", in the red ones they are clipped"
+        if chosen.scale != "row" and chosen.cover != "100"
+        else ""
+    )
     return plot(
         "Values and the grid",
         figure,
@@ -67,7 +74,7 @@ def values(at: At) -> Section:
         height=300,
         source=at.source("simulated"),
         part=at.part("values"),
-        lede=f"Lines are the levels of {chosen.bits} bit {chosen.format}metric, {grids.SCALES[chosen.scale]}; in the tinted band values round to 0.",
+        lede=f"Lines: the levels of {chosen.bits} bit {FORMATS[chosen.format]}, {grids.SCALES[chosen.scale]}{whose}. In the tinted band values round to 0{clipped}.",
         badges=[at.evidence, SIMULATED],
         count=f"{sampled} rows of {at.entry.channels} values behind the histogram, {len(at.rows)} rows rounded",
         words=_value_words(at, grid, effects),
