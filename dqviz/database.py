@@ -6,6 +6,7 @@ processes may share a file.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -56,9 +57,7 @@ def _connect(
     if read_only:
         if not path.is_file():
             raise BadInput(f"{what}: {path.name} is missing; restore it")
-        log = path.with_name(path.name + "-wal")
-        settled = not log.exists() or log.stat().st_size == 0
-        db = _open(f"{path.resolve().as_uri()}?mode=ro" + ("&immutable=1" if settled else ""))
+        db = _open_to_read(path)
     else:
         db = _open(f"{path.resolve().as_uri()}?mode=rwc")
     try:
@@ -76,6 +75,18 @@ def _connect(
         db.close()
         raise
     return db
+
+
+def _open_to_read(path: Path) -> sqlite3.Connection:
+    """Where one may write, as a writer who writes nothing: only that one sees what others write."""
+    uri = path.resolve().as_uri()
+    if all(os.access(place, os.W_OK) for place in (path, path.parent)):
+        db = _open(f"{uri}?mode=rw")
+        db.execute("PRAGMA query_only=ON")
+        return db
+    log = path.with_name(path.name + "-wal")
+    settled = not log.exists() or log.stat().st_size == 0
+    return _open(f"{uri}?mode=ro" + ("&immutable=1" if settled else ""))
 
 
 def _applied(db: sqlite3.Connection) -> list[str]:

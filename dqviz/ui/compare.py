@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -11,11 +12,10 @@ from gradio.context import Context
 
 from quant.errors import DQVizError
 
-from ..catalogue import list_methods, list_models
 from ..pages import compare as page
-from ..request import BACKENDS, CompareRequest
+from ..request import BACKENDS
 from . import components
-from .desk import Desk
+from .bench import Bench
 from .form import (
     FIRST_CALIBRATION,
     FIRST_RUNS,
@@ -25,72 +25,10 @@ from .form import (
     Form,
     ModelFacts,
     checked_runs,
-    model_facts,
 )
-from .library import Library
-from .progress import IDLE, Screen, Show, failed
+from .progress import PATIENCE, Screen, failed
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-
-
-def engine_compare(
-    request: CompareRequest, on_event: Callable[..., None], cancelled: Callable[[], bool]
-) -> dict[str, Any]:
-    """The real comparison; torch is loaded with the first one."""
-    from ..comparison import compare
-
-    return compare(request, on_event, cancelled)
-
-
-@dataclass
-class Bench:
-    """What the page's handlers work with; tests hand in a `compare` of their own."""
-
-    compare: Callable[..., dict[str, Any]] = engine_compare
-    library: Library = field(default_factory=Library)
-    local_folders: bool = True
-    models: Sequence[Mapping[str, Any]] = field(default_factory=list_models)
-    methods: Sequence[Mapping[str, Any]] = field(default_factory=list_methods)
-
-    def __post_init__(self) -> None:
-        """One desk for the whole process."""
-        self.desk = Desk(self.compare)
-
-    def facts(self, model: str | None) -> ModelFacts:
-        """What the form needs to know of a model."""
-        return model_facts(model, self.models, self.local_folders)
-
-    # -- handlers, without Gradio: values in, screens out
-
-    def run(self, session: str, form: Form) -> Iterator[Screen]:
-        """Screens of one comparison; closing the generator cancels it."""
-        try:
-            request = form.request(self.local_folders)
-        except DQVizError as error:
-            yield failed(str(error))
-            return
-        job = self.desk.start(session, request)
-        try:
-            yield from Show(job, self.library, self._known(request.model)).screens()
-        finally:
-            self.desk.forget(session, job)
-
-    def _known(self, model: str) -> dict[str, Any]:
-        facts = self.facts(model)
-        listed = next((m for m in self.models if m["key"] == model), None)
-        return {
-            "key": model,
-            "title": listed["title"] if listed else model,
-            "classes": dict(facts.classes),
-        }
-
-    def opened(self, study: str | None) -> Screen:
-        """The page when it is opened, or when a study is chosen."""
-        try:
-            return Screen(IDLE.status, self.library.first_view(study), running=False)
-        except DQVizError as error:
-            shown = failed(str(error), "Study not shown:")
-            return Screen(shown.status, page.empty(), running=False)
 
 
 @dataclass(frozen=True)
@@ -109,6 +47,7 @@ class Controls:
     windows: gr.Number
     options: gr.Textbox
     plan: gr.File
+    candidates: gr.Textbox
     ladder: gr.Checkbox
 
     def all(self) -> list[Any]:
@@ -198,6 +137,13 @@ def _controls(bench: Bench, first: str | None) -> tuple[Controls, gr.Markdown]:
         plan = gr.File(
             label="Plan (JSON), instead of bits", file_types=[".json"], height=96, elem_id="dq-plan"
         )
+        candidates = gr.Textbox(
+            label="Candidates",
+            info="Folders of checkpoints that others quantized, one per line",
+            lines=2,
+            visible=bench.local_folders,
+            elem_id="dq-candidates",
+        )
     controls = Controls(
         model,
         runs,
@@ -211,6 +157,7 @@ def _controls(bench: Bench, first: str | None) -> tuple[Controls, gr.Markdown]:
         windows,
         options,
         plan,
+        candidates,
         ladder,
     )
     return controls, about
@@ -268,26 +215,43 @@ def _wire(
     result: gr.HTML,
 ) -> None:
     """Connect widgets and handlers."""
+    shown = gr.State(None)  # id of the job that this tab follows
+    followers: dict[str, object] = {}  # the latest follower of every tab: an older one ends itself
 
     def form(values: Sequence[Any]) -> Form:
         """The form; an empty text box is None when it was never shown."""
         named = dict(zip(vars(controls), values))
-        texts = ("seeds", "prompts", "calibration", "options")
+        texts = ("seeds", "prompts", "calibration", "options", "candidates")
         texted = {name: named[name] or "" for name in texts}
         return Form(**{**named, **texted, "runs": checked_runs(named["runs"])})
 
-    def on_run(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
-        session = str(request.session_hash)
+    def on_run(*values: Any) -> list[Any]:
+        *filled, open_study = values
         try:
-            filled = form(values)
+            return [gr.skip(), bench.submit(form(filled), open_study).id]
         except DQVizError as error:
-            yield _updates(failed(str(error)))
-            return
-        for screen in bench.run(session, filled):
-            yield _updates(screen)
+            return [_status(failed(str(error))), None]
 
-    def on_cancel(request: gr.Request) -> Any:
-        bench.desk.cancel(str(request.session_hash))
+    async def on_follow(job_id: str | None, request: gr.Request) -> AsyncIterator[list[Any]]:
+        if not job_id:
+            yield [gr.skip()] * 5
+            return
+        session, me = str(request.session_hash), object()
+        followers[session] = me
+        follow = bench.follow(job_id)
+        try:
+            while followers.get(session) is me and not follow.over:
+                screen = await asyncio.to_thread(follow.look)
+                if screen is not None:
+                    yield [*_updates(screen), _studies(bench, screen)]
+                await asyncio.sleep(PATIENCE)
+        finally:
+            if followers.get(session) is me:
+                del followers[session]
+
+    def on_cancel(job_id: str | None) -> Any:
+        if job_id:
+            bench.desk.cancel(job_id)
         return gr.update(interactive=False, value="Cancelling…")
 
     def on_model(ref: str | None) -> list[Any]:
@@ -306,27 +270,32 @@ def _wire(
             return gr.update(text=f"# {error}")
 
     def on_load(request: gr.Request) -> list[Any]:
-        name = request.query_params.get("study")
+        asked = request.query_params
+        name, comparison = asked.get("study"), _number(asked.get("comparison"))
+        job = asked.get("job") or (None if name else getattr(bench.running(), "id", None))
+        screen = bench.opened(name, comparison)
         names = list(bench.library.folders())
-        shown = bench.opened(name)
-        known = name if name in names else (names[0] if names and not name else None)
+        known = name if name in names else (None if name else bench.library.first())
         drop_down = gr.update(choices=names, value=known, visible=len(names) > 1)
-        return [_status(shown), _result(shown), drop_down]
+        filled = bench.form_of_job(job) if job else bench.form_of(known, comparison)
+        return [_status(screen), _result(screen), drop_down, job, *_filled(bench, filled)]
 
     def on_study(name: str | None) -> list[Any]:
-        shown = bench.opened(name)
-        return [_status(shown), _result(shown)]
+        screen = bench.opened(name)
+        return [_status(screen), _result(screen), *_filled(bench, bench.form_of(name))]
 
-    run.click(
-        on_run,
-        controls.all(),
-        [status, result, run, cancel],
-        concurrency_limit=None,
-        trigger_mode="once",
+    following: dict[str, Any] = {
+        "fn": on_follow,
+        "inputs": shown,
+        "outputs": [status, result, run, cancel, study],
+        "concurrency_limit": None,
+        "trigger_mode": "multiple",
         **PRIVATE,
-    )
-    cancel.click(on_cancel, None, cancel, queue=False, **PRIVATE)
-    controls.model.change(
+    }
+    form_outputs = [*controls.all(), about]
+    run.click(on_run, [*controls.all(), study], [status, shown], **PRIVATE).then(**following)
+    cancel.click(on_cancel, shown, cancel, queue=False, **PRIVATE)
+    controls.model.input(
         on_model,
         controls.model,
         [about, controls.classes, controls.prompts, controls.steps, controls.guidance],
@@ -340,20 +309,48 @@ def _wire(
         trigger_mode="always_last",
         **PRIVATE,
     )
-    study.input(on_study, study, [status, result], **PRIVATE)
+    study.input(on_study, study, [status, result, *form_outputs], **PRIVATE)
     blocks = Context.root_block
     assert blocks is not None
-    blocks.load(on_load, None, [status, result, study], **PRIVATE)
+    loaded = blocks.load(on_load, None, [status, result, study, shown, *form_outputs], **PRIVATE)
+    loaded.then(**following)
+
+
+def _filled(bench: Bench, filled: Form | None) -> list[Any]:
+    """Controls, then the line about the model, as a form has them; unchanged without one."""
+    if filled is None:
+        return [gr.skip()] * (len(Controls.__dataclass_fields__) + 1)
+    facts = bench.facts(filled.model)
+    values: dict[str, Any] = {name: gr.update(value=value) for name, value in vars(filled).items()}
+    choices = _class_choices(facts)
+    choices["value"] = list(filled.classes or ())
+    values["classes"] = gr.update(**choices)
+    prompts_shown = facts.takes_prompts is not False and not facts.classes
+    values["prompts"] = gr.update(value=filled.prompts, visible=prompts_shown)
+    steps, guidance = _defaults(facts)
+    values["steps"] = gr.update(value=filled.steps or steps)
+    values["guidance"] = gr.update(value=guidance if filled.guidance is None else filled.guidance)
+    values["plan"] = gr.skip()  # a file is handed in anew
+    return [*(values[name] for name in Controls.__dataclass_fields__), _escaped(facts.about)]
+
+
+def _studies(bench: Bench, screen: Screen) -> Any:
+    """The list of studies once a job is over: it may have made one."""
+    address = screen.view.address if screen.view is not None else None
+    if screen.running or not address:
+        return gr.skip()
+    names = list(bench.library.folders())
+    return gr.update(choices=names, value=address, visible=len(names) > 1)
 
 
 def _updates(screen: Screen) -> list[Any]:
     """A screen as updates of status, result, Run and Cancel."""
-    idle = not screen.running
+    stoppable = screen.running and screen.status["state"] != "cancelling"
     return [
         _status(screen),
         _result(screen),
-        gr.update(interactive=idle),
-        gr.update(interactive=not idle and screen.status["state"] != "cancelling", value="Cancel"),
+        gr.update(value="Run next" if screen.running else "Run"),
+        gr.update(interactive=stoppable, value="Cancel"),
     ]
 
 
@@ -368,3 +365,7 @@ def _result(screen: Screen) -> Any:
     if screen.live is not None:
         changed["live_json"] = screen.live_json
     return gr.update(**changed) if changed else gr.skip()
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and text.isdecimal() and len(text) < 10 else None

@@ -1,126 +1,118 @@
-"""The desk: one comparison at a time in this process; others wait in line.
+"""The desk: takes jobs, sees to it that somebody does them, and looks after who does.
 
-A job runs in a thread of its own and puts events into a queue, from which the handler of a page
-reads. Cancelling sets a flag that the engine reads after every denoising step.
+The app itself runs nothing: a worker process does (`dqviz.worker`), which outlives it. Tests hand in
+work of their own, which a thread of this process does through the same list and the same function.
 """
 
 from __future__ import annotations
 
 import logging
-import queue
+import subprocess
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
 
-from quant.errors import Cancelled, DQVizError
+from quant.errors import DQVizError
 
-from ..events import Event
-from ..request import CompareRequest
+from .. import processes, worker
+from ..jobs import QUEUED, RUNNING, Job, JobStore
+from ..work import Kind
 
 log = logging.getLogger("dqviz")
 
-Compare = Callable[[CompareRequest, Callable[[Event], None], Callable[[], bool]], dict[str, Any]]
+LOOK_EVERY = 0.4  # seconds between two looks after the workers, while there is work
+LINGER = 60.0  # seconds that a worker waits for more: the next job finds torch loaded
 
 
-@dataclass(frozen=True)
-class Waiting:
-    """Another comparison is running; this one begins when that one ends."""
+class Crew(Protocol):
+    """Who does the work."""
 
-    kind: ClassVar[str] = "waiting"
-
-
-@dataclass(frozen=True)
-class Stopped:
-    """The job ended without a result: cancelled, or with an error that a person can read."""
-
-    kind: ClassVar[str] = "stopped"
-    cancelled: bool
-    message: str
+    def ensure(self, store: JobStore) -> None:
+        """See to it that somebody takes the next job."""
+        ...
 
 
-Told = Event | Waiting | Stopped
+class Processes:
+    """A worker process, started when there is something to do."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def ensure(self, store: JobStore) -> None:
+        """Start one, unless the last one still looks for work."""
+        if self._process is None or self._process.poll() is not None:
+            self._process = processes.start_worker(store.root, LINGER)
 
 
-class Job:
-    """One comparison under way."""
+class Threads:
+    """A thread of this process, with work of one's own."""
 
-    def __init__(self, request: CompareRequest, compare: Compare, desk: threading.Lock) -> None:
-        self.request = request
-        self._compare = compare
-        self._desk = desk
-        self._told: queue.SimpleQueue[Told] = queue.SimpleQueue()
-        self._cancel = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="dqviz-compare", daemon=True)
+    def __init__(self, kinds: Mapping[str, Kind]) -> None:
+        self._kinds = kinds
+        self._thread: threading.Thread | None = None
 
-    def start(self) -> Job:
-        """Begin, or wait in line."""
-        self._thread.start()
-        return self
-
-    def cancel(self) -> None:
-        """Ask it to stop; it does within one denoising step."""
-        self._cancel.set()
-
-    @property
-    def cancelling(self) -> bool:
-        """Whether it was asked to stop."""
-        return self._cancel.is_set()
-
-    def told(self, timeout: float) -> list[Told]:
-        """All events since the last call; waits up to `timeout` seconds for the first."""
-        found: list[Told] = []
-        try:
-            found.append(self._told.get(timeout=timeout))
-            while True:
-                found.append(self._told.get_nowait())
-        except queue.Empty:
-            return found
-
-    def _work(self) -> None:
-        if not self._desk.acquire(blocking=False):
-            self._told.put(Waiting())
-            while not self._desk.acquire(timeout=0.2):
-                if self.cancelling:
-                    self._told.put(Stopped(True, "cancelled while waiting"))
-                    return
-        try:
-            self._compare(self.request, self._told.put, self._cancel.is_set)
-        except Cancelled as error:
-            self._told.put(Stopped(True, str(error)))
-        except DQVizError as error:
-            self._told.put(Stopped(False, str(error)))
-        except Exception as error:
-            log.exception("a comparison failed")
-            kind = type(error).__name__
-            text = f"internal error ({kind}): {error}. The server's log has the details."
-            self._told.put(Stopped(False, text))
-        finally:
-            self._desk.release()
+    def ensure(self, store: JobStore) -> None:
+        """Start one, unless the last one still works."""
+        if self._thread is None or not self._thread.is_alive():
+            target = worker.work
+            self._thread = threading.Thread(target=target, args=(store, self._kinds), daemon=True)
+            self._thread.start()
 
 
 class Desk:
-    """Starts jobs, and knows the one that each browser tab has under way."""
+    """What the app does with the list of jobs."""
 
-    def __init__(self, compare: Compare) -> None:
-        self._compare = compare
+    def __init__(self, store: JobStore, crew: Crew) -> None:
+        self.store = store
+        self._crew = crew
         self._lock = threading.Lock()
-        self._jobs: dict[str, Job] = {}
+        self._tender: threading.Thread | None = None
 
-    def start(self, session: str, request: CompareRequest) -> Job:
-        """Begin a comparison for a tab."""
-        job = self._jobs[session] = Job(request, self._compare, self._lock)
-        return job.start()
+    def submit(self, kind: str, request: Mapping[str, Any]) -> Job:
+        """Put a job into the queue; it begins when those before it are done."""
+        job = self.store.submit(kind, request)
+        self.wake()
+        return job
 
-    def cancel(self, session: str) -> bool:
-        """Cancel the job of a tab; False when it has none."""
-        job = self._jobs.get(session)
-        if job is not None:
-            job.cancel()
-        return job is not None
+    def cancel(self, job_id: object) -> Job:
+        """Cancel a job."""
+        job = self.store.cancel(job_id)
+        self.wake()
+        return job
 
-    def forget(self, session: str, job: Job) -> None:
-        """A tab's job is over, or the tab is gone: stop it if it still runs."""
-        job.cancel()
-        if self._jobs.get(session) is job:
-            del self._jobs[session]
+    def resume(self, job_id: object) -> Job:
+        """Continue a job that was cancelled or failed."""
+        job = self.store.resume(job_id)
+        self.wake()
+        return job
+
+    def busy(self) -> list[Path]:
+        """Studies that jobs write into."""
+        return [job.study for job in self.store.jobs() if job.active]
+
+    def wake(self) -> None:
+        """Look after the workers for as long as any job is active, also those of an earlier app."""
+        with self._lock:
+            if self._tender is None or not self._tender.is_alive():
+                self._tender = threading.Thread(target=self._tend, name="dqviz-desk", daemon=True)
+                self._tender.start()
+
+    def _tend(self) -> None:
+        pause = threading.Event()
+        while True:
+            try:
+                active = self.store.mend()
+                if any(j.state == QUEUED for j in active) and not any(
+                    j.state == RUNNING for j in active
+                ):
+                    self._crew.ensure(self.store)
+            except DQVizError as error:  # a broken list is told to whoever asks for it
+                log.warning("jobs cannot be looked after: %s", error)
+                return
+            if not active:
+                with self._lock:
+                    if not any(job.active for job in self.store.jobs()):
+                        self._tender = None
+                        return
+            pause.wait(LOOK_EVERY)

@@ -37,7 +37,33 @@ class Form:
     windows: float | None = 1
     options: str = ""
     plan: str | None = None
+    candidates: str = ""  # folders of foreign checkpoints, one per line
     ladder: bool = True
+
+    @classmethod
+    def of_request(cls, request: CompareRequest) -> Form:
+        """The form that makes a request again; what the form has no control for is left out."""
+        methods, bits = request.methods, request.bits
+        widths = bits * len(methods) if len(bits) == 1 else bits or ("",) * len(methods)
+        return cls(
+            model=request.model,
+            runs=[{"method": m, "bits": b} for m, b in zip(methods, widths)],
+            seeds=seeds_text(request.seeds),
+            classes=list(request.classes),
+            prompts="\n".join(request.prompts),
+            steps=request.steps,
+            guidance=request.guidance,
+            calibration=seeds_text(request.calibration_seeds),
+            backend=request.backend,
+            windows=request.windows,
+            options=" ".join(
+                f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+                for name, value in request.options.items()
+            ),
+            plan=None if request.plan is None else str(request.plan),
+            candidates="\n".join(str(path) for path in request.candidates),
+            ladder=request.ladder,
+        )
 
     def request(self, local_folders: bool = True) -> CompareRequest:
         """The request that this form makes; BadInput names what cannot be done.
@@ -52,12 +78,20 @@ class Form:
             raise BadInput(
                 f"model '{model}' is a folder; while others can reach this app, only embedded and hub models load"
             )
-        if not self.runs:
+        candidates = [line.strip() for line in self.candidates.splitlines() if line.strip()]
+        if candidates and not local_folders:
+            raise BadInput(
+                f"candidate '{candidates[0]}' is a folder of this machine; while others can reach "
+                "this app, none is opened"
+            )
+        if not self.runs and not candidates:
             raise BadInput(
                 "no run was asked for; add one with a method and bits, e.g. RTN with w4a8"
             )
-        if len(self.runs) > MOST_RUNS:
-            raise BadInput(f"{len(self.runs)} runs are too many for one page; at most {MOST_RUNS}")
+        if len(self.runs) + len(candidates) > MOST_RUNS:
+            raise BadInput(
+                f"{len(self.runs) + len(candidates)} runs are too many for one page; at most {MOST_RUNS}"
+            )
         check_sampling(_whole(self.steps, "steps"), self.guidance)
         plan = self.plan
         return CompareRequest.parse(
@@ -66,6 +100,7 @@ class Form:
                 "methods": [str(r["method"]) for r in self.runs],
                 "bits": [] if plan else _shortest([str(r["bits"]) for r in self.runs]),
                 "plan": plan,
+                "candidates": candidates,
                 "seeds": self.seeds.strip(),
                 "classes": [str(c) for c in self.classes or ()],
                 "prompts": [line.strip() for line in self.prompts.splitlines() if line.strip()],

@@ -13,10 +13,13 @@ from typing import Any
 
 from quant.errors import BadInput, DQVizError, unknown
 
+from .. import studies
 from ..pages import compare as page
 from ..pages.pictures import data_urls
-from ..pages.view import View
-from ..study import MANIFEST, REPORT, Study, studies_root
+from ..pages.view import View, badge
+from ..request import CompareRequest
+from ..studies import with_samples
+from ..study import MANIFEST, REPORT, Study, is_recorded
 
 DOWNLOADS = {"Report (HTML)": REPORT, "Study record (JSON)": MANIFEST}
 TYPES = {".html": "text/html", ".json": "application/json"}
@@ -30,12 +33,10 @@ class Library:
     pinned: Path | None = None  # named with --study
 
     def folders(self) -> dict[str, Path]:
-        """Study folders by name, the latest first."""
-        root = studies_root()
-        found = [p.parent for p in root.glob(f"*/{MANIFEST}")] if root.is_dir() else []
-        found.sort(key=lambda folder: -(folder / MANIFEST).stat().st_mtime)
+        """Study folders by name: the one named at the start, a person's own, recorded ones."""
+        found = studies.folders()
         pinned = {self.pinned.name: self.pinned} if self.pinned is not None else {}
-        return pinned | {f.name: f for f in found if f.name not in pinned}
+        return pinned | {name: f for name, f in found.items() if name not in pinned}
 
     def name_of(self, folder: Path) -> str | None:
         """The listed name of a folder; None when it is not listed."""
@@ -49,32 +50,45 @@ class Library:
             raise unknown("study", name, folders)
         return Study.open(folders[name], read_only=True)
 
-    def first_view(self, name: str | None) -> View:
-        """The page when it is opened: the study that is named, else the latest one, else the invitation.
+    def first(self) -> str | None:
+        """The study to open first: the latest that has a finished run, a person's own before recorded ones."""
+        for name in self.folders():
+            try:
+                self.open(name).result()
+            except DQVizError:
+                continue
+            return name
+        return None
+
+    def first_view(self, name: str | None, comparison: int | None = None) -> View:
+        """The page when it is opened: the study that is named, else the first, else the invitation.
 
         Raises DQVizError for a name that does not open; an unnamed study that does not is passed over.
         """
-        if name:
-            return self.view(self.open(name))
-        for candidate in self.folders():
-            try:
-                return self.view(self.open(candidate))
-            except DQVizError:
-                continue
-        return page.empty()
+        chosen = name or self.first()
+        return self.view(self.open(chosen), comparison) if chosen else page.empty()
+
+    def request(self, name: str | None, comparison: int | None = None) -> CompareRequest:
+        """What a comparison of a study asked for."""
+        study = self.open(name or self.first())
+        found = study.result(comparison)["request"]
+        return CompareRequest.parse(found, f"study {study.folder.name}")
 
     def view(self, study: Study, comparison: int | None = None) -> View:
         """The page of a study's comparison, by default the latest."""
         result = with_samples(study.result(comparison), study)
         runs = [str(run["name"]) for run in result["runs"]]
         drifts = {name: study.drift(name) for name in runs}
-        return page.render(
+        view = page.render(
             result,
             {name: data_urls(study.images(name)[: page.PAGE]) for name in runs},
             {name: drift for name, drift in drifts.items() if drift},
             {label: file for label, file in DOWNLOADS.items() if (study.folder / file).is_file()},
             self.name_of(study.folder),
         )
+        if is_recorded(study.folder):
+            view.section("headline")["badges"].append(_recorded(result))
+        return view
 
     def pictures(self, query: Mapping[str, Any]) -> dict[str, Any]:
         """More pictures of a comparison, for the page: {"images": per run, a list of data URLs}."""
@@ -100,10 +114,15 @@ class Library:
         }
 
 
-def with_samples(result: Mapping[str, Any], study: Study) -> dict[str, Any]:
-    """A result with the samples and the sampler of its first run's recipe."""
-    recipe = study.recipe(str(result["runs"][0]["name"])) if result["runs"] else {}
-    return {**result, **{key: recipe[key] for key in ("samples", "sampler") if key in recipe}}
+def _recorded(result: Mapping[str, Any]) -> dict[str, str]:
+    """What is said of numbers that came with the repository."""
+    device = result["runs"][0].get("device") if result["runs"] else None
+    where = f" on {device}" if device else ""
+    return badge(
+        "recorded",
+        "plain",
+        f"came with dqviz: drawn {str(result['created'])[:10]}{where}, not on this machine",
+    )
 
 
 def _whole(value: object) -> int:

@@ -1,28 +1,29 @@
-"""A running comparison as a sequence of screens: what the page shows at each moment. No Gradio."""
+"""A job as a sequence of screens: what the Compare page shows at each moment. No Gradio.
+
+Whoever follows a job reads what its worker wrote down; nothing is told to anybody in particular. So
+any number of viewers see the same, whenever they come.
+"""
 
 from __future__ import annotations
 
-import base64
-import io
 import json
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from PIL import Image
-
 from quant.errors import DQVizError
 
-from ..events import Done, Preview, Progress, RunFinished, Stage
+from .. import jobs
+from ..jobs import Job, JobStore
 from ..pages import compare as page
 from ..pages.pictures import data_urls
 from ..pages.view import View
-from ..study import Study, default_folder
-from .desk import Job, Stopped, Told, Waiting
+from ..request import CompareRequest
+from ..study import Study
 from .library import Library
 
-PATIENCE = 0.2  # seconds between two looks at the queue
-VERBS = {"draw": "Drawing", "load": "", "ladder": "Measuring the"}
+PATIENCE = 0.3  # seconds between two looks at a job
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Screen:
 
     status: Mapping[str, Any]
     view: View | None = None
-    live: Mapping[str, Any] | None = None
+    live: tuple[Mapping[str, Any], ...] | None = None
     running: bool = True
 
     @property
@@ -54,152 +55,141 @@ def failed(message: str, title: str = "Not done:") -> Screen:
 
 
 @dataclass
-class Show:
-    """Follows one job and turns its events into screens."""
+class Follow:
+    """Follows one comparison and turns what is known of it into screens."""
 
-    job: Job
+    store: JobStore
+    job_id: str
     library: Library
-    model: Mapping[str, Any]  # what is known of the model before it is loaded
-    finished: list[dict[str, Any]] = field(default_factory=list)
-    text: str = "Starting"
-    progress: Progress | None = None
-    waiting: bool = False
+    known: Callable[[str], Mapping[str, Any]]  # of a model that is not loaded yet
+    over: bool = False
+    _said: Mapping[str, Any] | None = None
+    _finished: int = -1  # runs that the last view showed
+    _frames: dict[str, int] = field(default_factory=dict)  # previews that were shown: name -> time
 
-    def screens(self) -> Iterator[Screen]:
+    def screens(self, every: float = PATIENCE) -> Iterator[Screen]:
         """Screens until the job is over; the last one is not running."""
-        yield Screen(self._status(), self._partial("running"))
-        said = None
-        while True:
-            for told in _latest(self.job.told(PATIENCE)):
-                screen = self._screen(told)
-                if screen is not None:
-                    yield screen
-                    if not screen.running:
-                        return
-            status = self._status()
-            if status != said:
-                said = status
-                yield Screen(status)
+        while not self.over:
+            screen = self.look()
+            if screen is not None:
+                yield screen
+            if not self.over:
+                time.sleep(every)
 
-    def _screen(self, told: Told) -> Screen | None:
-        """The screen that one event asks for; None when the status alone changes."""
-        if isinstance(told, Waiting):
-            self.waiting = True
-        elif isinstance(told, Stage):
-            self.waiting = False
-            self.text = f"{VERBS.get(told.name, '')} {told.text}".strip()
-        elif isinstance(told, Progress):
-            self.progress = told
-        elif isinstance(told, Preview):
-            return Screen(self._status(), live=self._frame(told))
-        elif isinstance(told, RunFinished):
-            self.finished.append(told.run)
-            return Screen(self._status(), self._partial("running"))
-        elif isinstance(told, Done):
-            return self._done(told.result)
-        elif isinstance(told, Stopped):
-            return self._stopped(told)
-        return None
+    def look(self) -> Screen | None:
+        """What has changed since the last look; None when nothing has."""
+        try:
+            job = self.store.get(self.job_id)
+        except DQVizError as error:
+            self.over = True
+            return failed(str(error), "Not shown:")
+        if not job.active:
+            self.over = True
+            return self._last(job)
+        status = self._status(job)
+        runs = self._runs(job)
+        view = self._partial(job, runs, "running") if len(runs) != self._finished else None
+        live = self._live(job, [str(r["name"]) for r in runs])
+        if view is None and live is None and status == self._said:
+            return None
+        self._said, self._finished = status, len(runs)
+        return Screen(status, view, live)
 
-    def _status(self) -> dict[str, Any]:
-        if self.job.cancelling:
+    def _status(self, job: Job) -> dict[str, Any]:
+        if job.state == jobs.QUEUED:
+            ahead = self.store.ahead(job)
+            before = "1 job is" if ahead == 1 else f"{ahead} jobs are"
+            text = f"Waiting: {before} ahead of this one." if ahead else "Waiting for the worker."
+            return {"state": "waiting", "text": text}
+        if job.cancel_requested is not None:
             text = "Cancelling; the step under way is finished first"
             return {"state": "cancelling", "text": text}
-        if self.waiting:
-            text = "Waiting: another comparison is running here. Yours begins when it ends."
-            return {"state": "waiting", "text": text}
-        status: dict[str, Any] = {"state": "running", "text": self.text[:1].upper() + self.text[1:]}
-        if self.progress is not None:
-            left = self.progress.seconds_left
+        status: dict[str, Any] = {"state": "running", "text": job.stage or "Starting the engine"}
+        if job.total:
+            left = job.seconds_left
             status |= {
-                "done": self.progress.done,
-                "total": self.progress.total,
+                "done": job.done,
+                "total": job.total,
                 "left": None if left is None else round(left),
             }
         return status
 
-    def _frame(self, preview: Preview) -> dict[str, Any]:
-        """Pictures of the run that is being drawn: the first one that is not finished."""
-        seeds = self.job.request.seeds
-        return {
-            "run": len(self.finished),
-            "first": seeds.index(preview.samples[0].seed),
-            "images": [png_url(image) for image in preview.images],
-            "step": preview.step + 1,
-            "steps": preview.steps,
-        }
+    def _live(self, job: Job, finished: list[str]) -> tuple[Mapping[str, Any], ...] | None:
+        """New pictures of the run that is being drawn: the first one that is not finished."""
+        if job.state != jobs.RUNNING:
+            return None
+        seeds = list(job.request["seeds"])
+        frames = []
+        for name, (written, text) in self.store.previews(job).items():
+            if self._frames.get(name) == written:
+                continue
+            self._frames[name] = written
+            frame = json.loads(text)
+            run, seed = frame.pop("name"), frame.pop("seed")
+            if run not in finished and seed in seeds:
+                frames.append({"run": len(finished), "first": seeds.index(seed), **frame})
+        return tuple(frames) or None
 
-    def _partial(self, status: str) -> View:
+    def _runs(self, job: Job) -> list[dict[str, Any]]:
+        """The finished runs of this job."""
+        try:
+            study = Study.open(job.study, read_only=True)
+            number = study.comparison_of(job.id)
+            return [] if number is None else study.runs(number)
+        except DQVizError:  # the worker has not made it yet
+            return []
+
+    def _partial(self, job: Job, runs: list[dict[str, Any]], status: str) -> View:
         """The page with the finished runs, and places for those to come."""
-        request = self.job.request
+        request = CompareRequest.parse(job.request, "the job")
         result = {
             "status": status,
-            "model": self.model,
+            "model": self.known(request.model),
             "request": request.to_json(),
-            "runs": self.finished,
-            "planned": _planned(request.methods, request.bits)[len(self.finished) :],
+            "runs": runs,
+            "planned": _planned(request)[len(runs) :],
         }
-        folder = request.out or default_folder(request.model)
         pictures = {
-            str(r["name"]): data_urls([folder / f for f in r["files"][: page.PAGE]])
-            for r in self.finished
+            str(r["name"]): data_urls([job.study / f for f in r["files"][: page.PAGE]])
+            for r in runs
         }
         return page.render(result, pictures)
 
-    def _done(self, result: Mapping[str, Any]) -> Screen:
-        return Screen({"state": "idle"}, self._stored(result), running=False)
-
-    def _stopped(self, told: Stopped) -> Screen:
-        view = self._stored(None) if self.finished else None
-        if told.cancelled:
-            view = view or self._partial("cancelled")
-            n = len(self.finished)
-            kept = f"{n} finished run{'' if n == 1 else 's'} kept" if n else "nothing was finished"
-            message = f"{kept}. Run starts again."
-            status = {"state": "cancelled", "title": "Cancelled:", "message": message}
-            return Screen(status, view, running=False)
-        return Screen(failed(told.message).status, view, running=False)
-
-    def _stored(self, result: Mapping[str, Any] | None) -> View:
-        """The page as the study has it; when the study does not open, what was seen of it."""
-        request = self.job.request
-        folder = request.out or default_folder(request.model)
-        try:
-            return self.library.view(
-                Study.open(folder, read_only=True), (result or {}).get("comparison")
+    def _last(self, job: Job) -> Screen:
+        """How it ended."""
+        runs = self._runs(job)
+        view = self._stored(job) if runs else None
+        if job.state == jobs.DONE:
+            return Screen({"state": "idle"}, view, running=False)
+        if job.state == jobs.CANCELLED:
+            kept = f"{len(runs)} finished run{'' if len(runs) == 1 else 's'} kept"
+            message = (
+                f"{kept if runs else 'nothing was finished'}. "
+                "Run starts again; the Runs page resumes this one."
             )
+            status = {"state": "cancelled", "title": "Cancelled:", "message": message}
+            return Screen(status, view or self._partial(job, [], "cancelled"), running=False)
+        return Screen(failed(job.message).status, view, running=False)
+
+    def _stored(self, job: Job) -> View | None:
+        """The page as the study has it."""
+        try:
+            study = Study.open(job.study, read_only=True)
+            return self.library.view(study, study.comparison_of(job.id))
         except DQVizError:
-            return page.render(result) if result else self._partial("cancelled")
+            return None
 
 
-def _planned(methods: tuple[str, ...], bits: tuple[str, ...]) -> list[dict[str, Any]]:
+def _planned(request: CompareRequest) -> list[dict[str, Any]]:
     """Columns of the runs to come, full precision first."""
+    methods, bits = request.methods, request.bits
     widths = bits * len(methods) if len(bits) == 1 else bits or (None,) * len(methods)
-    runs = [
+    runs: list[dict[str, Any]] = [
         {"name": f"planned {i}", "method": m, "bits": b}
         for i, (m, b) in enumerate(zip(methods, widths), 1)
     ]
+    runs += [
+        {"name": f"planned candidate {i}", "method": "candidate", "bits": None, "title": p.name}
+        for i, p in enumerate(request.candidates, 1)
+    ]
     return [{"name": "planned 0", "method": "full-precision", "bits": None}, *runs]
-
-
-def _latest(told: list[Told]) -> list[Told]:
-    """Without previews and progress that a later one of the same kind replaces."""
-    kept: list[Told] = []
-    seen: set[object] = set()
-    for event in reversed(told):
-        key: object = None
-        if isinstance(event, Progress):
-            key = event.kind
-        elif isinstance(event, Preview):
-            key = (event.run, event.samples[0].seed)
-        if key is None or key not in seen:
-            kept.append(event)
-            seen.add(key)
-    return kept[::-1]
-
-
-def png_url(image: Any) -> str:
-    """A picture uint8[h, w, 3] as a lossless data URL."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "png", compress_level=1)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

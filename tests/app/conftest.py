@@ -66,13 +66,14 @@ class FakeCompare:
         request: CompareRequest,
         on_event: Callable[[Any], None],
         cancelled: Callable[[], bool],
+        key: str,
     ) -> dict[str, Any]:
         self.requests.append(request)
         if self.fails is not None and self.fails_in_run < 0:
             raise self.fails
         folder = request.out or default_folder(request.model)
         study = Study.open_or_create(folder, self.model, {"dqviz": "0"})
-        number = study.begin(request.to_json(), {})
+        number = study.begin(request.to_json(), {}, key=key)
         records: list[dict[str, Any]] = []
         templates = stored()["result"]["runs"]
         methods = ("full-precision", *request.methods)
@@ -146,17 +147,29 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     stops: list[Callable[[], None]] = []
 
     def start(compare: Any = None, **bench: Any) -> Served:
-        from dqviz.ui.compare import Bench
+        from dqviz.ui.bench import Bench
         from dqviz.ui.server import make_app
 
         runner = compare or FakeCompare()
-        url, stop = run_server(make_app(Bench(compare=runner, **bench)))
-        stops.append(stop)
+        made = Bench(compare=runner, **bench)
+        url, stop = run_server(make_app(made))
+        stops.extend([lambda: finish(made), stop])
         return Served(url, runner)
 
     yield start
     for stop in stops:
         stop()
+
+
+def finish(bench: Any) -> None:
+    """Cancel what runs, so that nothing writes after the test."""
+    deadline = time.monotonic() + 30
+    for job in bench.store.jobs():
+        if job.active:
+            bench.desk.cancel(job.id)
+    while any(job.active for job in bench.store.jobs()):
+        assert time.monotonic() < deadline, "a job does not stop"
+        time.sleep(0.05)
 
 
 def run_server(app: Any) -> tuple[str, Callable[[], None]]:

@@ -92,14 +92,14 @@ def test_pictures_appear_while_they_are_drawn_and_cancel_stops(
     page = opened(new_page(), serve(FakeCompare(steps=20, pause=0.2)))
     page.click("#dq-run")
     page.wait_for_function("document.querySelectorAll('.dq-tile:not(.dq-blank)').length === 4")
-    assert page.locator("#dq-run").is_disabled()
+    assert page.inner_text("#dq-run") == "Run next"
     page.wait_for_function("document.querySelector('.dq-when').textContent.includes('%')")
     page.wait_for_function("document.querySelectorAll('.dq-tile:not(.dq-blank)').length === 8")
     page.click("#dq-cancel")
     state(page, "cancelled")
     assert "1 finished run kept" in page.inner_text("#dq-status")
     assert page.locator(".dq-tile:not(.dq-blank)").count() == 4
-    page.wait_for_function("!document.querySelector('#dq-run').disabled")
+    page.wait_for_function("document.querySelector('#dq-run').innerText === 'Run'")
     page.click("#dq-run")
     state(page, "running")
     page.keyboard.press("Escape")
@@ -213,9 +213,11 @@ def test_everything_that_can_be_pressed_has_a_name(serve: Serve, new_page: Pages
 
 
 def test_a_real_comparison_of_a_tiny_model(serve: Serve, new_page: Pages, tiny_dit: Path) -> None:
-    from dqviz.ui.compare import engine_compare
+    from dqviz.comparison import compare
 
-    served = serve(engine_compare)
+    served = serve(
+        lambda request, on_event, cancelled, key: compare(request, on_event, cancelled, key=key)
+    )
     page = opened(new_page(), served)
     page.set_default_timeout(120_000)
     choose_model(page, str(tiny_dit))

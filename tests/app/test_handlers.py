@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dqviz.study import Study, default_folder
-from dqviz.ui.compare import Bench
+from dqviz.ui.bench import Bench
 from dqviz.ui.form import Form, checked_runs, model_facts, names_a_folder
 from dqviz.ui.library import Library
-from dqviz.ui.progress import Screen
+from dqviz.ui.progress import Follow, Screen
 from quant.errors import BadInput
 from tests.app.conftest import FakeCompare
 
@@ -82,7 +81,7 @@ def test_a_plan_takes_the_place_of_bits() -> None:
 )
 def test_bad_input_is_one_line_with_the_value(changed: dict[str, Any], says: str) -> None:
     compare = FakeCompare()
-    (screen,) = bench(compare).run("tab", form(**changed))
+    (screen,) = bench(compare).run(form(**changed))
     assert screen.status["state"] == "failed"
     assert says in screen.status["message"]
     assert "\n" not in screen.status["message"]
@@ -93,7 +92,7 @@ def test_bad_input_is_one_line_with_the_value(changed: dict[str, Any], says: str
 @pytest.mark.parametrize("model", ["/etc", "./x", "~/x", "..", "a/b/c", "C:\\models", "nothing"])
 def test_folders_do_not_load_while_others_can_reach_the_app(model: str) -> None:
     assert names_a_folder(model)
-    (screen,) = bench(local_folders=False).run("tab", form(model=model))
+    (screen,) = bench(local_folders=False).run(form(model=model))
     assert "is a folder" in screen.status["message"]
 
 
@@ -129,7 +128,7 @@ def test_facts_come_from_the_card(tmp_path: Path) -> None:
 
 def test_a_run_from_start_to_end() -> None:
     compare = FakeCompare()
-    screens = list(bench(compare).run("tab", form()))
+    screens = list(bench(compare).run(form()))
     assert states(screens)[-1] == "idle"
     assert [s.running for s in screens] == [True] * (len(screens) - 1) + [False]
     first, last = screens[0].view, screens[-1].view
@@ -142,111 +141,144 @@ def test_a_run_from_start_to_end() -> None:
 
 
 def test_previews_go_to_the_column_of_their_run() -> None:
-    frames = [s.live for s in bench(FakeCompare(pause=0.25)).run("tab", form()) if s.live]
+    screens = bench(FakeCompare(pause=0.6)).run(form())
+    frames = [frame for s in screens for frame in s.live or ()]
     assert [f["run"] for f in frames] == sorted(f["run"] for f in frames)
     assert {f["run"] for f in frames} == {0, 1, 2}
     assert all(f["images"][0].startswith("data:image/png;base64,") for f in frames)
 
 
 def test_progress_says_what_how_much_and_how_long() -> None:
-    running = [s.status for s in bench(FakeCompare(pause=0.05)).run("tab", form())]
+    running = [s.status for s in bench(FakeCompare(pause=0.3)).run(form())]
     told = [s for s in running if s.get("total")]
     assert all({"text", "done", "total", "left"} <= set(s) for s in told)
     assert told[-1]["text"].startswith("Drawing ")
 
 
+def cancel_shown(tabs: Bench) -> None:
+    """What the Cancel button does, where one job is active."""
+    (job,) = (j for j in tabs.store.jobs() if j.active)
+    tabs.desk.cancel(job.id)
+
+
 def test_cancel_keeps_finished_runs_and_a_second_run_works() -> None:
-    compare = FakeCompare(pause=0.05)
-    tabs = bench(compare)
+    tabs = bench(FakeCompare(pause=0.4))
     screens = []
-    for screen in tabs.run("tab", form()):
+    for screen in tabs.run(form()):
         screens.append(screen)
-        if screen.view is not None and len(screen.view.section("pictures")["images"][0]) == 4:
-            assert tabs.desk.cancel("tab")
+        drawn = screen.view and len(screen.view.section("pictures")["images"][0]) == 4
+        if screen.running and drawn:
+            cancel_shown(tabs)
     assert states(screens)[-1] == "cancelled"
-    assert "cancelling" in states(screens)
     assert not screens[-1].running
     assert "1 finished run" in screens[-1].status["message"]
     assert screens[-1].view is not None
     assert screens[-1].view.section("headline")["badges"][0]["text"] == "cancelled"
-    assert states(list(tabs.run("tab", form())))[-1] == "idle"
+    assert states(list(tabs.run(form())))[-1] == "idle"
+
+
+def test_while_a_job_is_being_cancelled_the_page_says_so() -> None:
+    tabs = bench()
+    job = tabs.store.submit("compare", form().request().to_json())
+    assert tabs.store.claim() is not None
+    tabs.store.cancel(job.id)
+    screen = Follow(tabs.store, job.id, tabs.library, lambda model: {"key": model}).look()
+    assert screen is not None
+    assert screen.status["state"] == "cancelling"
+    assert screen.running
 
 
 def test_cancel_before_anything_is_finished() -> None:
-    tabs = bench(FakeCompare(pause=0.2))
+    tabs = bench(FakeCompare(pause=0.5))
     screens = []
-    for screen in tabs.run("tab", form()):
+    for screen in tabs.run(form()):
         screens.append(screen)
-        tabs.desk.cancel("tab")
+        if len(screens) == 1:
+            cancel_shown(tabs)
     assert states(screens)[-1] == "cancelled"
     assert "nothing was finished" in screens[-1].status["message"]
 
 
 def test_an_error_of_the_engine_is_the_strip_and_nothing_is_lost() -> None:
     compare = FakeCompare(fails=BadInput("class 'dragon' was never trained; nearest: cat"))
-    screens = list(bench(compare).run("tab", form()))
+    screens = list(bench(compare).run(form()))
     assert screens[-1].status["message"] == "class 'dragon' was never trained; nearest: cat"
     assert not screens[-1].running
 
 
 def test_a_failure_half_way_keeps_what_was_finished() -> None:
     compare = FakeCompare(fails=BadInput("disk full"), fails_in_run=1)
-    last = list(bench(compare).run("tab", form()))[-1]
+    last = list(bench(compare).run(form()))[-1]
     assert last.status["state"] == "failed"
     assert last.view is not None
     assert len(last.view.section("pictures")["images"][0]) == 4
 
 
-def test_a_bug_is_called_one(caplog: pytest.LogCaptureFixture) -> None:
-    last = list(bench(FakeCompare(fails=ZeroDivisionError("by zero"))).run("tab", form()))[-1]
+def test_a_bug_is_called_one() -> None:
+    tabs = bench(FakeCompare(fails=ZeroDivisionError("by zero")))
+    last = list(tabs.run(form()))[-1]
     assert "internal error (ZeroDivisionError)" in last.status["message"]
-    assert "Traceback" in caplog.text
+    (job,) = tabs.store.jobs()
+    assert "Traceback" in tabs.store.logs(job.id)
 
 
 def test_a_second_tab_waits_and_can_leave_the_line() -> None:
     tabs = bench(FakeCompare(pause=0.3))
-    first = tabs.run("one", form())
-    next(first)
-    second = tabs.run("two", form())
+    first = tabs.submit(form())
+    second = tabs.submit(form())
     seen = []
-    for screen in second:
+    for screen in tabs.follow(second.id).screens():
         seen.append(screen)
         if screen.status["state"] == "waiting":
-            tabs.desk.cancel("two")
-    assert "waiting" in states(seen)
+            tabs.desk.cancel(second.id)
+    assert "1 job is ahead" in seen[0].status["text"]
     assert states(seen)[-1] == "cancelled"
-    tabs.desk.cancel("one")
-    list(first)
+    tabs.desk.cancel(first.id)
+    list(tabs.follow(first.id).screens())
 
 
-def test_a_second_tab_begins_when_the_first_is_done() -> None:
-    tabs = bench(FakeCompare(pause=0.05))
-    ended: list[str] = []
-    threads = [
-        threading.Thread(target=lambda: ended.append(list(tabs.run("one", form()))[-1].status["state"])),
-        threading.Thread(target=lambda: ended.append(list(tabs.run("two", form()))[-1].status["state"])),
-    ]  # fmt: skip
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert ended == ["idle", "idle"]
+def test_jobs_are_done_in_the_order_of_their_coming() -> None:
+    compare = FakeCompare()
+    tabs = bench(compare)
+    asked = [tabs.submit(form(seeds=str(n))) for n in range(3)]
+    assert states(list(tabs.follow(asked[-1].id).screens()))[-1] == "idle"
+    assert [r.seeds for r in compare.requests] == [(0,), (1,), (2,)]
+    assert [tabs.store.get(job.id).state for job in asked] == ["done"] * 3
 
 
-def test_closing_the_tab_stops_the_work() -> None:
+def test_closing_the_tab_stops_nothing_and_another_one_re_attaches() -> None:
     tabs = bench(FakeCompare(pause=0.2))
-    screens = tabs.run("tab", form())
+    screens = tabs.run(form())
     next(screens)
     screens.close()
-    assert states(list(tabs.run("other", form())))[-1] == "idle", "the desk is free again"
-    assert not tabs.desk.cancel("tab")
+    job = tabs.running()
+    assert job is not None
+    late = list(bench().follow(job.id).screens())  # as another process would
+    assert "running" in states(late)
+    assert states(late)[-1] == "idle"
+    assert tabs.running() is None
+
+
+def test_two_viewers_see_the_same() -> None:
+    tabs = bench(FakeCompare(pause=0.3))
+    job = tabs.submit(form())
+    viewers = [tabs.follow(job.id) for _ in range(2)]
+    seen: list[list[Screen]] = [[], []]
+    while not all(v.over for v in viewers):
+        for viewer, screens in zip(viewers, seen):
+            if not viewer.over and (screen := viewer.look()) is not None:
+                screens.append(screen)
+    for screens in seen:
+        assert len([s for s in screens if s.live]) >= 3
+        assert [len(s.view.section("pictures")["images"]) for s in screens if s.view] != []
+        assert states(screens)[-1] == "idle"
 
 
 # -- studies
 
 
 def study_of(compare: FakeCompare) -> Study:
-    list(bench(compare).run("tab", form()))
+    list(bench(compare).run(form()))
     return Study.open(default_folder("tiny-dit"))
 
 

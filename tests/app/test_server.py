@@ -17,7 +17,7 @@ import pytest
 
 import dqviz
 from dqviz.ui import server
-from dqviz.ui.compare import Bench
+from dqviz.ui.bench import Bench
 from dqviz.ui.shell import build
 from quant.errors import BadInput, EnvironmentFault
 from tests.app.conftest import FakeCompare, run_server

@@ -26,8 +26,7 @@ export function view({ element, props, server }) {
   function live() {
     if (props.live_json === last) return;
     last = props.live_json;
-    const frame = parsed(last, null);
-    if (frame) context.pictures?.live(frame);
+    for (const frame of parsed(last, null) || []) context.pictures?.live(frame);
   }
   draw();
   live();

@@ -1,0 +1,144 @@
+"""What all pages work with: models, methods, studies, jobs. No Gradio."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from quant.errors import BadInput, DQVizError
+from quant.schema import fingerprint
+
+from ..catalogue import list_methods, list_models
+from ..jobs import Job, JobStore
+from ..pages import compare as page
+from ..request import CompareRequest
+from ..study import faults
+from ..work import KINDS
+from .desk import Desk, Processes, Threads
+from .form import Form, ModelFacts, model_facts
+from .library import Library
+from .progress import IDLE, Follow, Screen, failed
+
+
+@dataclass
+class Bench:
+    """What the handlers of every page work with."""
+
+    compare: Callable[..., Any] | None = None  # instead of the engine's, and in this process: tests
+    library: Library = field(default_factory=Library)
+    local_folders: bool = True
+    models: Sequence[Mapping[str, Any]] = field(default_factory=list_models)
+    methods: Sequence[Mapping[str, Any]] = field(default_factory=list_methods)
+    store: JobStore = field(default_factory=JobStore)
+
+    def __post_init__(self) -> None:
+        """One desk for the whole process."""
+        self.desk = Desk(
+            self.store, Processes() if self.compare is None else Threads(self._kinds())
+        )
+
+    def _kinds(self) -> dict[str, Any]:
+        def run(request: Mapping[str, Any], *more: Any) -> Any:
+            assert self.compare is not None
+            return self.compare(CompareRequest.parse(request, "the job"), *more)
+
+        return {**KINDS, "compare": replace(KINDS["compare"], run=run)}
+
+    def facts(self, model: str | None) -> ModelFacts:
+        """What the form needs to know of a model."""
+        return model_facts(model, self.models, self.local_folders)
+
+    # -- handlers of the Compare page: values in, screens out
+
+    def submit(self, form: Form, study: str | None = None) -> Job:
+        """Queue the comparison that a form asks for.
+
+        Args:
+            form: filled in.
+            study: name of the study that is open: of the same model, it takes the runs.
+        """
+        request = form.request(self.local_folders)
+        if request.plan is not None:
+            request = request.model_copy(update={"plan": self._kept(request.plan)})
+        folder = None if not study else self.library.folders().get(study)
+        if folder is not None and self._holds(folder, request.model):
+            request = request.model_copy(update={"out": folder})
+        return self.desk.submit("compare", request.to_json())
+
+    def follow(self, job_id: str) -> Follow:
+        """Follows a job, as any number of viewers may."""
+        self.desk.wake()
+        return Follow(self.store, job_id, self.library, self._known)
+
+    def run(self, form: Form, study: str | None = None) -> Iterator[Screen]:
+        """Screens of one comparison, from its submission to its end."""
+        try:
+            job = self.submit(form, study)
+        except DQVizError as error:
+            yield failed(str(error))
+            return
+        yield from self.follow(job.id).screens()
+
+    def running(self) -> Job | None:
+        """The comparison that a page re-attaches to when it is opened: it runs, or is next."""
+        try:
+            jobs = [j for j in self.store.jobs() if j.active and j.kind == "compare"]
+        except DQVizError:  # a broken list must not keep a page from opening; the Runs page says it
+            return None
+        return jobs[0] if jobs else None
+
+    def opened(self, study: str | None, comparison: int | None = None) -> Screen:
+        """The page when it is opened, or when a study is chosen."""
+        try:
+            return Screen(IDLE.status, self.library.first_view(study, comparison), running=False)
+        except DQVizError as error:
+            shown = failed(str(error), "Study not shown:")
+            return Screen(shown.status, page.empty(), running=False)
+
+    def form_of(self, study: str | None, comparison: int | None = None) -> Form | None:
+        """The form that makes a study's comparison again; None when it cannot be filled in."""
+        try:
+            return Form.of_request(self.library.request(study, comparison))
+        except DQVizError:
+            return None
+
+    def form_of_job(self, job_id: str) -> Form | None:
+        """The form that a job was made from."""
+        try:
+            return Form.of_request(CompareRequest.parse(self.store.get(job_id).request, "the job"))
+        except DQVizError:
+            return None
+
+    def _holds(self, folder: Path, model: str) -> bool:
+        """Whether a study is of that model."""
+        try:
+            held = self.library.open(self.library.name_of(folder)).manifest["model"]
+        except DQVizError:
+            return False
+        return model in (held.get("key"), held.get("ref"))
+
+    def _kept(self, plan: Path) -> Path:
+        """An uploaded plan where its job finds it, whenever that begins."""
+        try:
+            data = json.loads(plan.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise BadInput(f"plan {plan.name} is not JSON; upload a plan file") from None
+        target = self.store.root / "plans" / f"{fingerprint(data)}.json"
+        with faults(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(plan, target)
+        return target.absolute()
+
+    def _known(self, model: str) -> dict[str, Any]:
+        """What is known of a model before it is loaded."""
+        facts = self.facts(model)
+        listed = next((m for m in self.models if m["key"] == model), None)
+        return {
+            "key": model,
+            "title": listed["title"] if listed else model,
+            "classes": dict(facts.classes),
+        }
