@@ -373,6 +373,7 @@ def _quantized_run(
         backend=task.request.backend,
         on_site=lambda done, total: task.watch.check(),
     )
+    plan = quantized.plan  # the method may have given sites formats of its own
     task.watch.stage("draw", label, task.steps, name)
     drawn = _draw(task, quantized.transformer)
     record = {

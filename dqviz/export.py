@@ -85,6 +85,7 @@ def quantize_to(
         backend=request.backend,
         on_site=lambda done, total: watch.check(),
     )
+    plan = quantized.plan  # the method may have given sites formats of its own
     recipe = Recipe(
         model=model.ref,
         method=job.method,

@@ -40,7 +40,7 @@ class CheckpointConfig(Value):
     method: str
     options: dict[str, Any]
     plan: Plan
-    transforms: dict[str, dict[str, bool]]  # site -> {"scale": .., "rotate": ..}
+    transforms: dict[str, dict[str, bool | int]]  # site -> {"scale": .., "rotate": .., "rank": ..}
     shared: dict[str, str]  # tensor that is not in the file -> equal tensor that is
     tensors: dict[str, str]  # every tensor in the file -> its `digest`
     base: str | None = None  # the pipeline that this transformer belongs to
@@ -80,14 +80,12 @@ def save_checkpoint(
         method=quantized.method,
         options=quantized.options,
         plan=quantized.plan,
-        transforms={
-            n: {"scale": m.transform.scale, "rotate": m.transform.rotate} for n, m in layers.items()
-        },
+        transforms={name: layer.transform.to_json() for name, layer in layers.items()},
         shared=stored.shared,
         tensors={name: digest(tensor) for name, tensor in stored.tensors.items()},
-        outliers=model.outliers,
         base=None if pipeline else (model.ref if model.from_hub else model.key),
         recipe=recipe,
+        outliers=model.outliers,
     )
     described = {
         **{k: v for k, v in dict(model.pipe.transformer.config).items() if not k.startswith("_")},

@@ -161,7 +161,7 @@ def _empty(
             bias=linear.bias is not None,
             plan=plan,
             windows=checkpoint.plan.windows,
-            transform=Transform(**checkpoint.transforms[name]),
+            transform=Transform.from_json(checkpoint.transforms[name]),
             dtype=dtype,
         )
 

@@ -6,9 +6,9 @@ and integer arithmetic alike (`kernels.int_linear`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,32 +17,62 @@ from torch.nn import functional as F
 import kernels
 from kernels.int_linear import PackedWeight
 
-from .rounding import WeightCodes, groups_of, rounded_rows
-from .schema import Format, SitePlan, Window
+from .rounding import Ranges, WeightCodes, groups_of, rounded_rows, rounded_statically
+from .schema import BLOCK_FORMATS, Format, SitePlan, Window
 from .step import current_window
 from .transforms import to_input
 
 
 @dataclass(frozen=True)
 class Transform:
-    """Which parts of the input transform a site has; the numbers are buffers of the layer."""
+    """Which parts beside its codes a site has; the numbers are buffers of the layer."""
 
     scale: bool = False
     rotate: bool = False
+    rank: int = 0  # of the 16-bit branch beside the codes; at most the smaller side of the weight
 
     def __str__(self) -> str:
-        return {(False, False): "plain", (True, False): "scale", (False, True): "rotate"}.get(
-            (self.scale, self.rotate), "scale and rotate"
+        parts = [n for n, has in (("scale", self.scale), ("rotate", self.rotate)) if has]
+        name = " and ".join(parts) or "plain"
+        return f"{name}, branch of rank {self.rank}" if self.rank else name
+
+    @classmethod
+    def from_json(cls, listed: Mapping[str, bool | int]) -> Transform:
+        """The inverse of `to_json`."""
+        return cls(
+            bool(listed.get("scale")), bool(listed.get("rotate")), int(listed.get("rank", 0))
         )
+
+    def to_json(self) -> dict[str, bool | int]:
+        """As a checkpoint lists it; a branch that is not there is left out."""
+        rank = {"rank": self.rank} if self.rank else {}
+        return {"scale": self.scale, "rotate": self.rotate, **rank}
+
+
+class LowRank(NamedTuple):
+    """A product of two thin matrices that stands beside the codes: its part of W' is `up` `down`."""
+
+    down: Tensor  # float16 [r, i]
+    up: Tensor  # float16 [o, r]
+
+    def product(self) -> Tensor:
+        """The part of the weight that the branch holds, float32 [o, i]."""
+        return self.up.float() @ self.down.float()
 
 
 class QuantLinear(nn.Module):
-    """y = Q_act((x / s) R) . Q_weight((W * s) R)^T + bias, with the formats of the running step.
+    """y = Q_act(x') . Q_weight(W' - L)^T + x' L^T + bias, with the formats of the running step.
+
+    x' = (x / s) R and W' = (W * s) R; L is the low-rank branch, zero where there is none.
 
     Buffers (all in the checkpoint):
         codes   uint8 [o, ceil(i * bits / 8)], densely packed, or float8_e4m3fn [o, i]
-        scale   float32 [o, g]
+        scale   float32 [o, g]; uint8 (mx) or float8_e4m3fn (nvfp4) in block formats
         zero    uint8 [o, g], asymmetric weights only
+        outer   float32 [1], nvfp4 only
+        down, up    float16 [r, i], [o, r], with a low-rank branch only
+        act_scale   float32 [k, g], one row per window, with static activation ranges only
+        act_zero    uint8 [k, g], where those are asymmetric
         channel_scale   float16 [i], with the scale transform only
         signs   uint8 [ceil(i / 8)], one bit per channel (1 is +1), with rotation only
         bias    [o], where the linear has one
@@ -54,8 +84,13 @@ class QuantLinear(nn.Module):
     # Registered as buffers where the formats ask for them; see above.
     codes: Tensor
     scale: Tensor
+    outer: Tensor
     channel_scale: Tensor
     signs: Tensor
+    down: Tensor
+    up: Tensor
+    act_scale: Tensor
+    act_zero: Tensor
     bias: Tensor
     weight: Tensor
 
@@ -92,6 +127,8 @@ class QuantLinear(nn.Module):
         windows: Sequence[Window],
         channel_scale: Tensor | None,
         signs: Tensor | None,
+        low_rank: LowRank | None = None,
+        ranges: Ranges | None = None,
         dtype: torch.dtype,
         backend: str | None = None,
     ) -> QuantLinear:
@@ -104,7 +141,11 @@ class QuantLinear(nn.Module):
             bias=bias is not None,
             plan=plan,
             windows=windows,
-            transform=Transform(channel_scale is not None, signs is not None),
+            transform=Transform(
+                channel_scale is not None,
+                signs is not None,
+                0 if low_rank is None else len(low_rank.down),
+            ),
             dtype=dtype,
             backend=backend,
         )
@@ -115,13 +156,18 @@ class QuantLinear(nn.Module):
         else:
             assert plan.weight is not None
             packed = codes.codes
-            if plan.weight.kind == "int":
+            if packed.dtype == torch.uint8:
                 packed = kernels.bitpack.pack(packed, plan.weight.bits)
             values |= {"codes": packed, "scale": codes.scale, "zero": codes.zero}
+            values["outer"] = codes.outer
         if channel_scale is not None:
             values["channel_scale"] = channel_scale
         if signs is not None:
             values["signs"] = kernels.bitpack.pack((signs[None] > 0).to(torch.uint8), 1)[0]
+        if low_rank is not None:
+            values |= {"down": low_rank.down, "up": low_rank.up}
+        if ranges is not None:
+            values |= {"act_scale": ranges.scale, "act_zero": ranges.zero}
         for name, value in values.items():
             if value is not None:
                 buffer = layer.get_buffer(name)
@@ -143,7 +189,7 @@ class QuantLinear(nn.Module):
         )
 
     def dequantized_weight(self) -> Tensor:
-        """The transformed weight that the stored integers stand for, float32 [o, i]."""
+        """The transformed weight that the stored codes stand for, without the branch, float32 [o, i]."""
         if "weight" not in self._prepared:
             self._prepared["weight"] = self._dequantize()
         return self._prepared["weight"]
@@ -158,17 +204,28 @@ class QuantLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., i] -> [..., o], in x's dtype."""
-        fmt = self.plan.activations[current_window(self.windows)]
+        window = current_window(self.windows)
+        fmt = self.plan.activations[window]
         rows = self.input_transform(x.reshape(-1, self.in_features))  # [m, i]
         bias = self.bias.float() if hasattr(self, "bias") else None
-        weight = self.plan.weight
-        if fmt is None or not _has_integer_sums(weight, fmt):
-            y = F.linear(
-                rows if fmt is None else rounded_rows(rows, fmt), self.dequantized_weight(), bias
-            )
+        if fmt is None or not _has_integer_sums(self.plan.weight, fmt):
+            samples = len(x) if x.dim() > 2 else len(rows)
+            y = F.linear(self._rounded(rows, window, samples), self.dequantized_weight(), bias)
         else:
             y = kernels.int_linear(rows, self._ready(), bias, fmt.bits, fmt.symmetric)
+        if self.transform.rank:
+            y = y + F.linear(F.linear(rows, self.down.float()), self.up.float())
         return y.reshape(*x.shape[:-1], self.out_features).to(x.dtype)
+
+    def _rounded(self, rows: Tensor, window: int, samples: int) -> Tensor:
+        """What the activation codes of rows [m, i] stand for, in this window's format."""
+        fmt = self.plan.activations[window]
+        if fmt is None:
+            return rows
+        if fmt.static:
+            zero = None if fmt.symmetric else self.act_zero[window]
+            return rounded_statically(rows, fmt, self.act_scale[window], zero)
+        return rounded_rows(rows, fmt, samples)
 
     def why(self, rows: int) -> tuple[str, str]:
         """Backend that runs for `rows` rows in the first window, and one sentence why."""
@@ -179,10 +236,13 @@ class QuantLinear(nn.Module):
                 "simulate: weight-only, the stored integers are expanded for an ordinary matmul",
             )
         if not _has_integer_sums(self.plan.weight, fmt):
-            return (
-                "simulate",
-                f"simulate: {self.plan.weight or 'float'} x {fmt} has no integer sums per row",
-            )
+            weight = self.plan.weight
+            lacks = "has no integer sums per row"
+            if fmt.static:
+                lacks = "has no kernel here: integer products take their row scales from the rows"
+            elif weight is not None and weight.kind in BLOCK_FORMATS:
+                lacks = "is a simulated format, no kernel here computes with it"
+            return "simulate", f"simulate: {weight or 'float'} x {fmt} {lacks}"
         example = torch.empty(rows, self.in_features, device=self.codes.device)
         choice = kernels.int_linear.choose(example, self._ready(), fmt.bits, fmt.symmetric)
         return choice.backend, choice.why
@@ -204,17 +264,14 @@ class QuantLinear(nn.Module):
         if fmt is None:
             return self.weight.float()
         codes = self.codes
-        if fmt.kind == "int":
+        if codes.dtype == torch.uint8:
             codes = kernels.bitpack.unpack(codes, fmt.bits, self.in_features)
-        return WeightCodes(codes, self.scale, getattr(self, "zero", None)).dequantize(fmt.bits)
+        zero, outer = getattr(self, "zero", None), getattr(self, "outer", None)
+        return WeightCodes(codes, self.scale, zero, outer).dequantize(fmt.bits)
 
     def _apply(self, fn: Any, recurse: bool = True) -> QuantLinear:
         """Move the layer; scales and codes keep their dtype whatever the model is cast to."""
-        exact = {
-            n: b
-            for n, b in self.named_buffers(recurse=False)
-            if n in ("codes", "scale", "channel_scale")
-        }
+        exact = {n: b for n, b in self.named_buffers(recurse=False) if n not in ("bias", "weight")}
         super()._apply(fn, recurse)
         for name, before in exact.items():
             if self.get_buffer(name).dtype != before.dtype:
@@ -232,6 +289,9 @@ def _has_integer_sums(weight: Format | None, activation: Format) -> bool:
     )
 
 
+_SCALES = {"mxfp8": torch.uint8, "mxfp4": torch.uint8, "nvfp4": torch.float8_e4m3fn}
+
+
 def buffer_shapes(
     in_features: int,
     out_features: int,
@@ -246,18 +306,30 @@ def buffer_shapes(
     if fmt is None:
         shapes["weight"] = (out_features, in_features), dtype
     else:
-        if fmt.kind == "fp8":
+        if fmt.kind in ("fp8", "mxfp8"):
             shapes["codes"] = (out_features, in_features), torch.float8_e4m3fn
         else:
             shapes["codes"] = (out_features, (in_features * fmt.bits + 7) // 8), torch.uint8
         groups = groups_of(fmt, in_features)
-        shapes["scale"] = (out_features, groups), torch.float32
+        shapes["scale"] = (out_features, groups), _SCALES.get(fmt.kind, torch.float32)
+        if fmt.kind == "nvfp4":
+            shapes["outer"] = (1,), torch.float32
         if not fmt.symmetric:
             shapes["zero"] = (out_features, groups), torch.uint8
     if transform.scale:
         shapes["channel_scale"] = (in_features,), torch.float16
     if transform.rotate:
         shapes["signs"] = ((in_features + 7) // 8,), torch.uint8
+    if transform.rank:
+        rank = min(transform.rank, in_features, out_features)
+        shapes["down"] = (rank, in_features), torch.float16
+        shapes["up"] = (out_features, rank), torch.float16
+    if plan.static_formats:
+        fmt = plan.static_formats[0]
+        ranges = len(plan.activations), groups_of(fmt, in_features)
+        shapes["act_scale"] = ranges, torch.float32
+        if not fmt.symmetric:
+            shapes["act_zero"] = ranges, torch.uint8
     if bias:
         shapes["bias"] = (out_features,), dtype
     return shapes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from .adapters import Site
@@ -13,8 +13,34 @@ from .generation import timesteps_of
 from .models import Model
 from .rounding import check_shape
 from .schema import Bits, Format, Plan, Sampler, SitePlan, Window
+from .step import window_of
 
 LOWEST, HIGHEST = -1.0e9, 1.0e9  # a window's open ends: every float timestep is in one window
+
+
+def refined(windows: Sequence[Window], timesteps: Sequence[float]) -> tuple[Window, ...]:
+    """The same windows cut further, so that no two of these timesteps share one.
+
+    Cuts lie halfway between neighbouring timesteps, so that a sampler that rounds its timesteps a
+    little differently still falls into the same window.
+    """
+    distinct = sorted(set(timesteps), reverse=True)
+    cuts = {(a + b) / 2 for a, b in itertools.pairwise(distinct)}
+    inner = {w.low for w in windows[:-1]}
+    covered = {c for c in cuts if not any(_between(b, c, distinct) for b in inner)}
+    edges = [windows[0].high, *sorted(inner | covered, reverse=True), windows[-1].low]
+    return tuple(Window(low=low, high=high) for high, low in itertools.pairwise(edges))
+
+
+def _between(border: float, cut: float, timesteps: Sequence[float]) -> bool:
+    """Whether a border parts the same two timesteps as a cut."""
+    return sum(t >= border for t in timesteps) == sum(t >= cut for t in timesteps)
+
+
+def steps_of(windows: Sequence[Window], timesteps: Sequence[float]) -> tuple[tuple[int, ...], ...]:
+    """Of each window, the indices of the timesteps that fall into it."""
+    owner = [window_of(windows, t) for t in timesteps]
+    return tuple(tuple(i for i, w in enumerate(owner) if w == k) for k in range(len(windows)))
 
 
 def windows_for(sampler: Sampler, count: int) -> tuple[Window, ...]:
@@ -75,9 +101,11 @@ def uniform_formats(
     activation_symmetric: bool = True,
 ) -> dict[str, SitePlan]:
     """The formats of `uniform_plan`, from sites alone."""
-    if bits.fp8:
-        weight: Format = Format(kind="fp8")
-        activation: Format | None = Format(kind="fp8")
+    if bits.kind != "int":
+        if group_size is not None:
+            raise BadInput(f"{bits} brings its own scales; leave the group size away")
+        weight = Format.of_kind(bits.kind)
+        activation: Format | None = weight
     else:
         weight = Format(
             bits=bits.weight,
@@ -121,5 +149,6 @@ def check_sites(plan: Plan, sites: Iterable[Site], ref: str) -> None:
     for name, site_plan in plan.sites.items():
         if name not in names:
             raise unknown("site", name, names, f"List them: dqviz layers {ref}")
-        if site_plan.weight is not None:
-            check_shape(site_plan.weight, names[name].in_features, name)
+        for fmt in (site_plan.weight, *site_plan.activations):
+            if fmt is not None:
+                check_shape(fmt, names[name].in_features, name)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from .amplified import carry_over
-from .calibration import Seen
+from .calibration import InputStatistics, Seen
 from .cards import Card, load_method, methods
 from .errors import BadInput, DQVizError, unknown
 from .layers import QuantLinear
 from .methods.base import Group, Rounded, SiteWeight
 from .models import Model
-from .plans import check_plan
+from .plans import check_plan, steps_of
 from .schema import Plan, SitePlan, Value
 from .step import attach
 
@@ -104,22 +105,17 @@ def quantize(
     module = load_method(method)
     check_plan(plan, model)
     transformer = shallow_copy(model.transformer)
-    groups: dict[str, list[SiteWeight]] = {}
-    for site in model.sites:
-        site_plan = plan.sites.get(site.name)
-        if site_plan is not None and site_plan.quantized:
-            linear = model.transformer.get_submodule(site.name)
-            assert isinstance(linear, nn.Linear)
-            bias = None if linear.bias is None else linear.bias.detach()
-            weight = SiteWeight(site.name, linear.weight.detach().float(), bias, site_plan)
-            groups.setdefault(site.input_of, []).append(weight)
+    groups = _Groups(model, plan, seen, methods()[method])
+    plan = planned(module, plan, groups, groups.timesteps, chosen, seed)
+    groups = replace(groups, plan=plan)
     notes: dict[str, dict[str, object]] = {}
-    for index, (input_of, sites) in enumerate(groups.items()):
-        statistics = _statistics(seen, input_of, methods()[method])
-        rounded = module.quantize_group(Group(input_of, tuple(sites)), statistics, chosen, seed)
-        for site, made in zip(sites, rounded, strict=True):
-            swap(transformer, site.name, _layer(model, site, made, plan, backend))
-            notes[site.name] = made.notes or {}
+    for index, (group, statistics) in enumerate(groups):
+        made = layers_of(
+            module, group, statistics, plan, chosen, seed, dtype=model.dtype, backend=backend
+        )
+        for name, (layer, said) in made.items():
+            swap(transformer, name, layer.to(model.device))
+            notes[name] = said
         if on_site is not None:
             on_site(index + 1, len(groups))
     attach(transformer, plan.windows)
@@ -128,32 +124,100 @@ def quantize(
     return quantized
 
 
-def _statistics(seen: Seen | None, input_of: str, card: Card) -> Any:
-    if not card.needs:
-        return None
-    if seen is None:
-        return None
-    if input_of not in seen.inputs:
-        raise BadInput(
-            f"the calibration has no statistics of {input_of}; it was recorded from another model"
+@dataclass(frozen=True)
+class _Groups:
+    """The groups of a plan with their statistics; weights are read when a group is asked for."""
+
+    model: Model
+    plan: Plan
+    seen: Seen | None
+    card: Card
+
+    @property
+    def timesteps(self) -> tuple[float, ...]:
+        """Of the calibrated steps."""
+        return () if self.seen is None else self.seen.timesteps
+
+    def __len__(self) -> int:
+        return len(self._sites())
+
+    def __iter__(self) -> Iterator[tuple[Group, InputStatistics | None]]:
+        steps = steps_of(self.plan.windows, self.timesteps)
+        for input_of, sites in self._sites().items():
+            weights = tuple(self._weight(name) for name in sites)
+            yield Group(input_of, weights, steps), self._statistics(input_of)
+
+    def _sites(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for site in self.model.sites:
+            site_plan = self.plan.sites.get(site.name)
+            if site_plan is not None and site_plan.quantized:
+                found.setdefault(site.input_of, []).append(site.name)
+        return found
+
+    def _weight(self, name: str) -> SiteWeight:
+        linear = self.model.transformer.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        bias = None if linear.bias is None else linear.bias.detach()
+        return SiteWeight(name, linear.weight.detach().float(), bias, self.plan.sites[name])
+
+    def _statistics(self, input_of: str) -> InputStatistics | None:
+        if not self.card.needs or self.seen is None:
+            return None
+        if input_of not in self.seen.inputs:
+            raise BadInput(
+                f"the calibration has no statistics of {input_of}; it was recorded from another model"
+            )
+        return self.seen.inputs[input_of]
+
+
+def planned(
+    module: Any,
+    plan: Plan,
+    groups: Iterable[tuple[Group, InputStatistics | None]],
+    timesteps: Sequence[float],
+    options: Value,
+    seed: int,
+) -> Plan:
+    """The plan as the method changes it; most methods leave it as it is."""
+    change = getattr(module, "planned", None)
+    return plan if change is None else change(plan, groups, timesteps, options, seed)
+
+
+def layers_of(
+    module: Any,
+    group: Group,
+    statistics: InputStatistics | None,
+    plan: Plan,
+    options: Value,
+    seed: int,
+    *,
+    dtype: torch.dtype,
+    backend: str | None = None,
+) -> dict[str, tuple[QuantLinear, dict[str, object]]]:
+    """The quantized layers of one group by site name, each with the method's notes."""
+    rounded: list[Rounded] = module.quantize_group(group, statistics, options, seed)
+    made = {}
+    for site, r in zip(group.sites, rounded, strict=True):
+        if site.plan.static_formats and r.ranges is None:
+            raise BadInput(
+                f"{site.name} has static activation formats, whose ranges {module.CARD.key} does not "
+                "calibrate; use method static-step, or formats that are not static"
+            )
+        layer = QuantLinear.from_codes(
+            r.weight,
+            site.bias,
+            plan=site.plan,
+            windows=plan.windows,
+            channel_scale=r.channel_scale,
+            signs=r.signs,
+            low_rank=r.low_rank,
+            ranges=r.ranges,
+            dtype=dtype,
+            backend=backend,
         )
-    return seen.inputs[input_of]
-
-
-def _layer(
-    model: Model, site: SiteWeight, made: Rounded, plan: Plan, backend: str | None
-) -> QuantLinear:
-    layer = QuantLinear.from_codes(
-        made.weight,
-        site.bias,
-        plan=site.plan,
-        windows=plan.windows,
-        channel_scale=made.channel_scale,
-        signs=made.signs,
-        dtype=model.dtype,
-        backend=backend,
-    )
-    return layer.to(model.device)
+        made[site.name] = layer, r.notes or {}
+    return made
 
 
 def shallow_copy(module: nn.Module) -> nn.Module:

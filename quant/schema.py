@@ -19,7 +19,9 @@ from .errors import BadInput
 
 PLAN_FORMAT = 1
 
-Granularity = Literal["tensor", "row", "group"]
+Granularity = Literal["tensor", "row", "group", "sample"]
+Kind = Literal["int", "fp8", "mxfp8", "mxfp4", "nvfp4"]
+BLOCK_FORMATS = {"mxfp8": (8, 32), "mxfp4": (4, 32), "nvfp4": (4, 16)}  # bits, elements per scale
 
 
 class Value(BaseModel):
@@ -59,49 +61,76 @@ class Format(Value):
     """A number format with its granularity.
 
     `row` means one scale per output channel for a weight and one per token for an activation;
-    `group` means one per `group_size` input channels inside a row. Activations are always scaled
-    dynamically, from the row (or tensor) at hand.
+    `group` means one per `group_size` input channels inside a row; `sample`, for activations, means
+    one for all tokens of a sample, or with a `group_size` one per so many channels of a sample.
+    Activations are scaled dynamically, from what is at hand, unless the format is `static`: then
+    their ranges come from the calibration, one per step window, per tensor or per channel group.
+
+    The block formats mxfp8, mxfp4 and nvfp4 (see `quant.blockfloat`) have one scale per block of a
+    row. They are simulated: no kernel here computes with them.
     """
 
-    kind: Literal["int", "fp8"] = "int"
+    kind: Kind = "int"
     bits: int = Field(default=8, ge=2, le=8)
     symmetric: bool = True
     granularity: Granularity = "row"
     group_size: int | None = Field(default=None, ge=8)
+    static: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> Format:
-        if (self.granularity == "group") != (self.group_size is not None):
-            raise ValueError("group_size goes with granularity 'group', and only with it")
+        if self.granularity == "group" and self.group_size is None:
+            raise ValueError("granularity 'group' needs a group_size")
+        if self.group_size is not None and self.granularity not in ("group", "sample"):
+            raise ValueError("group_size goes with granularity 'group' or 'sample' only")
         if self.kind == "fp8" and (self.bits != 8 or not self.symmetric):
             raise ValueError("fp8 has 8 bits and is symmetric")
+        if self.kind in BLOCK_FORMATS:
+            bits, block = BLOCK_FORMATS[self.kind]
+            if (self.bits, self.group_size, self.symmetric) != (bits, block, True):
+                raise ValueError(f"{self.kind} is symmetric, with {bits} bits in groups of {block}")
+        if self.granularity in ("group", "sample") and self.kind == "fp8":
+            raise ValueError("fp8 is scaled per tensor or per row; in blocks it is mxfp8")
+        if self.static and (self.kind != "int" or self.granularity not in ("tensor", "group")):
+            raise ValueError("static ranges are for integers, per tensor or per group")
         return self
 
+    @classmethod
+    def of_kind(cls, kind: Kind) -> Format:
+        """A floating-point format as it is defined: fp8 per row, the others with their own blocks."""
+        if kind not in BLOCK_FORMATS:
+            return cls(kind=kind)
+        bits, block = BLOCK_FORMATS[kind]
+        return cls(kind=kind, bits=bits, granularity="group", group_size=block)
+
     def __str__(self) -> str:
-        name = "fp8" if self.kind == "fp8" else f"int{self.bits}"
+        name = f"int{self.bits}" if self.kind == "int" else self.kind
         sign = "" if self.symmetric else " asymmetric"
         size = f" of {self.group_size}" if self.group_size else ""
-        return f"{name}{sign} per {self.granularity}{size}"
+        return f"{'static ' if self.static else ''}{name}{sign} per {self.granularity}{size}"
 
 
 class Bits(Value):
-    """Bit widths as people write them: `w4a8`, `w4a16` (weights only), `fp8`."""
+    """Bit widths as people write them: `w4a8`, `w4a16` (weights only), `fp8`, `mxfp4`."""
 
     weight: int = Field(ge=2, le=8)
     activation: int | None = Field(ge=2, le=8)  # None: activations stay in floating point
-    fp8: bool = False
+    kind: Kind = "int"  # of both sides
 
     def __str__(self) -> str:
-        return "fp8" if self.fp8 else f"w{self.weight}a{self.activation or 16}"
+        return f"w{self.weight}a{self.activation or 16}" if self.kind == "int" else self.kind
 
 
 def parse_bits(text: str) -> Bits:
-    """`w4a8` -> Bits(4, 8); `w4a16` -> Bits(4, None); `fp8` -> both sides in fp8."""
-    if text.strip().lower() == "fp8":
-        return Bits(weight=8, activation=8, fp8=True)
-    match = re.fullmatch(r"w(\d+)a(\d+)", text.strip().lower())
+    """`w4a8` -> Bits(4, 8); `w4a16` -> Bits(4, None); `fp8`, `mxfp8`, `mxfp4`, `nvfp4` -> both sides."""
+    name = text.strip().lower()
+    if name in ("fp8", *BLOCK_FORMATS):
+        width = Format.of_kind(name).bits  # type: ignore[arg-type]
+        return Bits(weight=width, activation=width, kind=name)  # type: ignore[arg-type]
+    match = re.fullmatch(r"w(\d+)a(\d+)", name)
     if match is None:
-        raise BadInput(f"bits '{text}' are not understood; write w8a8, w4a8, w4a16 or fp8")
+        kinds = ", ".join(("fp8", *BLOCK_FORMATS))
+        raise BadInput(f"bits '{text}' are not understood; write w8a8, w4a8, w4a16, or {kinds}")
     weight, activation = int(match[1]), int(match[2])
     if not 2 <= weight <= 8:
         raise BadInput(
@@ -129,6 +158,21 @@ class SitePlan(Value):
 
     weight: Format | None
     activations: tuple[Format | None, ...]  # one per window of the plan
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SitePlan:
+        if self.weight is not None and (self.weight.static or self.weight.granularity == "sample"):
+            raise ValueError(
+                "'static' and granularity 'sample' are for activations, not for weights"
+            )
+        if len({(f.symmetric, f.group_size) for f in self.static_formats}) > 1:
+            raise ValueError("static activation formats of one site share their granularity")
+        return self
+
+    @property
+    def static_formats(self) -> list[Format]:
+        """The activation formats whose ranges are stored."""
+        return [f for f in self.activations if f is not None and f.static]
 
     @property
     def quantized(self) -> bool:

@@ -22,6 +22,7 @@ from .schema import Bits, Plan, SitePlan
 from .storage import is_embedder, kept_dtype, stored_tensors
 
 MIB = 2**20
+STEPS = 50  # of a sampler that is not known
 SHAPES = Path(__file__).parent / "shapes"
 
 Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
@@ -34,9 +35,7 @@ class SizeReport:
     total_bytes: int  # the safetensors file, header included
     fp16_bytes: int  # the same transformer with 16-bit weights
     blocks_mib: float  # quantized sites alone, biases included
-    bits_per_weight: (
-        float  # of quantized sites: codes, scales, zero points and transforms over weights
-    )
+    bits_per_weight: float  # of quantized sites: all that is stored but the biases, over weights
     parts: dict[str, int]  # bytes by kind
 
     def to_json(self) -> dict[str, Any]:
@@ -73,14 +72,17 @@ def size_of(
     """Storage of a known shape, or of a model by any name that `load_model` takes, before quantizing it.
 
     Give `bits` for the same formats everywhere, or a `plan`. Methods that choose a transform site by
-    site are counted with the most that a site may store.
+    site are counted with the most that a site may store, methods with static ranges per step with
+    the steps of the model's card (of a shape without a card, 50).
     """
     from .models import load_model, resolve
     from .plans import check_sites, uniform_formats
     from .quantization import parse_options
 
     chosen = parse_options(method, options or {})
-    transform = load_method(method).stored_transform(chosen)
+    module = load_method(method)
+    transform = module.stored_transform(chosen)
+    steps = STEPS
     if target in known_shapes():
         transformer, adapter = load_shape(target)
         sites, dtype, shared = adapter.sites(transformer), torch.float16, None
@@ -89,6 +91,7 @@ def size_of(
         model = load_model(target)
         transformer, sites, dtype = model.transformer, model.sites, model.source_dtype
         shared = set(stored_tensors(transformer, dtype).shared)
+        steps = model.sampler().steps
     if plan is not None:
         check_sites(plan, sites, target)
         formats: Mapping[str, SitePlan] = plan.sites
@@ -96,6 +99,12 @@ def size_of(
         formats = uniform_formats(sites, bits, windows=1)
     else:
         raise BadInput("give --bits or --plan")
+    if hasattr(module, "stored_formats"):
+        widths = {site.name: site.in_features for site in sites}
+        formats = {
+            name: module.stored_formats(site, widths[name], chosen, steps)
+            for name, site in formats.items()
+        }
     return predict_size(transformer, sites, formats, transform, dtype=dtype, shared=shared)
 
 
@@ -201,6 +210,11 @@ _KINDS = {
     "zero": "zeros",
     "channel_scale": "transforms",
     "signs": "transforms",
+    "outer": "scales",
+    "act_scale": "scales",
+    "act_zero": "zeros",
+    "down": "branches",
+    "up": "branches",
     "bias": "biases",
 }
 
@@ -210,7 +224,7 @@ def report(
 ) -> SizeReport:
     """Sort the bytes of a file by kind."""
     parts: dict[str, int] = dict.fromkeys(
-        ("codes", "scales", "zeros", "transforms", "biases", "kept"), 0
+        ("codes", "scales", "zeros", "transforms", "branches", "biases", "kept"), 0
     )
     for name, value in shapes.items():
         owner, _, last = name.rpartition(".")

@@ -28,7 +28,7 @@ from quant.schema import (
         ("w4a8", Bits(weight=4, activation=8)),
         ("W8A8", Bits(weight=8, activation=8)),
         ("w2a16", Bits(weight=2, activation=None)),
-        ("fp8", Bits(weight=8, activation=8, fp8=True)),
+        ("fp8", Bits(weight=8, activation=8, kind="fp8")),
     ],
 )
 def test_bits(text, bits):
