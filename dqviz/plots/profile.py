@@ -46,8 +46,9 @@ def stages(profiles: Sequence[tuple[str, Channels, np.ndarray]]) -> Figure:
         order = np.arange(len(channels["minimum"]))
         start = i * (width + gap)
         data += _traces(channels, outliers, order, f"x{suffix}", most=MOST_BESIDE)
-        title = _channel_title(len(order), False, MOST_BESIDE)
-        axes[f"xaxis{suffix}"] = axis(title, showgrid=False, domain=[start, start + width])
+        axes[f"xaxis{suffix}"] = axis(
+            "channel", showgrid=False, nticks=4, domain=[start, start + width]
+        )
         titles.append(
             {"text": f"<b>{plain(name)}</b>", "x": start, "xanchor": "left", "xref": "paper", "y": 1, "yanchor": "bottom", "yref": "paper", "showarrow": False}
         )  # fmt: skip
@@ -101,8 +102,8 @@ def by_magnitude(channels: Channels) -> np.ndarray:
     return np.argsort(-np.maximum(np.abs(channels["minimum"]), np.abs(channels["maximum"])), kind="stable")  # fmt: skip
 
 
-def _channel_title(count: int, by_size: bool, most: int = MOST_POINTS) -> str:
-    factor = -(-count // most)
+def _channel_title(count: int, by_size: bool) -> str:
+    factor = -(-count // MOST_POINTS)
     title = "rank of the channel, largest first" if by_size else "channel"
     return f"{title} ({factor} to a point)" if factor > 1 else title
 
@@ -171,7 +172,7 @@ def _names(channels: Channels, outliers: np.ndarray, order: np.ndarray) -> list[
     span = float(channels["maximum"].max() - channels["minimum"].min()) or 1.0
     for channel, value in zip(outliers, values):
         at = float(place[channel]) / max(len(order), 1)
-        if any(abs(at - x) < 0.09 and abs(value - y) / span < 0.1 for x, y in written):
+        if any(abs(at - x) < 0.09 and abs(value - y) / span < 0.16 for x, y in written):
             continue
         written.append((at, float(value)))
         found.append(

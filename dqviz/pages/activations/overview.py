@@ -115,7 +115,7 @@ def overview(opened: Opened, chosen: Selection) -> dict[str, Any]:
         [block_label(seen.inputs[i].block) for i in kept],
         seen.timesteps,
         scale,
-        title,
+        statistic.title if chosen.branch != DIFFERENCE else "difference",
     )
     note = f"{title} at {stage_label(chosen.stage)}, {chosen.branch} branch"
     section = plot(

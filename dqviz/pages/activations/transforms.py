@@ -24,7 +24,7 @@ def before_and_after(at: At) -> Section:
     profiles = []
     for stage in at.entry.stages:
         found = at.seen.channels(at.entry.name, at.step, at.branch, stage)
-        profiles.append((stage_label(stage), found, outliers(found)))
+        profiles.append(("before" if stage == "input" else stage, found, outliers(found)))
     index = at.seen.inputs.index(at.entry)
     keys = ("incoherence", "absmax", "channel_imbalance", "kurtosis", "row_spread")
     numbers = {s: {k: float(at.seen.summary(k, s)[index, at.step, at.branch]) for k in keys} for s in at.entry.stages}  # fmt: skip
@@ -48,7 +48,7 @@ def before_and_after(at: At) -> Section:
         height=300,
         source=at.source("simulated"),
         part=at.part("stages"),
-        lede="The same channels on one scale: smallest to largest value, before and after each transform of the method.",
+        lede="The same channels on one scale: smallest to largest value, before and after each transform of the method. Rings: outlier channels.",
         badges=[at.evidence, SIMULATED],
         words=words,
         wide=True,

@@ -68,7 +68,7 @@ def values(at: At) -> Section:
         else ""
     )
     return plot(
-        "Values and the grid",
+        "Values",
         figure,
         alt=f"Histogram of {at.place}",
         height=300,
@@ -105,7 +105,7 @@ def _value_facts(
         ("clipped", percent(effect.clipped)),
         ("levels used", percent(effect.used)),
         ("level spacing", short(grid.step)),
-        ("signal to rounding error", "no error" if effect.sqnr_db is None else f"{effect.sqnr_db:.1f} dB"),
+        ("signal to error", "no error" if effect.sqnr_db is None else f"{effect.sqnr_db:.1f} dB"),
     ]  # fmt: skip
 
 

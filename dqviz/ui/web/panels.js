@@ -1,6 +1,6 @@
 // Panels about one input at one step: cards that stay where they are while what they show changes.
 import { exportButtons } from "./exports.js";
-import { drawPlot, loadPlotly, redraws, svgOf } from "./plots.js";
+import { drawPlot, loadPlotly, redraws, svgOf, withoutLegend } from "./plots.js";
 import { drawers as tables } from "./tables.js";
 import { badge, choice, copy, el, options } from "./tools.js";
 
@@ -102,7 +102,7 @@ function panelCard(key, controls, choose) {
     lede.textContent = next.lede || "";
     node.classList.toggle("dq-widepanel", Boolean(next.wide));
     if (next.kind === "hint") return hint(next);
-    tools.replaceChildren(...exportButtons({ ...next, figure: withoutLegend(next.figure) }, () => svgOf(next)));
+    tools.replaceChildren(...exportButtons(withoutLegend(next), () => svgOf(next)));
     holder.setAttribute("aria-label", next.alt);
     holder.style.minHeight = `${Number(next.height)}px`;
     holder.hidden = false;
@@ -145,9 +145,4 @@ function folded(table, open) {
   const details = el("details", {}, el("summary", {}, table.title), card);
   details.open = Boolean(open);
   return details;
-}
-
-// The colour bar hangs on a point of its own, which is no number of the figure.
-export function withoutLegend(figure) {
-  return { ...figure, data: figure.data.filter((trace) => trace.meta !== "legend") };
 }

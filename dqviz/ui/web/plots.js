@@ -71,9 +71,14 @@ export async function svgOf(section) {
   return decodeURIComponent(url.slice(url.indexOf(",") + 1));
 }
 
+// A colour bar hangs on a point of its own, which is no number of the figure.
+export function withoutLegend(section) {
+  return { ...section, figure: { ...section.figure, data: section.figure.data.filter((trace) => trace.meta !== "legend") } };
+}
+
 function drawPlotSection(section) {
   const holder = el("div", { class: "dq-plot", role: "img", "aria-label": section.alt || section.title, style: `min-height:${Number(section.height)}px` });
-  const root = el("section", { class: "dq-card" }, heading(section, exportButtons(section, () => svgOf(section))), holder);
+  const root = el("section", { class: "dq-card" }, heading(section, exportButtons(withoutLegend(section), () => svgOf(section))), holder);
   if (section.readout) root.append(readout(section, holder));
   requestAnimationFrame(() => drawPlot(holder, section).catch((e) => holder.replaceChildren(el("p", { class: "dq-lede" }, String(e.message || e)))));
   redraws.add({ node: holder, draw: () => drawPlot(holder, section) });

@@ -1,7 +1,7 @@
 // The map of the Activations page: inputs over steps as colour or as a table, with what can be chosen of it.
 import { drawers as plots } from "./plots.js";
 import { drawers as tables } from "./tables.js";
-import { choice, el, options } from "./tools.js";
+import { badge, choice, el, options } from "./tools.js";
 
 export function siteMap({ controls, choose, sources }) {
   const selects = {};
@@ -43,6 +43,7 @@ export function siteMap({ controls, choose, sources }) {
     }
     const section = overview.map;
     const card = plots.plot(section);
+    card.querySelector("h2").append(" ", ...section.badges.map(badge));
     const holder = card.querySelector(".dq-plot");
     const frame = el("div", { class: "dq-cell", hidden: true });
     const label = "Map of inputs and steps. Arrow keys choose a cell, Home and End the first and last step, Page up and down the block before and after.";
@@ -54,6 +55,7 @@ export function siteMap({ controls, choose, sources }) {
       const found = cellAt(holder, e);
       if (found && overview.rows[found.row]) choose({ site: overview.rows[found.row], step: found.step });
     });
+    card.append(el("ul", { class: "dq-says" }, section.words.map((w) => el("li", {}, w))));
     Object.assign(shown, { holder, frame });
     body.replaceChildren(card);
     new ResizeObserver(place).observe(stage);
