@@ -3,7 +3,7 @@
     write_capture(tmp_path / "x.safetensors", blocks=28, steps=50, stages=("input", "scaled", "rotated"))
 
 Numbers are seeded: outlier channels that grow with depth, spread over steps, and calm down from
-stage to stage. Four inputs per block as in DiT: q, k and v's, the attention's output, fc1, fc2.
+stage to stage. Inputs per block as in DiT: q, k and v's, the attention's output, fc1, fc2; more on request.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ _INPUTS = (  # end of the input's name, sites as (end of name, role), widening
     ("attn1.to_out.0", (("attn1.to_out.0", "self_out"),), 1),
     ("ff.net.0.proj", (("ff.net.0.proj", "fc1"),), 1),
     ("ff.net.2", (("ff.net.2", "fc2"),), 4),
+    ("attn2", (("attn2.to_q", "cross_q"),), 1),  # five and six: as where there are prompts
+    ("attn2.to_out.0", (("attn2.to_out.0", "cross_out"),), 1),
 )
 
 
@@ -40,7 +42,7 @@ def write_capture(
     surface_steps: int | None = None,
     seed: int = 0,
 ) -> Path:
-    """Write a capture of blocks x inputs (1 to 4) tensors; returns its path.
+    """Write a capture of blocks x inputs (1 to 6) tensors; returns its path.
 
     `stages` beyond "input" are left out for the first input of block 0, as where a method does not
     transform an input. `channels` is the hidden width; fc2's input is four times as wide.
@@ -69,7 +71,7 @@ def write_capture(
                 "block": block,
                 "channels": width,
                 "tokens": tokens,
-                "group": "visual",
+                "group": "content" if roles[0].startswith("cross") else "visual",
                 "stages": own,
             }
         )
