@@ -103,8 +103,8 @@ def save_checkpoint(
     partial.replace(out)
     shapes = {name: (tuple(t.shape), t.dtype) for name, t in stored.tensors.items()}
     half = {
-        n: (tuple(t.shape), t.dtype)
-        for n, t in stored_tensors(model.transformer, torch.float16).tensors.items()
+        n: (tuple(t.shape), torch.float16 if t.is_floating_point() else t.dtype)
+        for n, t in stored_tensors(model.transformer, model.source_dtype).tensors.items()
     }
     return report(shapes, model.sites, set(layers), size, file_bytes(half))
 
