@@ -95,24 +95,25 @@ class Desk:
         """Look after the workers for as long as any job is active, also those of an earlier app."""
         with self._lock:
             if self._tender is None or not self._tender.is_alive():
-                self._tender = threading.Thread(target=self._tend, name="dqviz-desk", daemon=True)
+                here = JobStore(self.store.root.absolute())
+                self._tender = threading.Thread(target=self._tend, args=(here,), daemon=True)
                 self._tender.start()
 
-    def _tend(self) -> None:
+    def _tend(self, store: JobStore) -> None:
         pause = threading.Event()
         while True:
             try:
-                active = self.store.mend()
+                active = store.mend()
                 if any(j.state == QUEUED for j in active) and not any(
                     j.state == RUNNING for j in active
                 ):
-                    self._crew.ensure(self.store)
+                    self._crew.ensure(store)
             except DQVizError as error:  # a broken list is told to whoever asks for it
                 log.warning("jobs cannot be looked after: %s", error)
                 return
             if not active:
                 with self._lock:
-                    if not any(job.active for job in self.store.jobs()):
+                    if not any(job.active for job in store.jobs()):
                         self._tender = None
                         return
             pause.wait(LOOK_EVERY)
