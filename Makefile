@@ -1,4 +1,4 @@
-# make app | test | check | docs | pictures | quality | balance | peers | lock | clean      (CONTRIBUTING.md says what each is for)
+# make app | test | check | docs | pictures | recorded | quality | balance | peers | lock | clean      (CONTRIBUTING.md says what each is for)
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -11,7 +11,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-.PHONY: help app test check docs pictures quality balance peers lock clean env
+.PHONY: help app test check docs pictures recorded quality balance peers lock clean env
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -50,6 +50,9 @@ $(VENV)/.project: pyproject.toml $(VENV)/.installed
 
 pictures: env ## docs/pictures/*.png: the Compare page over a real comparison
 	@$(BIN)/python -m tests.app.screenshots $(ARGS)
+
+recorded: env ## assets/studies/dit-emoji: the study that comes along, made anew
+	@$(BIN)/python -m benchmarks.recorded $(ARGS)
 
 quality: env ## docs/results/quality.*: our methods at several bit widths, with the yardstick ladder
 	@$(BIN)/python -m benchmarks.quality $(ARGS)

@@ -1,0 +1,126 @@
+"""The script that makes the recorded study, with a tiny budget; and the study that is committed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import recorded
+from dqviz.study import RECORDED, Study
+from quant.errors import BadInput
+from tests.conftest import single_threaded
+
+COMMITTED = sorted(path.parent for path in RECORDED.glob("*/study.json"))
+
+
+@pytest.fixture(scope="module")
+def made(tiny_dit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recorded study of the tiny model."""
+    target = tmp_path_factory.mktemp("assets") / "studies" / "tiny"
+    own = {"model": str(tiny_dit), "calibration_seeds": "100-101"}
+    comparison = {**own, "methods": "viditq,rtn", "bits": "w8a8,w4a4", "seeds": "0-2"}
+    capture = {**own, "method": "viditq", "bits": "w4a8", "steps": 2, "seeds": "100-101"}
+    with pytest.MonkeyPatch.context() as patch, single_threaded():
+        patch.setenv("DQVIZ_HOME", "")
+        recorded.record(target, comparison, capture)
+    return target
+
+
+def test_it_is_a_study_that_only_tells(made: Path) -> None:
+    assert {p.name for p in made.iterdir()} == {
+        "study.json", "study.sqlite", "images", "drift", "captures",
+    }  # fmt: skip
+    assert [p.name for p in made.parent.iterdir()] == ["tiny"], "nothing half made is left"
+    study = Study.open(made, read_only=True)
+    assert study.manifest["recorded"]["device"]
+    result = study.result()
+    assert result["request"]["out"] is None
+    for run in result["runs"]:
+        assert (run["evidence"], run["seconds_per_sample"]) == ("recorded", None)
+        assert run["recorded_as"] in ("measured", "simulated")
+        assert study.manifest["recorded"]["date"] in run["backend_why"]
+        assert all(path.is_file() for path in study.images(run["name"]))
+    assert [row["record"]["evidence"] for row in study.captures()] == ["recorded"]
+
+
+def test_its_capture_is_small_and_reads_like_any_other(made: Path) -> None:
+    study = Study.open(made, read_only=True)
+    seen = study.capture(study.captures()[0]["name"])
+    assert seen.stages[0] == "input"
+    assert len(seen.stages) == 2
+    assert seen.summary("incoherence").shape[0] == len(seen.inputs)
+    for entry in seen.inputs:
+        for stage in entry.stages:
+            fields = seen.channels(entry.name, 1, 0, stage)
+            assert {values.dtype for values in fields.values()} == {np.dtype(np.float16)}
+            counts, edges = seen.histogram(entry.name, 1, 0, stage)
+            assert len(edges) == len(counts) + 1
+            assert counts.sum() > 0
+        assert seen.weights(entry.sites[0])["in_absmax"].size == entry.channels
+
+
+def test_pictures_keep_every_pixel(tmp_path: Path) -> None:
+    from PIL import Image
+
+    pixels = np.tile(np.arange(0, 240, dtype=np.uint8).reshape(16, 5, 3), (4, 8, 1))
+    file = tmp_path / "a.png"
+    Image.fromarray(pixels).save(file, compress_level=0)
+    before = file.stat().st_size
+    recorded._packed(file)
+    assert file.stat().st_size < before
+    assert np.array_equal(np.asarray(Image.open(file)), pixels)
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "kind"),
+    [
+        ("mean", np.array([1.0], np.float32), np.float16),
+        ("maximum", np.array([1e6], np.float32), np.float32),
+        ("histogram", np.array([65535], np.int32), np.uint16),
+        ("histogram", np.array([65536], np.int32), np.int32),
+        ("moments", np.array([1.0]), np.float64),
+    ],
+)
+def test_numbers_become_small_only_where_they_fit(
+    field: str, values: np.ndarray, kind: Any
+) -> None:
+    assert recorded.smaller(f"activation/input/x/{field}", values).dtype == kind
+
+
+def test_a_study_that_is_too_large_replaces_nothing(
+    made: Path, tiny_dit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (made / "study.json").read_bytes()
+    monkeypatch.setattr(recorded, "LARGEST", 10)
+    monkeypatch.setenv("DQVIZ_HOME", "")
+    request = {
+        "model": str(tiny_dit),
+        "methods": "rtn",
+        "bits": "w4a8",
+        "seeds": "0",
+        "ladder": False,
+    }
+    with single_threaded(), pytest.raises(BadInput, match="at most 10"):
+        recorded.record(made, request, None)
+    assert (made / "study.json").read_bytes() == before
+    assert [p.name for p in made.parent.iterdir()] == ["tiny"]
+
+
+@pytest.mark.parametrize("folder", COMMITTED, ids=[f.name for f in COMMITTED])
+def test_what_is_committed_is_small_recorded_and_of_no_machine(folder: Path) -> None:
+    files = [p for p in folder.rglob("*") if p.is_file()]
+    assert sum(p.stat().st_size for p in files) <= recorded.LARGEST
+    assert not [p for p in files if p.name.endswith(("-wal", "-shm", ".html")) or p.name == "seen"]
+    study = Study.open(folder)
+    assert study.read_only
+    result = study.result()
+    assert {run["evidence"] for run in result["runs"]} == {"recorded"}
+    assert {run["seconds_per_sample"] for run in result["runs"]} == {None}
+    assert len(result["runs"][0]["files"]) >= 16
+    text = json.dumps([result, study.manifest, study.captures()])
+    assert "/tmp" not in text
+    assert str(Path.home()) not in text
