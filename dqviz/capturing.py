@@ -333,8 +333,8 @@ def _record(task: _Task, stages: Stages | None) -> dict[str, Any]:
         watch.advance(samples * sampler.steps)
 
     clock = RecordingClock()
-    mark = folder / f".{fingerprint(task.manifest)}"
-    checkpoint, finished = mark.with_suffix(".unfinished.safetensors"), mark.with_suffix(".partial")
+    mark = f".{fingerprint(task.manifest)}"
+    checkpoint, finished = folder / f"{mark}.unfinished", folder / f"{mark}.finished"
     with faults(folder), machine.PeakMemory() as memory:
         folder.mkdir(exist_ok=True)
         seen = calibrate(

@@ -134,7 +134,7 @@ def statistics(
     files = [file.name for file in folder.glob("seen*.safetensors")]
     names = ["seen.safetensors", *(f"seen-{i}.safetensors" for i in range(2, len(files) + 3))]
     file = folder / next(name for name in names if name not in files)
-    checkpoint = folder / f".{fingerprint(manifest)}.unfinished.safetensors"
+    checkpoint = folder / f".{fingerprint(manifest)}.unfinished"
     with faults(file):
         seen = calibrate(
             model,

@@ -9,7 +9,6 @@ make of each input. With a checkpoint, a pass that was killed goes on after its 
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,10 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import seen_layout as layout
+from .atomic import write_tensors
 from .clock import RecordingClock
 from .errors import BadCheckpoint, BadInput
 from .footprint import input_shapes, row_choice, surface_steps
@@ -358,21 +357,6 @@ def _to_host(parts: list[Tensor]) -> list[Tensor]:
     flat = torch.cat([part.reshape(-1).double() for part in parts]).cpu()
     pieces = flat.split([part.numel() for part in parts])
     return [piece.to(part.dtype).reshape(part.shape) for piece, part in zip(pieces, parts)]
-
-
-def write_tensors(
-    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], durable: bool = False
-) -> None:
-    """Write a safetensors file under a temporary name, then rename it."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        save_file(tensors, partial, metadata=metadata)
-        if durable:
-            with partial.open("rb") as stream:
-                os.fsync(stream.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def recorded_sites(model: Model) -> dict[str, str]:

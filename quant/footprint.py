@@ -1,4 +1,4 @@
-"""How much a calibration takes, said before it starts: bytes on disk and bytes of memory.
+"""How much a capture takes, said before it starts: bytes on disk and bytes of memory.
 
 Both follow from the options, the shapes of the inputs and the sampler: not from how many samples are
 drawn.
@@ -12,18 +12,19 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor, nn
 
+from . import seen_layout as layout
 from .generation import predict, starting_noise, timesteps_of
 from .models import Model
-from .recording import SURFACE, InputShape
+from .recording import FIELDS, SURFACE, InputShape
 from .row_choice import RowChoice, quotas
 from .schema import Sample, Sampler
 from .seen_layout import BINS, CalibrationOptions
-from .stages import Stages
+from .stages import Stages, WeightStatistics
 from .summaries import STATISTICS
 
 MIB = 2**20
-_ENTRY = 160  # bytes of the file's header per tensor, about
-_FIELDS = 16
+_ENTRY = 90  # bytes of the file's header per tensor beside its name, at most
+_REST = 16_384  # the rest of the header: manifest, timesteps, names of inputs, about
 
 
 @dataclass(frozen=True)
@@ -106,30 +107,33 @@ def footprint(
     branches = 2 if sampler.guidance > 1 else 1
     series = sampler.steps * branches
     kept = len(surface_steps(options, shapes, stages, sampler.steps))
-    rows = int(quotas(options.reservoir, sampler.steps, branches).sum())
-    file = memory = tensors = widest = 0
+    quota = quotas(options.reservoir, sampler.steps, branches)
+    rows, places = int(quota.sum()), int(quota.max()) * series
+    file = memory = widest = 0
+    keys = [layout.summary(stage, key) for stage in stages.names for key in STATISTICS]
     for name, shape in shapes.items():
-        count = 1 + len(stages.by_input.get(name, ()))
-        c, surface = shape.channels, 2 * kept * int(np.prod(shape.surface))
-        small = series * (4 * BINS + 8 * 4 + 4 * options.row_absmax + 8 * 3)
-        per_channel = 4 * rows + series * 4 * 4
-        file += count * (
-            c * per_channel + small + surface + 4 * rows + series * 4 * len(STATISTICS)
-        )
-        memory += count * (c * (4 * rows + series * (2 * 4 + 2 * 8)) + small + surface)
-        tensors += count * (_FIELDS + 1)
-        # Of one call: the batch in float32, its squares, its magnitudes, and what a stage makes of it.
-        widest = max(widest, 4 * branches * batch_size * shape.tokens * c * (3 + min(1, count - 1)))
-        # Of one step, until it is merged.
+        own = (layout.INPUT, *(s.name for s in stages.by_input.get(name, ())))
+        count, c = len(own), shape.channels
+        surface = 2 * kept * int(np.prod(shape.surface))
+        small = series * (4 * BINS + 8 * 4 + 4 * options.row_absmax + 8 * 3) + 4 * rows
+        file += count * (c * (4 * rows + series * 4 * 4) + small + surface + 2 * kept + 4)
+        memory += count * (c * (4 * places + series * (2 * 4 + 2 * 8)) + small + surface)
+        keys += [layout.activation(stage, name, f) for stage in own for f in FIELDS]
+        # Of one call: the batch in float32, its squares, and what a stage makes of it.
+        call = 4 * branches * batch_size * shape.tokens * c * (2 + min(1, count - 1))
         sampled = batch_size * options.rows + options.row_absmax
-        widest += 4 * branches * c * (4 + rows // series + 1)
-        widest = max(widest, 8 * 4 * branches * sampled * c)
+        widest = max(widest, call + 8 * 4 * branches * sampled * c)
+        # Of one step, until it is merged.
+        memory += count * 4 * branches * c * (4 + int(quota.max()))
     for site in model.sites:
         if site.kept_reason is None:
-            count = 1 + len(stages.by_input.get(site.input_of, ()))
+            own = (layout.INPUT, *(s.name for s in stages.by_input.get(site.input_of, ())))
             each = 4 * (site.in_features + site.out_features) + 8 * BINS + 4
-            file += count * each
-            memory += count * each
-            tensors += 4 * count
+            file += len(own) * each
+            memory += len(own) * each
+            fields = WeightStatistics.__dataclass_fields__
+            keys += [layout.weight(stage, site.name, f) for stage in own for f in fields]
+    file += 4 * series * len(shapes) * len(STATISTICS) * len(stages.names)
+    header = sum(len(key) + _ENTRY for key in keys) + _REST
     largest = max((s.channels * series * 24 for s in shapes.values()), default=0)
-    return Footprint(file + _ENTRY * tensors + 4096, memory + widest + largest)
+    return Footprint(file + header, memory + widest + largest)
