@@ -77,6 +77,8 @@ class Library:
     def view(self, study: Study, comparison: int | None = None) -> View:
         """The page of a study's comparison, by default the latest."""
         result = with_samples(study.result(comparison), study)
+        if is_recorded(study.folder):
+            result["runs"] = [_as_recorded(run) for run in result["runs"]]
         runs = [str(run["name"]) for run in result["runs"]]
         drifts = {name: study.drift(name) for name in runs}
         view = page.render(
@@ -112,6 +114,12 @@ class Library:
             "type": TYPES[path.suffix],
             "base64": base64.b64encode(path.read_bytes()).decode(),
         }
+
+
+def _as_recorded(run: Mapping[str, Any]) -> dict[str, Any]:
+    """What was measured elsewhere is recorded here; what was simulated stays so."""
+    recorded = run.get("evidence") == "measured"
+    return {**run, "evidence": "recorded"} if recorded else dict(run)
 
 
 def _recorded(result: Mapping[str, Any]) -> dict[str, str]:
