@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.context import Context
 
-from quant.errors import DQVizError, unknown
+from quant.errors import DQVizError
 
 from ..pages import tour as page
 from ..pages.pictures import data_urls
 from ..pages.view import View
-from ..studies import folders, with_samples
+from ..studies import with_samples
 from ..study import Study, is_recorded
 from . import components
 from .compare import PRIVATE, Bench
+from .library import Library
 
 MOST_PICTURES = 48  # samples of a comparison that the tour carries
 
@@ -28,7 +30,7 @@ def build(bench: Bench) -> None:
         shown = components.view([], page.empty().to_json(), "dq-tour")
 
     def on_load(request: gr.Request) -> list[Any]:
-        view, message = opened(request.query_params.get("study"))
+        view, message = opened(bench.library, request.query_params.get("study"))
         failed = {"state": "failed", "title": "Not shown:", "message": message}
         said = json.dumps(failed if message else {"state": "idle"})
         return [gr.update(status_json=said), gr.update(view_json=view.to_json())]
@@ -38,20 +40,21 @@ def build(bench: Bench) -> None:
     blocks.load(on_load, None, [status, shown], **PRIVATE)
 
 
-def opened(name: str | None) -> tuple[View, str]:
-    """The tour of the study of that name, else of the first that has one, recorded ones before others.
+def opened(library: Library, name: str | None) -> tuple[View, str]:
+    """The tour of the study of that name, else of the one named at the start, else of a recorded one.
 
     Returns the page, and why a study that was named is not shown.
     """
-    listed = folders()
     if name:
         try:
-            if name not in listed:
-                raise unknown("study", name, listed)
-            return toured(Study.open(listed[name], read_only=True), name), ""
+            return toured(library.open(name), name), ""
         except DQVizError as error:
             return page.empty(), str(error)
-    for folder in sorted(listed.values(), key=lambda folder: not is_recorded(folder)):
+
+    def rank(folder: Path) -> tuple[bool, bool]:
+        return folder != library.pinned, not is_recorded(folder)
+
+    for folder in sorted(library.folders().values(), key=rank):
         try:
             return toured(Study.open(folder, read_only=True), None), ""
         except DQVizError:

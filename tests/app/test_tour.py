@@ -196,23 +196,26 @@ def test_the_study_that_is_named_else_a_recorded_one_else_any(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from dqviz import studies, study
+    from dqviz.ui.library import Library
     from dqviz.ui.tour import opened
 
     for module in (study, studies):
         monkeypatch.setattr(module, "RECORDED", tmp_path / "recorded")
-    assert opened(None)[0].sections[0]["kind"] == "empty"
-    assert "unknown study" in opened("nowhere")[1]
+    assert opened(Library(), None)[0].sections[0]["kind"] == "empty"
+    assert "unknown study" in opened(Library(), "nowhere")[1]
 
     store(studies_root() / "mine", "mine")
-    assert opened(None)[0].section("tour")["origin"].startswith("mine")
+    assert opened(Library(), None)[0].section("tour")["origin"].startswith("mine")
     store(tmp_path / "came-along", "recorded one")
     (tmp_path / "recorded").mkdir()
     (tmp_path / "came-along").rename(tmp_path / "recorded" / "came-along")
-    view, message = opened(None)
+    view, message = opened(Library(), None)
     assert (message, view.address) == ("", None)
     assert view.section("tour")["origin"].startswith("recorded one")
     assert view.section("tour")["badges"][0]["text"] == "recorded"
     assert [len(s["images"]) for s in view.section("tour")["stops"]] == [4, 4, 4]
-    view, _ = opened("mine")
+    view, _ = opened(Library(pinned=studies_root() / "mine"), None)
+    assert view.section("tour")["origin"].startswith("mine"), "named at the start"
+    view, _ = opened(Library(), "mine")
     assert view.address == "mine"
     assert view.section("tour")["origin"].startswith("mine")
