@@ -41,10 +41,14 @@ class StudyFacts:
     created: str = ""
     updated: str = ""
     model: str = ""  # title
-    comparisons: int = 0
-    runs: int = 0
+    comparisons: tuple[Mapping[str, Any], ...] = ()  # those with finished runs
     captures: int = 0
     problem: str = ""  # why it does not open; one line
+
+    @property
+    def own(self) -> bool:
+        """Whether it is in the studies folder, so that it may be deleted."""
+        return not self.recorded and self.folder.resolve().parent == studies_root().resolve()
 
 
 def folders() -> dict[str, Path]:
@@ -79,8 +83,7 @@ def facts(name: str, folder: Path) -> StudyFacts:
             created=str(study.manifest.get("created") or ""),
             updated=str(study.manifest.get("updated") or study.manifest.get("created") or ""),
             model=str(study.manifest["model"].get("title") or study.manifest["model"].get("key")),
-            comparisons=sum(bool(c["runs"]) for c in listed),
-            runs=sum(len(c["runs"]) for c in listed),
+            comparisons=tuple(c for c in listed if c["runs"]),
             captures=len(study.captures()),
         )
     except DQVizError as error:

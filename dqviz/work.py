@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import capturing
+from .capturing import CaptureRequest
 from .catalogue import list_models
 from .events import OnEvent
 from .request import CompareRequest, as_command, check_fields
@@ -52,6 +54,19 @@ def _run_compare(request: Request, on_event: OnEvent, cancelled: Cancelled, key:
     return compare(CompareRequest.parse(request, "the job"), on_event, cancelled, key=key)
 
 
+def _describe_capture(request: Request) -> tuple[str, Path]:
+    return capturing.title(CaptureRequest.parse(request, "the request"))
+
+
+def _command_capture(request: Request) -> str:
+    return capturing.as_command(CaptureRequest.parse(request, "the request"))
+
+
+def _run_capture(request: Request, on_event: OnEvent, cancelled: Cancelled, key: str) -> Any:
+    return capturing.capture(CaptureRequest.parse(request, "the job"), on_event, cancelled)
+
+
 KINDS: dict[str, Kind] = {
     "compare": Kind(_describe_compare, _command_compare, _run_compare),
+    "capture": Kind(_describe_capture, _command_capture, _run_capture),
 }
