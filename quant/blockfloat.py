@@ -74,7 +74,7 @@ def block_scales(peak: Tensor, kind: str, outer: Tensor | None) -> Tensor:
 def steps(scale: Tensor, outer: Tensor | None) -> Tensor:
     """What stored scales multiply elements by, float32."""
     if scale.dtype == torch.uint8:
-        return torch.ldexp(torch.ones((), device=scale.device), scale.int() - EXPONENT_BIAS)
+        return (scale.int() << 23).view(torch.float32)  # the bits of that power of two
     assert outer is not None
     return scale.float() * outer
 

@@ -37,7 +37,8 @@ class Card:
     title: str
     paper: str
     bits: tuple[str, ...]  # presets; other widths are allowed where the method says so
-    beats: str = ""  # key of the baseline that the conformance suite holds it against
+    beats: str = ""  # the baseline that the suite holds it against: its key, and options "name=value"
+    beats_at: tuple[str, ...] = ("w4a8", "w4a4", "w6a6")  # bits at which it does
     needs: tuple[str, ...] = ()  # calibration statistics that it reads
     summary: str = ""
     options: tuple[Option, ...] = ()

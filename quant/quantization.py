@@ -18,7 +18,7 @@ from .layers import QuantLinear
 from .methods.base import Group, Rounded, SiteWeight
 from .models import Model
 from .plans import check_plan, steps_of
-from .schema import Plan, SitePlan, Value
+from .schema import Plan, Sampler, SitePlan, Value
 from .step import attach
 
 
@@ -106,7 +106,11 @@ def quantize(
     check_plan(plan, model)
     transformer = shallow_copy(model.transformer)
     groups = _Groups(model, plan, seen, methods()[method])
+    windows = plan.windows
     plan = planned(module, plan, groups, groups.timesteps, chosen, seed)
+    if seen is not None and plan.windows != windows:
+        sampler = Sampler.parse(seen.manifest["sampler"], "the calibration's sampler")
+        plan = plan.model_copy(update={"sampler": sampler.fingerprint})
     groups = replace(groups, plan=plan)
     notes: dict[str, dict[str, object]] = {}
     for index, (group, statistics) in enumerate(groups):

@@ -67,8 +67,8 @@ class Grid:
     outer: Tensor | None
     width: int  # i
 
-    def codes(self, w: Tensor, columns: slice | Tensor = slice(None)) -> Tensor:
-        """Nearest codes of w [o, c], which are these columns of the weight."""
+    def codes(self, w: Tensor, columns: Tensor | None = None) -> Tensor:
+        """Nearest codes of w [o, c], which are these columns of the weight (all, in order)."""
         x = w / self._step(columns)
         if self.fmt.kind == "fp8":
             return x.clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
@@ -80,7 +80,7 @@ class Grid:
         zero = self._of_columns(self.zero.float(), columns)
         return (x.round() + zero).clamp(0, 2**self.fmt.bits - 1).to(torch.uint8)
 
-    def values(self, codes: Tensor, columns: slice | Tensor = slice(None)) -> Tensor:
+    def values(self, codes: Tensor, columns: Tensor | None = None) -> Tensor:
         """What the codes of these columns stand for, float32 [o, c]."""
         if self.fmt.kind != "int":
             return blockfloat.element_values(codes) * self._step(columns)
@@ -89,17 +89,20 @@ class Grid:
             zero = self._of_columns(self.zero.float(), columns)
         return (codes.float() - zero) * self._step(columns)
 
-    def _step(self, columns: slice | Tensor) -> Tensor:
+    def _step(self, columns: Tensor | None) -> Tensor:
         step = self.scale
         if step.dtype != torch.float32:
             step = blockfloat.steps(step, self.outer)
         return self._of_columns(step, columns)
 
-    def _of_columns(self, by_group: Tensor, columns: slice | Tensor) -> Tensor:
+    def _of_columns(self, by_group: Tensor, columns: Tensor | None) -> Tensor:
         groups = by_group.shape[1]
         if groups == 1:
             return by_group  # [o, 1]
-        return by_group.repeat_interleave(self.width // groups, dim=1)[:, columns]
+        size = self.width // groups
+        if columns is None:
+            return by_group.repeat_interleave(size, dim=1)  # [o, i]
+        return by_group[:, columns // size]
 
     def stored(self, codes: Tensor) -> WeightCodes:
         """All columns' codes [o, i] with these scales."""
