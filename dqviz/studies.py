@@ -179,7 +179,7 @@ def _bytes(folder: Path) -> int:
 class Beside:
     """Two comparisons of one model: their runs over the samples that both have."""
 
-    names: tuple[str, str]
+    names: tuple[str, str]  # study and number
     results: tuple[Mapping[str, Any], Mapping[str, Any]]
     seeds: tuple[int, ...]  # that both have, under the same class or prompt
     reason: str  # why they are not paired; empty when they are
@@ -249,7 +249,8 @@ def beside(first: tuple[str, Study, int | None], second: tuple[str, Study, int |
         reason = "they were drawn with different steps, guidance or scheduler"
     elif not shared:
         reason = "they share no seed with the same class or prompt"
-    return Beside((first[0], second[0]), (a, b), shared, reason)
+    names = (f"{first[0]} · {a['comparison']}", f"{second[0]} · {b['comparison']}")
+    return Beside(names, (a, b), shared, reason)
 
 
 def with_samples(result: Mapping[str, Any], study: Study) -> dict[str, Any]:

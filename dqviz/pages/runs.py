@@ -173,7 +173,7 @@ def _runs(found: Beside, lede: str, source: Source) -> Section:
                     cell(_number(row["ssim"], 4)),
                     cell(f"{run['size_bytes'] / 1e6:.2f}"),
                     cell(str(row["samples"])),
-                    cell(str(run.get("evidence") or "")),
+                    cell(str(run.get("evidence") or ""), words=True),
                 ]
             }
         )
@@ -220,7 +220,7 @@ def _differences(found: Beside, source: Source) -> Section:
                     cell(name),
                     cell(text),
                     cell(str(pair["n"])),
-                    cell(claim),
+                    cell(claim, words=True),
                 ]
             }
         )

@@ -110,12 +110,8 @@ def _controls(bench: Bench, first: str | None) -> tuple[Controls, gr.Markdown]:
     )
     with gr.Row():
         seeds = gr.Textbox(FIRST_SEEDS, label="Seeds", min_width=80, elem_id="dq-seeds")
-        steps = gr.Number(
-            facts.steps, label="Steps", precision=0, minimum=1, min_width=70, elem_id="dq-steps"
-        )
-        guidance = gr.Number(
-            facts.guidance, label="Guidance", minimum=0, min_width=70, elem_id="dq-guidance"
-        )
+        steps = gr.Number(facts.steps, label="Steps", precision=0, min_width=70, elem_id="dq-steps")
+        guidance = gr.Number(facts.guidance, label="Guidance", min_width=70, elem_id="dq-guidance")
     with gr.Accordion("Advanced", open=False, elem_id="dq-advanced"):
         ladder = gr.Checkbox(True, label="Yardstick ladder (takes longer)", elem_id="dq-ladder")
         calibration = gr.Textbox(
@@ -126,7 +122,7 @@ def _controls(bench: Bench, first: str | None) -> tuple[Controls, gr.Markdown]:
                 list(BACKENDS), value="auto", label="Backend", min_width=100, elem_id="dq-backend"
             )
             windows = gr.Number(
-                1, label="Step windows", precision=0, minimum=1, min_width=100, elem_id="dq-windows"
+                1, label="Step windows", precision=0, min_width=100, elem_id="dq-windows"
             )
         options = gr.Textbox(
             "",
