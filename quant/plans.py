@@ -37,6 +37,16 @@ def _between(border: float, cut: float, timesteps: Sequence[float]) -> bool:
     return sum(t >= border for t in timesteps) == sum(t >= cut for t in timesteps)
 
 
+def with_windows(plan: Plan, windows: tuple[Window, ...]) -> Plan:
+    """The plan over finer windows, each with the formats of the window that it lies in."""
+    owner = [window_of(plan.windows, (w.low + w.high) / 2) for w in windows]
+    sites = {
+        name: SitePlan(weight=s.weight, activations=tuple(s.activations[k] for k in owner))
+        for name, s in plan.sites.items()
+    }
+    return plan.model_copy(update={"windows": windows, "sites": sites})
+
+
 def steps_of(windows: Sequence[Window], timesteps: Sequence[float]) -> tuple[tuple[int, ...], ...]:
     """Of each window, the indices of the timesteps that fall into it."""
     owner = [window_of(windows, t) for t in timesteps]
