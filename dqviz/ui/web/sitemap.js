@@ -6,7 +6,7 @@ import { badge, choice, el, options } from "./tools.js";
 export function siteMap({ controls, choose, sources }) {
   const selects = {};
   const field = (key, label) => {
-    const select = options(el("select", { class: "dq-select" }), controls[key]);
+    const select = options(el("select", { class: "dq-select", "data-field": key }), controls[key]);
     select.addEventListener("change", () => choose({ [key]: select.value }));
     selects[key] = select;
     return el("label", { class: "dq-field" }, el("span", {}, label), select);
