@@ -50,10 +50,10 @@ class RunsDesk:
             "resume": self.bench.desk.resume,
             "delete": self.bench.store.delete,
         }
-        action = query.get("action")
+        action = str(query.get("action"))
         if action not in does:
             raise unknown("action", action, does)
-        does[str(action)](query.get("id"))
+        does[action](query.get("id"))
         return self.jobs({})
 
     def log(self, query: Mapping[str, Any]) -> dict[str, Any]:

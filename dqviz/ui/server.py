@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from quant.errors import BadInput, EnvironmentFault
 
 from ..plots.theme import vendor_folder
-from .compare import Bench
+from .bench import Bench
 from .library import Library
 from .shell import build
 from .theme import theme
@@ -125,7 +125,9 @@ def launch(
     if not local and not auth:
         print(exposed(host, port), file=sys.stderr, flush=True)
     library = Library(None if study is None else Path(study).resolve())
-    app = make_app(Bench(library=library, local_folders=local), auth)
+    bench = Bench(library=library, local_folders=local)
+    app = make_app(bench, auth)
+    bench.desk.wake()  # jobs of an app that was stopped go on
     shown = f"[{host}]" if ":" in host else host
     print(f"DQ-Viz is at http://{shown}:{port}  (Ctrl+C stops it)", flush=True)
     uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2)
@@ -161,6 +163,6 @@ def exposed(host: str, port: int) -> str:
     bar = "!" * 78
     return (
         f"{bar}\nWARNING: serving on {host}:{port} WITHOUT a password. Everybody who reaches this address\n"
-        "can run models on this machine and see every study. Add --auth NAME:PASSWORD,\n"
+        "can run models on this machine, see every study and delete it. Add --auth NAME:PASSWORD,\n"
         f"or keep the default host 127.0.0.1.\n{bar}"
     )
