@@ -140,7 +140,12 @@ def pairs(result: Mapping[str, Any], runs: Sequence[Run], source: Source) -> Sec
     labels = labels_of(runs)
     colours = {str(r["name"]): colour_number(i) for i, r in enumerate(runs)}
     rows = []
-    for pair in result["pairs"]:
+    bits = {str(r["name"]): r.get("bits") for r in runs}
+
+    def unlike(pair: Mapping[str, Any]) -> tuple[bool, bool]:
+        return bits.get(pair["a"]) != bits.get(pair["b"]), not pair.get("aligned")
+
+    for pair in sorted(result["pairs"], key=unlike):  # what can be compared, first
         diff = difference(pair)
         a, b = str(pair["a"]), str(pair["b"])
         worst = pair.get("worst_decile")

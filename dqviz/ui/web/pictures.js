@@ -1,8 +1,9 @@
 // The grid of pictures and the loupe that lays two of them over each other.
 import { choice, el, heading, selector, swatch } from "./tools.js";
 
-const settings = { size: "m", pixels: "crisp", gain: 4, show: "pictures" };
-const SIZES = { s: 72, m: 128, l: 192 };
+const settings = { size: null, pixels: "crisp", gain: 4, show: "pictures" };
+const SIZES = { s: 84, m: 128, l: 192 };
+const MANY = 5; // of more runs, pictures begin small
 
 function drawDifference(canvas, left, right, gain) {
   const w = left.naturalWidth, h = left.naturalHeight;
@@ -63,13 +64,17 @@ class Pictures {
   toolbar() {
     return [
       choice("Show", [["pictures", "Pictures"], ["difference", "Difference"]], settings.show, (v) => { settings.show = v; this.refresh(); }),
-      choice("Picture size", [["s", "S"], ["m", "M"], ["l", "L"]], settings.size, (v) => { settings.size = v; this.restyle(); }),
+      choice("Picture size", [["s", "S"], ["m", "M"], ["l", "L"]], this.size(), (v) => { settings.size = v; this.restyle(); }),
       choice("Scaling", [["crisp", "Crisp"], ["smooth", "Smooth"]], settings.pixels, (v) => { settings.pixels = v; this.restyle(); }),
     ];
   }
 
+  size() {
+    return settings.size ?? (this.section.runs.length > MANY ? "s" : "m");
+  }
+
   restyle() {
-    this.root.style.setProperty("--dq-tile", `${SIZES[settings.size]}px`);
+    this.root.style.setProperty("--dq-tile", `${SIZES[this.size()]}px`);
     this.root.classList.toggle("dq-crisp", settings.pixels === "crisp");
   }
 
@@ -143,6 +148,7 @@ class Pictures {
     this.keep();
     this.drawLoupe();
     this.mark();
+    this.loupe.scrollIntoView({ block: "nearest" }); // beside the grid it is in view already
   }
 
   keep() {
