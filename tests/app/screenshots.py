@@ -1,6 +1,7 @@
-"""Take the pictures of the Compare page: `python -m tests.app.screenshots [--study DIR]`.
+"""Take the pictures of every page: `make pictures`, or `python -m tests.app.screenshots --pages tour`.
 
-Without a study, `dit-emoji` is compared first (RTN and ViDiT-Q at W4A4, seeds 0-7).
+The app is started without a study of one's own, so that the pages show the recorded one, as on a
+fresh machine. A page of `shell.ROUTES` is pictured by existing.
 """
 
 from __future__ import annotations
@@ -14,69 +15,76 @@ from typing import Any
 from tests.app.conftest import CHROMIUM, FLAGS, run_server
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "pictures"
-SIZES = {1440: 1040, 390: 1100}  # width -> height in CSS pixels
-LARGEST = 1_000_000  # bytes of all pictures together
+SIZES = {1440: 1080, 390: 1100}  # width -> height in CSS pixels
+LARGEST = 3_000_000  # bytes of all pictures together
+COLOURS = 256
+
+# What has to stand on a page before it is pictured, as a condition in JavaScript.
+READY = {
+    "compare": "document.querySelector('.dq-plot .scatterlayer') && document.querySelector('.dq-diffpanel .dq-sub').textContent",
+    "activations": "document.querySelector('.dq-plot .heatmaplayer image') && document.querySelectorAll('.dq-plot .main-svg').length > 2",
+    "tour": "[...document.querySelectorAll('.dq-tour img')].length > 2 && [...document.querySelectorAll('.dq-tour img')].every(i => i.complete)",
+}
+# Where a narrow page is scrolled to: past its form.
+NARROW = {"compare": "#dq-results"}
 
 
-def compared(folder: Path) -> Path:
-    """A study of the embedded model."""
-    from dqviz.comparison import compare
-    from dqviz.request import CompareRequest
-
-    request = {"model": "dit-emoji", "methods": "rtn,viditq", "bits": "w4a4", "out": folder}
-    compare(CompareRequest.parse(request))
-    return folder
-
-
-def take(browser: Any, url: str, width: int, scheme: str) -> Path:
-    """One picture of the page as it opens on its study."""
+def take(browser: Any, url: str, name: str, path: str, width: int, scheme: str) -> Path:
+    """One picture of a page as it opens."""
     size = {"width": width, "height": SIZES[width]}
     page = browser.new_page(viewport=size, color_scheme=scheme)
-    page.goto(url)
-    page.wait_for_selector(".dq-plot .scatterlayer")
-    page.wait_for_function("document.querySelector('.dq-diffpanel .dq-sub').textContent")
-    if width < 640:
-        page.evaluate("document.querySelector('#dq-results').scrollIntoView()")
-    page.wait_for_timeout(500)
-    target = FOLDER / f"compare-{scheme}-{width}.png"
+    page.goto(url + path)
+    page.wait_for_function(READY.get(name, "document.querySelector('.dq-card')"))
+    if width < 640 and name in NARROW:
+        page.evaluate(f"document.querySelector('{NARROW[name]}').scrollIntoView()")
+    page.wait_for_timeout(800)  # figures have been drawn; fonts and transitions settle
+    target = FOLDER / f"{name}-{scheme}-{width}.png"
     page.screenshot(path=target)
     page.close()
     return target
 
 
 def packed(file: Path) -> int:
-    """The same pixels in fewer bytes; how many."""
+    """The picture in few bytes: as many colours as a palette holds; returns the bytes."""
     from PIL import Image
 
     with Image.open(file) as picture:
         pixels = picture.convert("RGB")
-    pixels.save(file, optimize=True)
+    pixels.quantize(COLOURS, dither=Image.Dither.NONE).save(file, optimize=True)
     return file.stat().st_size
 
 
 def main() -> None:
-    """Draw the study if need be, serve it, take the pictures."""
+    """Serve the app over the recorded study and take the pictures."""
     from playwright.sync_api import sync_playwright
 
-    from dqviz.ui.compare import Bench
-    from dqviz.ui.library import Library
+    from dqviz.ui import shell
+    from dqviz.ui.bench import Bench
     from dqviz.ui.server import make_app
 
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--study", type=Path, help="study folder to show")
-    study = parser.parse_args().study
+    known = {route.path or "compare": route.path for route in shell.ROUTES}
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--pages", default=",".join(known), help=f"of {', '.join(known)}")
+    wanted = parser.parse_args().pages.split(",")
+    if not set(wanted) <= set(known):
+        raise SystemExit(f"no such page: {', '.join(set(wanted) - set(known))}; there are {', '.join(known)}")  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
-        os.environ["DQVIZ_HOME"] = scratch  # no other study is listed
-        study = study or compared(Path(scratch) / "dit-emoji")
-        url, stop = run_server(make_app(Bench(library=Library(study.resolve()))))
+        os.environ["DQVIZ_HOME"] = scratch
+        url, stop = run_server(make_app(Bench()))
         FOLDER.mkdir(parents=True, exist_ok=True)
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-            schemes = ("light", "dark")
-            files = [take(browser, url, w, scheme) for w in SIZES for scheme in schemes]
+            files = [
+                take(browser, url, name, known[name], width, scheme)
+                for name in wanted
+                for width in SIZES
+                for scheme in ("light", "dark")
+            ]
         stop()
-    total = sum(packed(file) for file in files)
-    print(f"{len(files)} pictures in {FOLDER}: {total / 1e3:.0f} kB")
+    for file in files:
+        packed(file)
+    total = sum(file.stat().st_size for file in FOLDER.glob("*.png"))
+    print(f"{len(files)} pictures in {FOLDER}; all there take {total / 1e6:.2f} MB")
     if total > LARGEST:
         raise SystemExit(f"the pictures take {total} bytes; at most {LARGEST}")
 
