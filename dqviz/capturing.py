@@ -9,6 +9,7 @@ one that is complete is not made twice.
 from __future__ import annotations
 
 import shlex
+import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -241,8 +242,22 @@ def _held(task: _Task) -> dict[str, Any] | None:
     manifest = task.manifest
     for row in task.study.captures():
         if row["manifest"] == manifest and (task.study.folder / row["file"]).is_file():
+            _clear(task)
             return {**row["record"], **_placed(task, row["name"]), "reused": True}
     return None
+
+
+def _aside(task: _Task, what: str) -> Path:
+    """A file of an unfinished capture."""
+    return task.study.folder / CAPTURES / f".{fingerprint(task.manifest)}.{what}"
+
+
+def _clear(task: _Task) -> None:
+    """Remove what attempts that were killed have left."""
+    prefix = _aside(task, "").name
+    for left in (task.study.folder / CAPTURES).iterdir():
+        if left.name.lstrip(".").startswith(prefix.lstrip(".")):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
 
 def _placed(task: _Task, name: str) -> dict[str, Any]:
@@ -333,8 +348,7 @@ def _record(task: _Task, stages: Stages | None) -> dict[str, Any]:
         watch.advance(samples * sampler.steps)
 
     clock = RecordingClock()
-    mark = f".{fingerprint(task.manifest)}"
-    checkpoint, finished = folder / f"{mark}.unfinished", folder / f"{mark}.finished"
+    finished = _aside(task, "finished")
     with faults(folder), machine.PeakMemory() as memory:
         folder.mkdir(exist_ok=True)
         seen = calibrate(
@@ -345,7 +359,7 @@ def _record(task: _Task, stages: Stages | None) -> dict[str, Any]:
             batch_size=request.batch_size,
             on_step=lambda event: watch.advance(len(event.samples)),
             stages=stages,
-            checkpoint=checkpoint,
+            checkpoint=_aside(task, "unfinished"),
             shapes=shapes,
             clock=clock,
             on_resume=resume,
@@ -380,7 +394,7 @@ def _record(task: _Task, stages: Stages | None) -> dict[str, Any]:
         bits=bits,
         record=record,
     )
-    checkpoint.unlink(missing_ok=True)
+    _clear(task)
     return {**record, **_placed(task, name), "reused": False}
 
 
