@@ -1,0 +1,125 @@
+"""The Activations page as the server answers it: captures of studies, links, jobs; no browser."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dqviz.study import Study
+from dqviz.ui.activations import Captures, server_functions
+from dqviz.ui.bench import Bench
+from dqviz.ui.library import Library
+from tests.app.conftest import FakeCompare
+from tests.captures import write_capture
+
+Ask = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DQVIZ_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "studies"
+
+
+@pytest.fixture
+def study(home: Path, tmp_path: Path) -> Study:
+    model = {"key": "dit-emoji", "title": "A <b>model</b>", "fingerprint": "f", "weights": "w"}
+    made = Study.create(home / "mine", model, {"dqviz": "0"})
+    for name, stages in (("plain", ("input",)), ("viditq", ("input", "scaled"))):
+        file = write_capture(tmp_path / "c.safetensors", stages=stages)
+        made.add_capture(name, file, {"samples": []})
+    return made
+
+
+@pytest.fixture
+def ask() -> Ask:
+    answer = {f.__name__: f for f in server_functions(Bench(compare=FakeCompare()))}
+
+    def call(name: str = "activations", **query: Any) -> dict[str, Any]:
+        return json.loads(answer[name](query))
+
+    return call
+
+
+def test_the_latest_capture_opens_first(study: Study, ask: Ask) -> None:
+    found = ask()
+    assert (found["study"], found["capture"]) == ("mine", "viditq")
+    assert found["studies"]["mine"] == ["viditq", "plain"]
+    assert found["headline"]["title"] == "A <b>model</b>"
+    assert {"overview", "panels", "about", "controls", "selection", "notes"} <= set(found)
+
+
+def test_only_what_is_wanted_is_answered(study: Study, ask: Ask) -> None:
+    found = ask(study="mine", want=["panels"], site="transformer_blocks.1.ff.net.2", step=4)
+    assert "overview" not in found
+    assert "controls" not in found
+    assert found["about"]["label"] == "block 1 · fc2"
+    assert found["selection"]["step"] == 4
+
+
+def test_without_a_capture_the_page_says_what_to_run(ask: Ask) -> None:
+    assert ask()["empty"]["command"].startswith("dqviz capture ")
+
+
+@pytest.mark.parametrize("name", ["../mine", "/etc", "mine/../mine", "<script>", 7, ["mine"]])
+def test_a_study_that_is_not_listed_is_refused_politely(study: Study, ask: Ask, name: Any) -> None:
+    found = ask(study=name)
+    assert found["study"] == "mine", "another one is shown"
+    if isinstance(name, str):
+        assert name in " ".join(found["notes"])
+
+
+@pytest.mark.parametrize("name", ["../../study", "gone", "plain.safetensors"])
+def test_a_capture_that_a_study_lacks(study: Study, ask: Ask, name: str) -> None:
+    found = ask(study="mine", capture=name, want=["page"])
+    assert found["capture"] == "viditq"
+    assert name in found["notes"][0]
+
+
+def test_a_file_that_is_gone_or_damaged_is_one_line(study: Study, ask: Ask) -> None:
+    file = study.folder / "captures" / "viditq.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    assert "viditq" in ask(study="mine", capture="viditq", want=["panels"])["empty"]["text"]
+    file.unlink()
+    assert "gone" in ask(study="mine", capture="viditq", want=["panels"])["empty"]["text"]
+
+
+def test_a_file_outside_the_study_is_never_read(study: Study, tmp_path: Path, ask: Ask) -> None:
+    import sqlite3
+
+    outside = write_capture(tmp_path / "secret.safetensors")
+    with sqlite3.connect(study.folder / "study.sqlite") as db:
+        db.execute("UPDATE captures SET file = ? WHERE name = 'viditq'", (f"../../../{outside.name}",))  # fmt: skip
+    assert (study.folder / "../../../secret.safetensors").resolve() == outside.resolve()
+    assert "gone" in ask(study="mine", want=["panels"])["empty"]["text"]
+
+
+def test_a_replaced_file_is_read_anew(study: Study, tmp_path: Path) -> None:
+    captures = Captures(Library())
+    first = captures.open("mine", "plain").seen
+    assert captures.open("mine", "plain").seen is first
+    write_capture(tmp_path / "d.safetensors", steps=3).replace(
+        study.folder / "captures" / "plain.safetensors"
+    )
+    assert captures.open("mine", "plain").seen.steps == 3
+
+
+def test_a_broken_study_does_not_hide_the_others(study: Study, home: Path, ask: Ask) -> None:
+    broken = Study.create(home / "broken", {"key": "x", "fingerprint": "f"}, {})
+    (broken.folder / "study.sqlite").write_bytes(b"not a database" * 100)
+    assert list(ask()["studies"]) == ["mine"]
+
+
+def test_only_a_listed_model_is_captured(ask: Ask) -> None:
+    assert "unknown model" in ask("capture_start", model="../../evil")["error"]
+    assert "no job" in ask("capture_state", job="nothing")["error"]
+
+
+@pytest.mark.parametrize("query", [None, 7, "x", [], [[1]], {"want": 3}])
+def test_nonsense_is_answered(study: Study, query: Any) -> None:
+    first = server_functions(Bench(compare=FakeCompare()))[0]
+    assert json.loads(first(query))["study"] == "mine"
