@@ -71,9 +71,14 @@ def _histogram(
     )  # before and after, where they differ
     counted = [(stage, *seen.histogram(entry.name, step, 0, stage)) for stage in stages]
     edges = counted[0][2]
-    none = np.empty(0)
     figure = histogram.figure(
-        [(stage, counts) for stage, counts, _ in counted], edges, none, (0, 0), (0, 0), True
+        [(stage, counts) for stage, counts, _ in counted],
+        edges,
+        levels=np.empty(0),
+        zero=(0, 0),
+        clip=(0, 0),
+        clips=False,
+        logarithmic=True,
     )
     return plot(
         f"{entry.name}, step {step}",
