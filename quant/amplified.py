@@ -1,10 +1,9 @@
 """Layers whose input is made larger in some channels on the way in, and put right on the way out.
 
-Shapes: X [.., t, i] input of a linear layer; W [o, i] its weight; S the chosen channels; c the fold.
+Shapes: X [.., t, i] input of a linear layer; W [o, i] its weight; S the chosen channels.
 
-    X' = X with X'_S = f X_S               what the layer sees, and what quantization has to round
-    W' = W with W'_S = W_S / c             what the layer holds
-    Y  = X' W'^T + (c / f - 1) X'_S W'_S^T = X W^T
+    X' = X with X'_S = f X_S                      what the layer sees, and what has to be rounded
+    Y  = X' W^T + (1 / f - 1) X'_S W_S^T = X W^T
 
 The last term is in floating point, whatever the layer itself computes in. f is one number per call or
 per token. Hooks do this, so names, weights and sites stay as they are, and whatever replaces the
@@ -25,9 +24,9 @@ Factor = Callable[[Tensor], Tensor | float]  # X -> f, a number or [t, 1]
 class Amplified:
     """The two hooks of one layer."""
 
-    def __init__(self, channels: Tensor, columns: Tensor, fold: float, factor: Factor) -> None:
-        """Take S [k], W'_S [o, k], c and f."""
-        self.channels, self.columns, self.fold, self.factor = channels, columns, fold, factor
+    def __init__(self, channels: Tensor, columns: Tensor, factor: Factor) -> None:
+        """Take S [k], W_S [o, k] and f."""
+        self.channels, self.columns, self.factor = channels, columns, factor
 
     def before(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """X -> X'."""
@@ -36,10 +35,10 @@ class Amplified:
         return x, *args[1:]
 
     def after(self, _: nn.Module, args: tuple[Any, ...], y: Tensor) -> Tensor:
-        """Y' -> Y."""
+        """Put right what the layer made of X'."""
         x = args[0]
         exact = torch.promote_types(x.dtype, torch.float32)
-        share = self.fold / self.factor(x) - 1
+        share = 1 / self.factor(x) - 1
         chosen = share * x[..., self.channels].to(exact)  # [.., t, k]
         columns = self.columns.to(device=x.device, dtype=exact)
         return (y.to(exact) + chosen @ columns.T).to(y.dtype)

@@ -14,11 +14,11 @@ static      X_S -> F X_S at every step, W_S -> W_S / F. Weights alone:
                 attention output:                  rows S of the value projections -> F times
 drifting    X_S -> f(t) X_S with f(t) = F^(t / T), from F at the noisiest step to 1 at the last one.
             adaLN cannot do it exactly: (1 + scale) f(t) is a product of two functions of the
-            conditioning, its linear gives sums. So the layers are wrapped (`quant.amplified`), with
-            W_S -> W_S / sqrt(F), as if folded for the middle of the way.
-token       X_S -> F X_S in ceil(1 %) of the tokens, the same ones everywhere, weights as they are:
-            the few massive activations of arXiv 2402.17762. Wrapped as well. (Whole rows times F would
-            be undone by any format with one scale per token.)
+            conditioning, its linear gives sums. So the layers are wrapped (`quant.amplified`). The
+            weights stay: folded at all, they would hand a static scale part of its answer.
+token       X_S -> F X_S in ceil(1 %) of the tokens, the same ones everywhere: the few massive
+            activations of arXiv 2402.17762. Wrapped as well. (Whole rows times F would be undone by
+            any format with one scale per token.)
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def inject(model: Model, outliers: Outliers) -> Model:
             _amplify_rows(weights, producer, channels, outliers.factor)
             _divide_columns(weights, producer, channels, outliers.factor)
         else:
-            _wrap(weights, producer, channels, outliers, model.adapter.noisiest_timestep)
+            _wrap(transformer, producer, channels, outliers, model.adapter.noisiest_timestep)
     if outliers.kind == "drifting":
         attach_exact(transformer)
     made = Injection(
@@ -157,26 +157,28 @@ def _amplify_rows(weights: _Weights, producer: Producer, channels: Tensor, facto
             weights.multiply(table, (row, channels), factor)
 
 
-def _divide_columns(weights: _Weights, producer: Producer, channels: Tensor, fold: float) -> None:
+def _divide_columns(weights: _Weights, producer: Producer, channels: Tensor, factor: float) -> None:
     """Divide where they are read."""
     for reader in producer.read_by:
-        weights.multiply(f"{reader}.weight", (slice(None), channels), 1 / fold)
+        weights.multiply(f"{reader}.weight", (slice(None), channels), 1 / factor)
 
 
 def _wrap(
-    weights: _Weights, producer: Producer, channels: Tensor, outliers: Outliers, noisiest: float
+    transformer: nn.Module,
+    producer: Producer,
+    channels: Tensor,
+    outliers: Outliers,
+    noisiest: float,
 ) -> None:
     """Amplify at the input of every reader, and put its output right."""
     if outliers.kind == "drifting":
-        fold = math.sqrt(outliers.factor)
         factor = partial(_drifting, outliers.factor, noisiest)
-        _divide_columns(weights, producer, channels, fold)
     else:
-        fold, factor = 1.0, partial(_in_tokens, outliers.factor, outliers.seed)
+        factor = partial(_in_tokens, outliers.factor, outliers.seed)
     for reader in producer.read_by:
-        layer = weights.transformer.get_submodule(reader)
+        layer = transformer.get_submodule(reader)
         columns = layer.weight.detach()[:, channels].clone()  # type: ignore[union-attr, index]
-        amplify(layer, Amplified(channels, columns, fold, factor))
+        amplify(layer, Amplified(channels, columns, factor))
 
 
 def _drifting(factor: float, noisiest: float, _: Tensor) -> float:
