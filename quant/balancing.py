@@ -15,7 +15,7 @@ largest activations would decide for the others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .calibration import InputStatistics
 from .errors import BadInput
-from .methods.base import Group, transformed_and_rounded
+from .methods.base import Group, Rounded, SiteWeight, transformed_and_rounded
 from .rounding import rounded_rows
 from .schema import Format, Value
 from .transforms import channel_scale, random_signs, to_input
@@ -96,28 +96,44 @@ def required(seen: InputStatistics | None, group: Group) -> InputStatistics:
     return seen
 
 
+def nearest(site: SiteWeight, scale: Tensor | None, signs: Tensor | None) -> Rounded:
+    """The weight in the new basis, rounded to nearest."""
+    return transformed_and_rounded(site, scale, signs, {})
+
+
 def output_error(
-    group: Group, rows: Tensor, steps: Tensor, scale: Tensor | None, signs: Tensor | None
+    group: Group,
+    rows: Tensor,
+    steps: Tensor,
+    scale: Tensor | None,
+    signs: Tensor | None,
+    rounding: Callable[[SiteWeight, Tensor | None, Tensor | None], Rounded] = nearest,
 ) -> float:
     """||Y - Y_q||^2 / ||Y||^2, mean over steps, summed over the sites of the group.
 
     Args:
+        group: the sites that read X.
         rows: calibration rows X [n, i].
         steps: the step that each row comes from, integers [n].
         scale, signs: the change of basis.
+        rounding: what makes the stored weight of a site, and a branch beside it.
     """
     transformed = to_input(rows, scale, signs)
     _, step_of = steps.unique(return_inverse=True)  # [n], 0 .. present steps - 1
     total = 0.0
     for site in group.sites:
-        rounded = transformed_and_rounded(site, scale, signs, {}).weight
+        made = rounding(site, scale, signs)
+        stored = made.weight
         weight = (
-            rounded if isinstance(rounded, Tensor) else rounded.dequantize(_bits(site.plan.weight))
+            stored if isinstance(stored, Tensor) else stored.dequantize(_bits(site.plan.weight))
         )
         exact = rows @ site.weight.T
         fmt = coarsest(site.plan.activations)
         x = transformed if fmt is None else rounded_rows(transformed, fmt)
-        lost = _per_step((x @ weight.T - exact).square().sum(1), step_of)
+        y = x @ weight.T
+        if made.low_rank is not None:
+            y = y + transformed @ made.low_rank.product().T
+        lost = _per_step((y - exact).square().sum(1), step_of)
         whole = _per_step(exact.square().sum(1), step_of)
         total += float((lost / whole.clamp(min=1e-12)).mean())
     return total
