@@ -22,7 +22,7 @@ def report(
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Write a comparison and the latest capture as one HTML page that opens anywhere."""
+    """Write a comparison and the latest capture as one HTML page."""
     from ..report import write_report
     from ..study import Study
 

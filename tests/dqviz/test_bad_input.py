@@ -37,6 +37,10 @@ class Place:
         given += [] if {"--bits", "--plan"} & set(more) else ["--bits", "w4a8"]
         return ["compare", str(self.model), *given, "--out", str(self.out), *more]
 
+    def capture(self, *more: str) -> list[str]:
+        """A capture that would work, with `more` to spoil it."""
+        return ["capture", str(self.model), "--study", str(self.out), *more]
+
     def draw(self, checkpoint: Path) -> list[str]:
         """Drawing with a checkpoint."""
         command = ["generate", str(checkpoint), "--base", str(self.model)]
@@ -161,6 +165,11 @@ def pickled_candidate(place: Place) -> list[str]:
     return place.compare("--candidate", str(folder))
 
 
+def capture_into_somebodys_files(place: Place) -> list[str]:
+    somebodys_files(place)
+    return place.capture()
+
+
 # name -> (command line, what the message must hold: the value, and what would work)
 CASES: dict[str, tuple[Callable[[Place], list[str]], tuple[str, ...]]] = {
     "unknown model": (
@@ -268,6 +277,45 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], tuple[str, ...]]] = {
     "folder with somebody's files": (somebodys_files, ("thesis.txt", "new or empty")),
     "quantize into somebody's files": (somebodys_checkpoint_folder, ("thesis.txt", "new folder")),
     "a file where a folder should be": (a_file_as_folder, ("is a file", "new or empty folder")),
+    "capture into somebody's files": (
+        capture_into_somebodys_files,
+        ("thesis.txt", "new or empty"),
+    ),
+    "capture of no samples": (lambda p: p.capture("--samples", "0"), ("samples 0", "--samples 8")),
+    "capture of samples and seeds": (
+        lambda p: p.capture("--samples", "4", "--seeds", "0-3"),
+        ("--samples 4", "--seeds 0-3", "one of them"),
+    ),
+    "capture with a seed named twice": (lambda p: p.capture("--seeds", "3,3"), ("seed 3", "once")),
+    "capture with bits alone": (
+        lambda p: p.capture("--bits", "w4a8"),
+        ("--bits goes with a method", "--method viditq"),
+    ),
+    "capture with a method alone": (
+        lambda p: p.capture("--method", "viditq"),
+        ("no bits", "viditq", "--bits w4a8"),
+    ),
+    "capture of an unknown method": (
+        lambda p: p.capture("--method", "vidit", "--bits", "w4a8"),
+        ("unknown method 'vidit'", "viditq"),
+    ),
+    "capture with an unknown option": (
+        lambda p: p.capture("--method", "viditq", "--bits", "w4a8", "--option", "alhpa=1"),
+        ("'alhpa'", "alpha"),
+    ),
+    "capture with too few rows": (lambda p: p.capture("--rows", "3"), ("record.rows", "16")),
+    "capture without a reservoir": (
+        lambda p: p.capture("--reservoir", "0"),
+        ("record.reservoir", "greater than or equal to 1"),
+    ),
+    "capture of an untrained class": (
+        lambda p: p.capture("--classes", "7"),
+        ("class 7", "apple"),
+    ),
+    "capture with steps out of range": (
+        lambda p: p.capture("--steps", "0"),
+        ("steps 0", "1 to 1000"),
+    ),
     "unknown shape": (
         lambda p: ["size", "dit-xxl-2", "--bits", "w4a8"],
         ("dit-xxl-2", "dit-xl-2"),

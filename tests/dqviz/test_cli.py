@@ -15,21 +15,12 @@ import pytest
 
 from dqviz import __version__, terminal
 from dqviz.cli import app, main
+from dqviz.commands import commands
 from dqviz.events import Progress, Stage
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = (
-    "models",
-    "methods",
-    "layers",
-    "compare",
-    "quantize",
-    "generate",
-    "size",
-    "app",
-    "doctor",
-)
+COMMANDS = tuple(commands())
 
 
 def run(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
@@ -42,6 +33,8 @@ def run(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert {"models", "methods", "layers", "compare", "capture", "quantize"} <= set(COMMANDS)
+    assert {"generate", "size", "app", "doctor"} <= set(COMMANDS)
     assert main(["--help"]) == 0
     printed = capsys.readouterr().out
     for name in COMMANDS:
