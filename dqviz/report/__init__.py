@@ -61,11 +61,22 @@ def report_view(study: Study, comparison: int | None = None) -> View:
     names = [str(run["name"]) for run in result["runs"]]
     drifts = {name: study.drift(name) for name in names}
     view = compare.render(
-        {**result, "samples": result.get("samples", [])[:MAX_SAMPLES]},
+        result,
         {name: data_urls(study.images(name)[:MAX_SAMPLES]) for name in names},
         {name: drift for name, drift in drifts.items() if drift},
     )
-    return View((*view.sections, *captures, _again(study, result)))
+    _shorten(view.section("pictures"))
+    command = [section for section in view.sections if section["kind"] == "command"]
+    shown = [section for section in view.sections if section["kind"] != "command"]
+    return View((*shown, *captures, *command, _again(study, result)))
+
+
+def _shorten(pictures: Section) -> None:
+    """Leave out the samples whose pictures the report does not carry, and say so."""
+    n = len(pictures["samples"])
+    if n > MAX_SAMPLES:
+        pictures["samples"] = pictures["samples"][:MAX_SAMPLES]
+        pictures["lede"] += f" The first {MAX_SAMPLES} of {n} samples; the study has all."
 
 
 def _again(study: Study, result: Mapping[str, Any]) -> Section:

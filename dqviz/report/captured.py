@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..pages.activations.selection import block_label, labels
 from ..pages.exports import Source
 from ..pages.view import Section, plot
 from ..plots import heatmap, histogram
@@ -48,8 +49,8 @@ def _worst(seen: SeenFile, values: np.ndarray) -> list[tuple[InputEntry, int, fl
 
 def _map(seen: SeenFile, values: np.ndarray, source: Source) -> Section:
     statistic = STATISTICS[STATISTIC]
-    rows = [entry.name for entry in seen.inputs]
-    blocks = ["" if e.block is None else f"block {e.block}" for e in seen.inputs]
+    rows = labels(seen)
+    blocks = [block_label(entry.block) for entry in seen.inputs]
     figure = heatmap.sites(values, rows, blocks, seen.timesteps, "log", statistic.title)
     return plot(
         f"Activations: {statistic.title.lower()} of every input at every step",
@@ -81,13 +82,13 @@ def _histogram(
         logarithmic=True,
     )
     return plot(
-        f"{entry.name}, step {step}",
+        f"{labels(seen)[seen.inputs.index(entry)]}, step {step}",
         figure,
         alt=f"Histogram of the values of {entry.name} at step {step}",
         height=300,
         source=source,
         part=f"histogram-{entry.name}-step-{step}",
-        lede=f"{STATISTICS[STATISTIC].title} {value:.3g}: among the highest of this capture.",
+        lede=f"{entry.name}: {STATISTICS[STATISTIC].title.lower()} {value:.3g}, among the highest of this capture.",
         raw=_raw(counted, edges),
     )
 

@@ -172,13 +172,24 @@ def test_the_latest_capture_is_shown(own: Path, tmp_path: Path) -> None:
     study.add_capture("first", file, {"fingerprint": "0123abcd"})
     titles = [s["title"] for s in report_view(study).sections]
     at = titles.index("Activations: incoherence of every input at every step")
-    assert titles[at - 1] == "The same on the command line"
+    assert titles[at - 1] == "Scope"
+    assert titles[-2:] == ["The same on the command line", "Make it again"]
     heat, *histograms = report_view(study).sections[at : at + 4]
     assert heat["file"] == "tiny-dit-0123abcd-incoherence"
     assert len({s["title"] for s in histograms}) == 3
     for section in histograms:
         assert section["csv"].splitlines()[0].startswith("from,to,count_input")
         assert section["figure"]["data"][0]["name"] == "input"
+
+
+def test_it_says_which_samples_it_carries(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dqviz.report.MAX_SAMPLES", 3)
+    view = report_view(Study.open(own))
+    pictures = view.section("pictures")
+    assert len(pictures["samples"]) == 3
+    assert [len(images) for images in pictures["images"]] == [3, 3, 3]
+    assert "first 3 of 4 samples" in pictures["lede"]
+    assert view.section("headline")["facts"][0] == "4 samples"
 
 
 def test_a_study_with_only_a_capture(tmp_path: Path) -> None:
