@@ -10,6 +10,7 @@ from scipy.stats import binomtest
 
 from dqviz.study import studies_root
 from tests.app.conftest import Served
+from tests.app.accessibility import violations
 from tests.app.test_browser import low_contrast
 from tests.app.test_tour import store
 
@@ -177,6 +178,7 @@ def test_layout(toured: Any, width: int, dark: bool) -> None:
     page.wait_for_selector(".dq-answer")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert low_contrast(page) == []
+    assert violations(page) == []
     nameless = page.evaluate(
         "[...document.querySelectorAll('.dq-tourpage button, .dq-tourpage input, .dq-tourpage select')]"
         ".filter(e => !(e.getAttribute('aria-label') || e.textContent.trim())).length"
