@@ -129,7 +129,7 @@ def output_error(
         )
         exact = rows @ site.weight.T
         fmt = coarsest(site.plan.activations)
-        x = transformed if fmt is None else rounded_rows(transformed, fmt)
+        x = transformed if fmt is None else _rounded(transformed, step_of, fmt)
         y = x @ weight.T
         if made.low_rank is not None:
             y = y + transformed @ made.low_rank.product().T
@@ -137,6 +137,16 @@ def output_error(
         whole = _per_step(exact.square().sum(1), step_of)
         total += float((lost / whole.clamp(min=1e-12)).mean())
     return total
+
+
+def _rounded(x: Tensor, step_of: Tensor, fmt: Format) -> Tensor:
+    """Activation codes of x [n, i]; where rows share a scale, the rows of one step do."""
+    if fmt.granularity not in ("tensor", "sample"):
+        return rounded_rows(x, fmt)
+    rounded = torch.empty_like(x)
+    for step in range(int(step_of.max()) + 1):
+        rounded[step_of == step] = rounded_rows(x[step_of == step], fmt, samples=1)
+    return rounded
 
 
 def _per_step(values: Tensor, step_of: Tensor) -> Tensor:
