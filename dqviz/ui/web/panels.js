@@ -51,7 +51,7 @@ function panelCard(key, controls, choose) {
   let section = null;
   let text = "";
   let stale = false;
-  let near = true;
+  let near = false;
 
   function build() {
     const setters = [];
@@ -72,14 +72,22 @@ function panelCard(key, controls, choose) {
   }
 
   // Only what is in view, or nearly, is drawn at once.
-  new IntersectionObserver((seen) => {
-    near = seen[seen.length - 1].isIntersecting;
-    if (near && stale) draw();
-  }, { rootMargin: "240px" }).observe(holder);
+  const looked = new Promise((resolve) => {
+    new IntersectionObserver((seen) => {
+      near = seen[seen.length - 1].isIntersecting;
+      resolve();
+      if (near && stale) draw();
+    }, { rootMargin: "160px" }).observe(holder);
+  });
   redraws.add({ node: holder, draw: () => (near ? draw() : (stale = true)) });
 
-  async function draw() {
+  let drawing = Promise.resolve();
+  function draw() {
     stale = false;
+    return (drawing = drawing.then(drawNow));
+  }
+
+  async function drawNow() {
     if (!section.figure) return;
     const P = await loadPlotly();
     const kind = section.figure.data[0].type;
@@ -112,7 +120,8 @@ function panelCard(key, controls, choose) {
     const open = more.querySelector("details")?.open;
     more.replaceChildren(next.table ? folded(next.table, open) : "");
     stale = true;
-    if (near) await draw();
+    await looked;
+    if (near && stale) await draw();
   }
 
   function hint(next) {
