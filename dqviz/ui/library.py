@@ -85,7 +85,7 @@ class Library:
             result,
             {name: data_urls(study.images(name)[: page.PAGE]) for name in runs},
             {name: drift for name, drift in drifts.items() if drift},
-            {label: file for label, file in DOWNLOADS.items() if (study.folder / file).is_file()},
+            DOWNLOADS,
             self.name_of(study.folder),
         )
         if is_recorded(study.folder):
@@ -107,12 +107,10 @@ class Library:
         if name not in DOWNLOADS.values():
             raise unknown("file", name, DOWNLOADS.values())
         path = study.folder / str(name)
-        if not path.is_file():
-            raise BadInput(f"study {study.folder.name} has no {name}")
         return {
             "name": f"{study.folder.name}-{path.name}",
             "type": TYPES[path.suffix],
-            "base64": base64.b64encode(path.read_bytes()).decode(),
+            "base64": base64.b64encode(_content(study, path)).decode(),
         }
 
 
@@ -131,6 +129,17 @@ def _recorded(result: Mapping[str, Any]) -> dict[str, str]:
         "plain",
         f"came with dqviz: drawn {str(result['created'])[:10]}{where}, not on this machine",
     )
+
+
+def _content(study: Study, path: Path) -> bytes:
+    """A file of a study; a report that is not there, as in a recorded study, is made."""
+    if path.is_file():
+        return path.read_bytes()
+    if path.name != REPORT:
+        raise BadInput(f"study {study.folder.name} has no {path.name}")
+    from ..report import report_html
+
+    return report_html(study).encode()
 
 
 def _whole(value: object) -> int:

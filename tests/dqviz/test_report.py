@@ -198,3 +198,15 @@ def test_a_study_with_only_a_capture(tmp_path: Path) -> None:
         report_view(study)
     study.add_capture("first", write_capture(tmp_path / "new.safetensors"), {})
     assert {s["kind"] for s in report_view(study).sections} == {"plot"}
+
+
+def test_the_app_offers_a_report_also_where_none_is_written(own: Path) -> None:
+    from dqviz.ui.library import Library
+
+    library = Library(pinned=own)
+    items = library.first_view(None).section("downloads")["items"]
+    assert {"label": "Report (HTML)", "file": "report.html"} in items
+    file = library.file({"study": own.name, "file": "report.html"})
+    text = base64.b64decode(file["base64"]).decode()
+    assert carried(text)["sections"][0]["kind"] == "headline"
+    assert not (own / "report.html").exists(), "reading writes nothing"
