@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from quant.errors import DQVizError
@@ -85,8 +85,9 @@ class Follow:
             return failed(str(error), "Not shown:")
         if not job.active:
             self.over = True
-            return self._last(job)
-        status = self._status(job)
+            last = self._last(job)
+            return replace(last, status={**last.status, "job": job.id})
+        status = {**self._status(job), "job": job.id}
         runs = self._runs(job)
         view = self._partial(job, runs, "running") if len(runs) != self._finished else None
         live = self._live(job, [str(r["name"]) for r in runs])

@@ -219,8 +219,13 @@ def new_page(browser: Any) -> Iterator[Callable[..., Any]]:
             outside.append(request.url)
 
     def said(message: Any) -> None:
-        if message.type == "error":
+        # A reload ends the stream that Gradio reads from; it calls that an error.
+        ended = "AbortError: signal is aborted", "errored out."
+        if message.type == "error" and not any(words in message.text for words in ended):
             errors.append(message.text)
+
+    def failed(error: Any) -> None:
+        errors.append(str(error))
 
     def open_page(width: int = 1280, dark: bool = False) -> Any:
         context = browser.new_context(
@@ -231,7 +236,7 @@ def new_page(browser: Any) -> Iterator[Callable[..., Any]]:
         page.set_default_timeout(30_000)
         page.on("request", asked)
         page.on("console", said)
-        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("pageerror", failed)
         return page
 
     yield open_page

@@ -27,14 +27,19 @@ def opened(page: Any, served: Served, query: str = "") -> Any:
 
 def state(page: Any, *wanted: str) -> None:
     """Wait until the status strip is in one of these states."""
-    test = "w => w.includes(document.querySelector('#dq-status .dq-status').dataset.state)"
+    test = "w => w.includes(document.querySelector('#dq-status .dq-status')?.dataset.state)"
     page.wait_for_function(test, arg=list(wanted))
 
 
 def run_to_end(page: Any) -> None:
+    """Press Run, and wait until the page shows how that very job ended."""
+    status = "document.querySelector('#dq-status .dq-status').dataset"
+    before = page.evaluate(f"{status}.job")
     page.click("#dq-run")
-    state(page, "running", "waiting")
-    state(page, "idle", "failed")
+    ended = (
+        f"b => {status}.job && {status}.job !== b && ['idle', 'failed'].includes({status}.state)"
+    )
+    page.wait_for_function(ended, arg=before)
     page.wait_for_selector(".dq-headline")
 
 

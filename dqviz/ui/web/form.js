@@ -12,6 +12,7 @@ export function status({ element, props }) {
   function draw() {
     const s = parsed(props.status_json, { state: "idle" });
     root.dataset.state = s.state;
+    root.dataset.job = s.job || "";
     const percent = s.total ? Math.min(100, Math.floor((100 * s.done) / s.total)) : null;
     what.textContent = s.text || "";
     when.textContent = [percent === null ? "" : `${percent} %`, s.left === null || s.left === undefined ? "" : `${clock(s.left)} left`].filter(Boolean).join(" · ");

@@ -49,15 +49,17 @@ export function runs({ element, server }) {
 
   function press(label, key, act) {
     const button = el("button", { type: "button", class: "dq-small", "data-key": key }, label);
+    let busy = false; // instead of `disabled`, which would take the keyboard's focus away
     button.addEventListener("click", async () => {
-      button.disabled = true;
+      if (busy) return;
+      busy = true;
       try {
         complain(null);
         await act(button);
       } catch (e) {
         complain(e);
       } finally {
-        button.disabled = false;
+        busy = false;
       }
     });
     return button;
