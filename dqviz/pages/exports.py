@@ -121,7 +121,7 @@ def to_latex(
     )
     caption = f"{title.rstrip('.')}. {source.sentence()}"
     head = [f"{c['label']} ({c['unit']})" if c.get("unit") else c["label"] for c in columns]
-    body = [[latex_cell(cell) for cell in row["cells"]] for row in rows]
+    body = [[latex_cell(cell, named=not i) for i, cell in enumerate(row["cells"])] for row in rows]
     lines = [
         f"% {escape_latex(source.sentence())}",
         r"\begin{table}",
@@ -140,10 +140,19 @@ def to_latex(
     return "\n".join(lines) + "\n"
 
 
-def latex_cell(cell: Mapping[str, Any]) -> str:
-    """What a cell says, in one line: value, what stands below it, its badge."""
-    said = (cell.get("text"), cell.get("sub"), (cell.get("badge") or {}).get("text"))
-    return escape_latex(" ".join(str(word) for word in said if word))
+def latex_cell(cell: Mapping[str, Any], named: bool = False) -> str:
+    """What a cell says, in one line: `51.85 [51.2, 52.4], worst 38.6`, `14.54 (1.32× smaller)`.
+
+    Args:
+        cell: as in a table section.
+        named: whether it names its row; then what stands below belongs to the name.
+    """
+    value, below = (str(cell.get(key) or "") for key in ("text", "sub"))
+    badge = str((cell.get("badge") or {}).get("text") or "")
+    if below and value and not named and not below.startswith("["):
+        below = f"({below})"
+    words = " ".join(word for word in (value, below) if word).replace(" · ", ", ")
+    return escape_latex(", ".join(word for word in (words, badge) if word))
 
 
 def _latex_row(cells: Sequence[str]) -> str:

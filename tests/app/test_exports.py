@@ -76,7 +76,7 @@ def test_a_latex_table_has_a_row_per_row_whatever_the_names(
         assert not line.startswith(("[", "*")), r"`\\[` would be an option of the row before"
         first, second = re.split(r"(?<!\\) & ", line.removesuffix(r" \\"), maxsplit=1)
         assert first.removeprefix("{}") == escape_latex(a)
-        assert second == escape_latex(" ".join(part for part in (b, c) if part))
+        assert second == latex_cell(cell(b, c))
 
 
 def test_a_latex_table_is_booktabs_and_says_its_source() -> None:
@@ -98,7 +98,23 @@ def test_a_latex_table_is_booktabs_and_says_its_source() -> None:
 
 def test_a_badge_is_read_after_its_number() -> None:
     lossless = {"text": "lossless here", "tone": "measured", "title": ""}
-    assert latex_cell(cell("51.8", badge=lossless)) == "51.8 lossless here"
+    assert latex_cell(cell("51.8", "[51, 52] · worst 38", badge=lossless)) == (
+        "51.8 [51, 52], worst 38, lossless here"
+    )
+
+
+@given(TEXTS, TEXTS)
+def test_a_cell_loses_no_word(value: str, below: str) -> None:
+    said = read_back(latex_cell(cell(value, below)))
+    for part in (value, below):
+        spaced = re.sub("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202f\u00a0]", " ", part)
+        assert spaced.replace(" · ", ", ") in said.replace(" · ", ", ")
+
+
+def test_what_stands_below_is_an_interval_a_remark_or_part_of_a_name() -> None:
+    assert latex_cell(cell("14.54", "1.32× smaller")) == r"14.54 (1.32$\times$ smaller)"
+    assert latex_cell(cell("–", "reference")) == r"\textendash{} (reference)"
+    assert latex_cell(cell("RTN", "W4A8"), named=True) == "RTN W4A8"
 
 
 VALUES = st.one_of(
