@@ -22,7 +22,20 @@ CARD = Card(
     key="rtn",
     title="RTN",
     paper="https://arxiv.org/abs/2406.02540",
-    bits=("w8a8", "w6a6", "w4a8", "w4a4", "w8a16", "w4a16", "w3a16", "w2a16", "fp8"),
+    bits=(
+        "w8a8",
+        "w6a6",
+        "w4a8",
+        "w4a4",
+        "w8a16",
+        "w4a16",
+        "w3a16",
+        "w2a16",
+        "fp8",
+        "mxfp8",
+        "mxfp4",
+        "nvfp4",
+    ),
     summary="Round to nearest: per-channel weights, row-wise dynamic activations, no transform.",
 )
 

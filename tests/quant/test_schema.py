@@ -29,6 +29,9 @@ from quant.schema import (
         ("W8A8", Bits(weight=8, activation=8)),
         ("w2a16", Bits(weight=2, activation=None)),
         ("fp8", Bits(weight=8, activation=8, kind="fp8")),
+        ("mxfp8", Bits(weight=8, activation=8, kind="mxfp8")),
+        ("MXFP4", Bits(weight=4, activation=4, kind="mxfp4")),
+        ("nvfp4", Bits(weight=4, activation=4, kind="nvfp4")),
     ],
 )
 def test_bits(text, bits):
@@ -82,11 +85,36 @@ def test_options_are_json_where_they_parse():
         {"group_size": 32},
         {"kind": "fp8", "bits": 4},
         {"kind": "int3"},
+        {"kind": "mxfp4"},
+        {"kind": "mxfp4", "bits": 4, "granularity": "group", "group_size": 16},
+        {"kind": "fp8", "granularity": "group", "group_size": 32},
+        {"static": True},
+        {"static": True, "granularity": "sample"},
+        {"kind": "fp8", "static": True, "granularity": "tensor"},
     ],
 )
 def test_formats_that_do_not_exist_are_refused(fields):
     with pytest.raises(BadInput, match="format"):
         Format.parse(fields, "format")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"weight": {"static": True, "granularity": "tensor"}, "activations": [None]},
+        {"weight": {"granularity": "sample"}, "activations": [None]},
+        {
+            "weight": None,
+            "activations": [
+                {"static": True, "granularity": "tensor"},
+                {"static": True, "granularity": "group", "group_size": 32},
+            ],
+        },
+    ],
+)
+def test_sites_that_could_not_be_stored_are_refused(fields):
+    with pytest.raises(BadInput, match="site"):
+        SitePlan.parse(fields, "site")
 
 
 def test_a_plan_survives_json_and_its_fingerprint_follows_its_content():
