@@ -60,6 +60,9 @@ quality: env ## docs/results/quality.*: our methods at several bit widths, with 
 balance: env ## docs/results/balance.*: the choice of a transform against every single kind
 	@$(BIN)/python -m benchmarks.balance $(ARGS)
 
+capture: env ## docs/results/capture.*: what capturing costs in time, memory and bytes
+	@$(BIN)/python -m benchmarks.capture $(ARGS)
+
 peers: .venv-peers/.installed ## docs/results/peers.*: torchao and optimum-quanto beside ours, in an environment of its own
 	@.venv-peers/bin/python -m benchmarks.peers $(ARGS)
 

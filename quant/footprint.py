@@ -19,11 +19,12 @@ from .recording import FIELDS, SURFACE, InputShape
 from .row_choice import RowChoice, quotas
 from .schema import Sample, Sampler
 from .seen_layout import BINS, CalibrationOptions
-from .stages import Stages, WeightStatistics
+from .stages import CHUNK, Stages, WeightStatistics
 from .summaries import STATISTICS
 
 MIB = 2**20
 _ENTRY = 90  # bytes of the file's header per tensor beside its name, at most
+_CODE = 16 * MIB  # libraries' code that recording is the first to touch, about
 _REST = 16_384  # the rest of the header: manifest, timesteps, names of inputs, about
 
 
@@ -135,5 +136,7 @@ def footprint(
             keys += [layout.weight(stage, site.name, f) for stage in own for f in fields]
     file += 4 * series * len(shapes) * len(STATISTICS) * len(stages.names)
     header = sum(len(key) + _ENTRY for key in keys) + _REST
-    largest = max((s.channels * series * 24 for s in shapes.values()), default=0)
-    return Footprint(file + header, memory + widest + largest)
+    weights = [s.in_features * s.out_features for s in model.sites if s.kept_reason is None]
+    weight = 4 * 4 * max(weights, default=0) + 3 * 8 * CHUNK
+    # Totals, and the statistics that are made of them: freed memory is not always used again.
+    return Footprint(file + header, memory + file + max(widest, weight) + _CODE)
