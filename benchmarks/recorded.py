@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from dqviz.events import Event, Stage
+from dqviz.machine import processor
 from dqviz.study import DATABASE, MANIFEST, REPORT, Study, write_json
 from quant.errors import BadInput, DQVizError
 
@@ -39,8 +40,8 @@ CAPTURE: dict[str, Any] = {
     "model": "dit-emoji",
     "method": "viditq",
     "bits": "w4a8",
-    "steps": 7,
-    "record": {"reservoir": 14, "row_absmax": 16, "surface_mib": 1},
+    "steps": 6,
+    "record": {"reservoir": 12, "row_absmax": 16, "surface_mib": 1},
 }
 HALVED = {"minimum", "maximum", "mean", "second_moment", "mean_abs", "row_absmax", "rows", "in_absmax", "out_absmax"}  # fmt: skip
 
@@ -90,7 +91,7 @@ def settle(folder: Path) -> None:
     study = Study.open(folder)
     result = study.result()
     made = {
-        "device": result["runs"][0]["device"],
+        "device": f"{processor()}; {result['runs'][0]['device']}",
         "date": result["created"][:10],
         "versions": study.manifest["versions"],
         "by": "make recorded",
@@ -99,12 +100,11 @@ def settle(folder: Path) -> None:
         file.unlink(missing_ok=True)
     for picture in folder.glob("images/*/*.png"):
         _packed(picture)
-    for row in study.captures():
-        reduce_capture(folder / row["file"])
+    captures = {row["id"]: reduce_capture(folder / row["file"]) for row in study.captures()}
     for row in folder.glob("captures/*"):
         if row.suffix != ".safetensors":
             shutil.rmtree(row) if row.is_dir() else row.unlink()
-    _settle_database(folder / DATABASE, made)
+    _settle_database(folder / DATABASE, made, captures)
     write_json(folder / MANIFEST, {**study.manifest, "recorded": made})
 
 
@@ -112,17 +112,26 @@ def recorded_run(run: Mapping[str, Any], made: Mapping[str, Any]) -> dict[str, A
     """A run's record, with what it was in place of what it would claim to be."""
     was = str(run["evidence"])
     why = f"recorded on {made['device']}, {made['date']}; it was {was}: {run.get('backend_why') or run['backend']}"
-    return {**run, "evidence": "recorded", "recorded_as": was, "backend_why": why, "seconds_per_sample": None}  # fmt: skip
+    return {**run, "evidence": "recorded", "recorded_as": was, "backend_why": why, "seconds_per_sample": None, "device": made["device"]}  # fmt: skip
 
 
-def _settle_database(file: Path, made: Mapping[str, Any]) -> None:
+def _settle_database(
+    file: Path, made: Mapping[str, Any], captures: Mapping[int, Mapping[str, Any]]
+) -> None:
     """Rewrite the records, and leave one file without a log beside it."""
     db = sqlite3.connect(file, isolation_level=None)
     for number, text in db.execute("SELECT id, record FROM runs").fetchall():
         record_text = _compact(recorded_run(json.loads(text), made))
         db.execute("UPDATE runs SET record = ? WHERE id = ?", (record_text, number))
     for number, text in db.execute("SELECT id, record FROM captures").fetchall():
-        said = {**json.loads(text), "evidence": "recorded", "seconds": None, "overhead_ratio": None}
+        untold = dict.fromkeys(("seconds", "overhead_ratio", "peak_bytes", "predicted"))
+        said = {
+            **json.loads(text),
+            **untold,
+            **captures[number],
+            "evidence": "recorded",
+            "device": made["device"],
+        }
         db.execute("UPDATE captures SET record = ? WHERE id = ?", (_compact(said), number))
     db.execute("DELETE FROM metrics WHERE key = 'seconds_per_sample'")
     db.execute("PRAGMA journal_mode=DELETE")
@@ -147,8 +156,11 @@ def _packed(picture: Path) -> None:
         image.save(picture, optimize=True, pnginfo=notes)
 
 
-def reduce_capture(file: Path) -> None:
-    """Keep the first and last stage of the first, middle and last block, in half precision where that holds."""
+def reduce_capture(file: Path) -> dict[str, Any]:
+    """Keep the first and last stage of the first, middle and last block, in half precision where that holds.
+
+    Returns what the capture then holds.
+    """
     from safetensors import safe_open
     from safetensors.numpy import save_file
 
@@ -174,6 +186,13 @@ def reduce_capture(file: Path) -> None:
     weights = {s: [t for t in has if t in stages] for s, has in weights.items() if s in names}
     new = {"inputs": inputs, "weights": weights, "stages": stages}
     save_file(tensors, file, described | {key: json.dumps(value) for key, value in new.items()})
+    return {
+        "inputs": len(inputs),
+        "sites": len(weights),
+        "stages": stages,
+        "bytes": file.stat().st_size,
+        "kept": "first, middle and last block; first and last stage; half precision",
+    }
 
 
 def smaller(name: str, values: np.ndarray) -> np.ndarray:

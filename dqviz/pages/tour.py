@@ -23,7 +23,10 @@ from .view import Section, View, badge
 TITLE = "Tour"
 MB = 1e6
 SAME_SIZE = 1.03  # bytes this close count as equal, as where methods are compared
-YARDSTICK = "twice_the_steps"  # the rung that tells whether a change is small
+SMALL, LARGE = (
+    "twice_the_steps",
+    "another_seed",
+)  # rungs: a change that is small, and another picture
 FRACTIONS = {1 / 4: "a quarter", 1 / 3: "a third", 1 / 2: "half", 2 / 3: "two thirds", 3 / 4: "three quarters"}  # fmt: skip
 
 Run = Mapping[str, Any]
@@ -71,7 +74,7 @@ def render(
     placed = stops(runs)
     if len(placed) < 2:
         raise BadInput("no run of this comparison is smaller than full precision; compare with --bits w4a8")  # fmt: skip
-    threshold = yardstick(result.get("ladder") or ())
+    known = yardstick(result.get("ladder") or ())
     title = str(result["model"].get("title") or result["model"].get("key"))
     section: Section = {
         "kind": "tour",
@@ -80,8 +83,8 @@ def render(
         "origin": _origin(result, runs, title, recorded),
         "key": f"{result.get('fingerprint') or ''}",
         "samples": samples_of(result),
-        "stops": _told_apart([_stop(run, runs[0], pictures, threshold) for run in placed]),
-        "notes": [note for note in (_definition(threshold), _left_out(runs, placed)) if note],
+        "stops": _told_apart([_stop(run, runs[0], pictures, known) for run in placed]),
+        "notes": [note for note in (_definition(known), _left_out(runs, placed)) if note],
     }
     return View((section,), address)
 
@@ -115,41 +118,44 @@ def _beats(a: Run, b: Run) -> bool:
 
 
 @dataclass(frozen=True)
-class Threshold:
-    """How far a harmless change moves the same pictures."""
+class Yardstick:
+    """What decibels mean for this model."""
 
-    decibels: float
-    title: str
-
-
-def yardstick(ladder: Sequence[Mapping[str, Any]]) -> Threshold | None:
-    """What twice the steps change: full precision is no closer than that to what it aims at."""
-    for rung in ladder:
-        mean = (rung.get("psnr_db") or {}).get("mean")
-        if rung.get("rung") == YARDSTICK and mean is not None:
-            return Threshold(float(mean), str(rung["title"]))
-    return None
+    small: float  # twice the steps: full precision is no closer than that to what it aims at
+    large: float  # another seed: another picture; minus infinity where it was not measured
 
 
-def unnoticed(run: Run, threshold: Threshold) -> tuple[int, int]:
+def yardstick(ladder: Sequence[Mapping[str, Any]]) -> Yardstick | None:
+    """The yardstick of a comparison; None where it has no rung that says what is small."""
+    means = {str(r.get("rung")): (r.get("psnr_db") or {}).get("mean") for r in ladder}
+    small, large = means.get(SMALL), means.get(LARGE)
+    if small is None:
+        return None
+    return Yardstick(float(small), -math.inf if large is None else float(large))
+
+
+def unnoticed(run: Run, known: Yardstick) -> tuple[int, int]:
     """How many pictures stay within the yardstick, of how many; identical ones do."""
     values = (run.get("psnr_db") or {}).get("per_sample") or ()
-    return sum(v is None or v >= threshold.decibels for v in values), len(values)
+    return sum(v is None or v >= known.small for v in values), len(values)
 
 
-def sentence(run: Run, full: Run, threshold: Threshold | None) -> str:
+def sentence(run: Run, full: Run, known: Yardstick | None) -> str:
     """What a run costs and saves, in one plain sentence."""
     size = f"{share_in_words(run['size_bytes'] / full['size_bytes'])} of the memory"
     size = size[0].upper() + size[1:]
-    if threshold is None:
+    if known is None:
         return f"{size}."
-    near, n = unnoticed(run, threshold)
+    near, n = unnoticed(run, known)
     if near == n:
         where = "in every one of the" if n > 1 else "in the one"
         return f"{size}; {where} {n} pictures you would have to look twice to see a difference."
+    mean = (run.get("psnr_db") or {}).get("mean")
+    if mean is not None and mean <= known.large:
+        return f"{size}; but the pictures are others: even a different random start comes closer to the original."
     if near == 0:
-        known = recognised(run, full)
-        rest = f", and {known}" if known else ""
+        words = recognised(run, full)
+        rest = f", and {words}" if words else ""
         return f"{size}; every one of the {n} pictures has changed{rest}."
     return f"{size}; in {near} of {n} pictures you would have to look twice to see a difference."
 
@@ -162,7 +168,7 @@ def share_in_words(share: float) -> str:
     return f"{share:.0%}".replace("%", " %")
 
 
-def _stop(run: Run, full: Run, pictures: Pictures, threshold: Threshold | None) -> dict[str, Any]:
+def _stop(run: Run, full: Run, pictures: Pictures, known: Yardstick | None) -> dict[str, Any]:
     """One place of the slider."""
     original = run is full
     psnr = run.get("psnr_db") or {}
@@ -176,7 +182,7 @@ def _stop(run: Run, full: Run, pictures: Pictures, threshold: Threshold | None) 
         "share": f"{share:.0%}".replace("%", " %"),
         "sentence": "The original: every number in full precision, nothing saved yet. Move the slider."
         if original
-        else sentence(run, full, threshold),
+        else sentence(run, full, known),
         "recognised": "" if original else recognised(run, full),
         "captions": ["identical" if v is None else f"{v:.1f} dB" for v in psnr.get("per_sample") or ()],
         "images": list(pictures.get(str(run["name"]), ())),
@@ -228,12 +234,12 @@ def _origin(result: Mapping[str, Any], runs: Sequence[Run], title: str, recorded
     return f"{title}, {len(samples_of(result))} pictures, {made.rstrip(',')}"
 
 
-def _definition(threshold: Threshold | None) -> str:
-    if threshold is None:
+def _definition(known: Yardstick | None) -> str:
+    if known is None:
         return ""
     return (
         "“Look twice” is counted, not guessed: a picture that is closer to the original than the original "
-        f"comes to itself when it is drawn with twice the steps ({threshold.decibels:.1f} dB on average)."
+        f"comes to itself when it is drawn with twice the steps ({known.small:.1f} dB on average)."
     )
 
 

@@ -129,6 +129,14 @@ def test_a_fraction_is_named_only_where_it_is_one(share: float) -> None:
         assert math.isclose(value, share, abs_tol=0.015001)
 
 
+def test_another_picture_is_called_one() -> None:
+    other = {"rung": "another_seed", "psnr_db": {"mean": 22.0}}
+    known = tour.yardstick([RUNG, other])
+    assert "the pictures are others" in tour.sentence(RTN, FULL, known)  # 21.5 dB
+    assert "the pictures are others" not in tour.sentence(FOUR, FULL, known)
+    assert "the pictures are others" not in tour.sentence(RTN, FULL, tour.yardstick([RUNG]))
+
+
 def test_nothing_is_said_that_was_not_measured() -> None:
     bare = {**EIGHT, "class_accuracy": None}
     section = tour.render({**result(bare), "ladder": []}, {}).section("tour")

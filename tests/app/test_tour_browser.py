@@ -9,8 +9,8 @@ import pytest
 from scipy.stats import binomtest
 
 from dqviz.study import studies_root
-from tests.app.conftest import Served
 from tests.app.accessibility import violations
+from tests.app.conftest import Served
 from tests.app.test_browser import low_contrast
 from tests.app.test_tour import store
 

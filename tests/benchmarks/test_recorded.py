@@ -43,8 +43,13 @@ def test_it_is_a_study_that_only_tells(made: Path) -> None:
         assert (run["evidence"], run["seconds_per_sample"]) == ("recorded", None)
         assert run["recorded_as"] in ("measured", "simulated")
         assert study.manifest["recorded"]["date"] in run["backend_why"]
+        assert run["device"] == study.manifest["recorded"]["device"]
         assert all(path.is_file() for path in study.images(run["name"]))
-    assert [row["record"]["evidence"] for row in study.captures()] == ["recorded"]
+    (capture,) = study.captures()
+    said = capture["record"]
+    assert said["evidence"] == "recorded"
+    assert said["bytes"] == (made / capture["file"]).stat().st_size
+    assert said["inputs"] == len(study.capture(capture["name"]).inputs)
 
 
 def test_its_capture_is_small_and_reads_like_any_other(made: Path) -> None:
