@@ -47,11 +47,15 @@ def short(value: float, digits: int = 3) -> str:
 
 
 def decades(low: float, high: float) -> list[float]:
-    """Round numbers from `low` to `high`, both positive, for a logarithmic axis: 1, 2, 5 or tens."""
+    """Round numbers from `low` to `high`, both positive, for a logarithmic axis: four or more where there are."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    steps: Sequence[int] = (1, 2, 5) if last - first <= 2 else (1, 3) if last - first <= 3 else (1,)
-    found = [k * 10.0**e for e in range(first, last + 1) for k in steps]
-    return [v for v in found if low * 0.999 <= v <= high * 1.001]
+    found: list[float] = []
+    for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8)):
+        every = [k * 10.0**e for e in range(first, last + 1) for k in steps]
+        found = [v for v in every if low * 0.999 <= v <= high * 1.001]
+        if len(found) >= 4:
+            break
+    return found
 
 
 def log_ticks(low: float, high: float) -> dict[str, Any]:

@@ -26,22 +26,23 @@ def sites(
     values: np.ndarray,
     rows: Sequence[str],
     blocks: Sequence[str],
-    timesteps: Sequence[float],
+    columns: Sequence[str] | None,
     scale: Scale,
     title: str,
 ) -> Figure:
-    """A row per site, a column per step.
+    """A row per input or layer, a column per step, or per what `columns` names.
 
     Args:
-        values: [rows, steps]; NaN is drawn as a gap.
+        values: [rows, columns]; NaN is drawn as a gap.
         rows: label of every row, each of them once.
         blocks: label of the block of every row.
-        timesteps: one per column.
+        columns: names of the columns; None: they are steps.
         scale: `log` for positive values over decades, `signed` about zero.
         title: what the colours mean.
     """
     labels = [plain(row) for row in rows]
-    steps = len(timesteps)
+    steps = values.shape[1]
+    column = "step %{x}" if columns is None else "%{x}"
     colours, low, high = scaled(values, scale)
     few = len(rows) <= LABELLED_ROWS
     ticks = _row_ticks(labels, blocks, few)
@@ -50,10 +51,9 @@ def sites(
             {
                 "type": "heatmap",
                 "name": plain(title),
-                "x": list(range(steps)),
+                "x": list(range(steps)) if columns is None else [plain(c) for c in columns],
                 "y": labels,
                 "z": packed(values),
-                "text": [f"timestep {t:g}" for t in timesteps],
                 "colorscale": colours,
                 "zmin": low,
                 "zmax": high,
@@ -61,14 +61,14 @@ def sites(
                 "xgap": 1 if steps <= 60 and few else 0,
                 "ygap": 1 if few else 0,
                 "hoverongaps": False,
-                "hovertemplate": "%{y}<br>step %{x}<br><b>%{z:.4g}</b><extra></extra>",
+                "hovertemplate": f"%{{y}}<br>{column}<br><b>%{{z:.4g}}</b><extra></extra>",
             },
             legend(scale, low, high, title),
         ],
         "layout": layout(
             showlegend=False,
             margin={"l": 8, "r": 8, "t": 8, "b": 46},
-            xaxis=axis("step, noisiest first", range=[-0.5, steps - 0.5], showgrid=False, ticks="outside", ticklen=4, dtick=_every(steps)),
+            xaxis=axis("step, noisiest first" if columns is None else "", range=[-0.5, steps - 0.5], showgrid=False, ticks="outside", ticklen=4, dtick=_every(steps) if columns is None else 1),
             yaxis=axis("", type="category", autorange="reversed", automargin=True, showgrid=False, **ticks),
             shapes=[] if few else _borders(blocks),
         ),

@@ -47,7 +47,7 @@ def stages(profiles: Sequence[tuple[str, Channels, np.ndarray]]) -> Figure:
         start = i * (width + gap)
         data += _traces(channels, outliers, order, f"x{suffix}", most=MOST_BESIDE)
         axes[f"xaxis{suffix}"] = axis(
-            "channel", showgrid=False, nticks=4, domain=[start, start + width]
+            "channel", showgrid=False, tickvals=[0, len(order) // 2], domain=[start, start + width]
         )
         titles.append(
             {"text": f"<b>{plain(name)}</b>", "x": start, "xanchor": "left", "xref": "paper", "y": 1, "yanchor": "bottom", "yref": "paper", "showarrow": False}

@@ -166,6 +166,20 @@ def test_a_link_restores_the_view(app: tuple[Served, SeenFile], new_page: Pages)
     assert "Kurtosis" in other.inner_text(".dq-mapholder")
 
 
+def test_the_map_of_weights_chooses_layer_and_stage(app: tuple[Served, SeenFile], new_page: Pages) -> None:  # fmt: skip
+    served, seen = app
+    page = opened(new_page(1440), served, "?map=weights&step=2")
+    row = 7  # after q, k and v, which share an input
+    page.mouse.click(*page.evaluate(CELL, [row, 1]))
+    site = "transformer_blocks.1.attn1"
+    shown(page, site, 2)
+    assert page.input_value("[data-field=stage]") == "scaled"
+    page.get_by_role("button", name="Map", exact=True).click()
+    page.wait_for_function("document.querySelector('.dq-mapholder').innerText.includes('Incoherence')")  # fmt: skip
+    page.mouse.click(*page.evaluate(CELL, [3, 0]))
+    shown(page, seen.inputs[3].name, 0)
+
+
 def test_a_hostile_link_is_refused_politely(app: tuple[Served, SeenFile], new_page: Pages) -> None:
     served, _ = app
     page = opened(new_page(), served, "?study=../../etc&site=<img src=x onerror=window.hacked=1>&step=1e9&bits=7")  # fmt: skip

@@ -168,6 +168,20 @@ def test_the_table_has_every_row_and_its_csv_every_cell(opened: page.Opened) -> 
     assert opened.fingerprint in section["latex"]
 
 
+def test_the_map_of_weights_has_every_layer_and_stage(opened: page.Opened) -> None:
+    chosen, _ = page.select({"map": "weights"}, opened.seen)
+    found = page.overview(opened, chosen)
+    drawn = numbers(found["map"]["figure"]["data"][0]["z"])
+    layers = [site for e in opened.seen.inputs for site in e.sites]
+    assert drawn.shape == (len(layers), 3) == (24, 3)
+    assert found["columns"] == list(STAGES)
+    assert len(set(found["labels"])) == 24
+    at = layers.index("transformer_blocks.1.ff.net.2")
+    expected = opened.seen.weights(layers[at], "scaled")["incoherence"]
+    assert drawn[at, 1] == pytest.approx(expected)
+    assert np.isnan(drawn[:3, 1]).all(), "the first input has no stages"
+
+
 def test_a_stage_that_an_input_lacks_is_a_gap(opened: page.Opened) -> None:
     chosen, _ = page.select({"stage": "rotated", "site": "transformer_blocks.0.attn1"}, opened.seen)
     found = page.overview(opened, chosen)
@@ -396,7 +410,7 @@ def test_a_logarithmic_colour_scale_ends_where_its_values_do() -> None:
 
 def test_a_map_without_numbers_is_still_drawn() -> None:
     nothing = np.full((3, 4), np.nan)
-    figure = heatmap.sites(nothing, list("abc"), ["x"] * 3, [3, 2, 1, 0], "log", "t")
+    figure = heatmap.sites(nothing, list("abc"), ["x"] * 3, None, "log", "t")
     json.dumps(figure, allow_nan=False)
     assert heatmap.height(168) < 700
 

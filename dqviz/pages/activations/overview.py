@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,8 @@ def controls(opened: Opened) -> dict[str, Any]:
 
 def overview(opened: Opened, chosen: Selection) -> dict[str, Any]:
     """The map: a row per input, a column per step; `rows` names the input of every row."""
+    if chosen.map == "weights":
+        return _weights(opened, chosen)
     seen = opened.seen
     kept = kept_rows(seen, chosen.rows)
     named = labels(seen)
@@ -113,7 +116,7 @@ def overview(opened: Opened, chosen: Selection) -> dict[str, Any]:
         shown,
         rows,
         [block_label(seen.inputs[i].block) for i in kept],
-        seen.timesteps,
+        None,
         scale,
         statistic.title if chosen.branch != DIFFERENCE else "difference",
     )
@@ -138,6 +141,71 @@ def overview(opened: Opened, chosen: Selection) -> dict[str, Any]:
         "rows": [seen.inputs[i].name for i in kept],
         "labels": rows,
     }
+
+
+def _weights(opened: Opened, chosen: Selection) -> dict[str, Any]:
+    """The map of weights: a row per layer, a column per stage; `columns` names the stages."""
+    seen = opened.seen
+    layers = [
+        (seen.inputs[i], site)
+        for i in kept_rows(seen, chosen.rows)
+        for site in seen.inputs[i].sites
+    ]
+    values = np.full((len(layers), len(seen.stages)), np.nan)
+    for row, (entry, site) in enumerate(layers):
+        for stage in entry.stages:
+            with suppress(KeyError):  # a layer whose weight was not recorded
+                values[row, seen.stages.index(stage)] = seen.weights(site, stage)["incoherence"]
+    rows = [
+        f"{block_label(entry.block)} · {entry.roles[entry.sites.index(site)].replace('_', ' ')}"
+        for entry, site in layers
+    ]
+    rows = [
+        row if rows.count(row) == 1 else f"{row} · {site}" for row, (_, site) in zip(rows, layers)
+    ]
+    figure = heatmap.sites(
+        values,
+        rows,
+        [block_label(entry.block) for entry, _ in layers],
+        [stage_label(stage) for stage in seen.stages],
+        "log",
+        "incoherence",
+    )
+    section = plot(
+        "Weights",
+        figure,
+        alt=f"Incoherence of the weights of {len(rows)} layers at {len(seen.stages)} stages",
+        height=heatmap.height(len(rows)),
+        source=opened.source("weights of all layers"),
+        part="weights",
+        lede="Incoherence of every layer's weight: largest over mean |w|. One scale per output row must cover both.",
+        badges=[badge(opened.evidence, "measured" if not opened.recorded else "plain")],
+        words=_weight_words(values, rows, seen.stages),
+    )
+    names = [entry.name for entry, _ in layers]
+    return {
+        "map": section,
+        "table": None,
+        "rows": names,
+        "labels": rows,
+        "columns": list(seen.stages),
+    }
+
+
+def _weight_words(values: np.ndarray, rows: Sequence[str], stages: Sequence[str]) -> list[str]:
+    if not np.isfinite(values[:, 0]).any():
+        return ["This capture holds no weights."]
+    top = int(np.nanargmax(values[:, 0]))
+    words = [
+        f"Highest: {rows[top]}, {short(float(values[top, 0]))}; half of the layers are below {short(float(np.nanmedian(values[:, 0])))}."
+    ]
+    transformed = [k for k in range(1, len(stages)) if np.isfinite(values[:, k]).any()]
+    if transformed:
+        chain = [
+            f"{stages[k]} {short(float(np.nanmedian(values[:, k])))}" for k in (0, *transformed)
+        ]
+        words.append(f"The middle layer: {', '.join(chain)}.")
+    return words
 
 
 def scale_of(chosen: Selection) -> heatmap.Scale:

@@ -29,7 +29,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "order": ("channel", "size"),
     "axis": ("linear", "log"),
     "surface": ("flat", "3d"),
-    "map": ("heatmap", "table"),
+    "map": ("heatmap", "table", "weights"),
 }
 ALL_ROWS = "all"
 

@@ -99,9 +99,9 @@ export function activations({ element, props, server }) {
     const link = el("button", { type: "button", class: "dq-small" }, "Copy link to this view");
     link.addEventListener("click", () => copy(location.href, link));
     const head = tables.headline(answer.headline);
-    head.querySelector(".dq-head").append(el("div", { class: "dq-tools" }, link));
+    head.querySelector(".dq-head").append(el("div", { class: "dq-fields" }, sources(studies, answer, open), link));
     const notes = el("div", { class: "dq-notes", role: "status" });
-    const map = siteMap({ controls, choose, sources: sources(studies, answer, open) });
+    const map = siteMap({ controls, choose });
     const bar = selectionBar({ controls, choose, kept: (q) => ask({ ...query(), ...q }, ["panels"]) });
     const panels = panelCards({ controls, choose });
     root.replaceChildren(head, notes, el("div", { class: "dq-desk" }, map.node, el("div", { class: "dq-about" }, bar.node, panels.node)));

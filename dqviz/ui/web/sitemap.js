@@ -3,7 +3,7 @@ import { drawers as plots } from "./plots.js";
 import { drawers as tables } from "./tables.js";
 import { badge, choice, el, options } from "./tools.js";
 
-export function siteMap({ controls, choose, sources }) {
+export function siteMap({ controls, choose }) {
   const selects = {};
   const field = (key, label) => {
     const select = options(el("select", { class: "dq-select", "data-field": key }), controls[key]);
@@ -17,10 +17,10 @@ export function siteMap({ controls, choose, sources }) {
     [...group.children].forEach((b, i) => (b.dataset.value = entries[i][0]));
     return group;
   };
-  const bar = el("div", { class: "dq-fields" }, sources, field("statistic", "Statistic"), field("rows", "Inputs"),
+  const bar = el("div", { class: "dq-fields" }, field("statistic", "Statistic"),
+    buttons("map", "Show", [["heatmap", "Map"], ["table", "Table"], ["weights", "Weights"]]), field("rows", "Inputs"),
     controls.branch.length > 1 ? field("branch", "Guidance branch") : "",
-    controls.stage.length > 1 ? field("stage", "Stage") : "",
-    buttons("map", "Show as", [["heatmap", "Map"], ["table", "Table"]]));
+    controls.stage.length > 1 ? field("stage", "Stage") : "");
   const body = el("div", {});
   const node = el("div", { class: "dq-mapholder" }, el("div", { class: "dq-card dq-mapbar" }, bar), body);
   let shown = null; // overview, the plot's element, the frame around the chosen cell
@@ -29,8 +29,10 @@ export function siteMap({ controls, choose, sources }) {
     for (const [key, select] of Object.entries(selects)) select.value = chosen[key];
     for (const b of bar.querySelectorAll(".dq-choice button")) b.setAttribute("aria-pressed", String(chosen.map === b.dataset.value));
     if (!shown) return;
-    shown.row = shown.overview.rows.indexOf(chosen.site);
-    shown.step = Number(chosen.step);
+    const { rows, columns } = shown.overview;
+    if (rows[shown.row] !== chosen.site) shown.row = rows.indexOf(chosen.site);
+    shown.step = columns ? columns.indexOf(chosen.stage) : Number(chosen.step);
+    for (const key of ["statistic", "branch"]) if (selects[key]) selects[key].disabled = Boolean(columns);
     place();
     for (const b of body.querySelectorAll("tbody button")) b.setAttribute("aria-pressed", String(b.dataset.name === chosen.site));
   }
@@ -53,7 +55,7 @@ export function siteMap({ controls, choose, sources }) {
     stage.addEventListener("keydown", keys);
     holder.addEventListener("click", (e) => {
       const found = cellAt(holder, e);
-      if (found && overview.rows[found.row]) choose({ site: overview.rows[found.row], step: found.step });
+      if (found && overview.rows[found.row]) pick(found.row, found.step);
     });
     card.append(el("ul", { class: "dq-says" }, section.words.map((w) => el("li", {}, w))));
     Object.assign(shown, { holder, frame });
@@ -70,8 +72,8 @@ export function siteMap({ controls, choose, sources }) {
   }
 
   function keys(e) {
-    const last = controls.timesteps.length - 1;
-    const { rows } = shown.overview;
+    const { rows, columns } = shown.overview;
+    const last = (columns || controls.timesteps).length - 1;
     const row = Math.max(shown.row, 0);
     const block = blockStart(row);
     const moves = {
@@ -82,7 +84,14 @@ export function siteMap({ controls, choose, sources }) {
     e.preventDefault();
     const [r, s] = moves[e.key];
     if (r < 0 || r >= rows.length || s < 0 || s > last) return;
-    choose({ site: rows[r], step: s });
+    pick(r, s);
+  }
+
+  // A column is a step, or on the map of weights a stage.
+  function pick(row, column) {
+    const { rows, columns } = shown.overview;
+    shown.row = row;
+    choose(columns ? { site: rows[row], stage: columns[column] } : { site: rows[row], step: column });
   }
 
   const blockOf = (row) => shown.overview.labels[row].split(" · ")[0];
