@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quant.errors import BadCheckpoint, BadInput, EnvironmentFault
+from quant.schema import Injection, Outliers
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,6 +42,18 @@ class Candidate:
     size_bytes: int  # safetensors on disk
     quantized: tuple[str, ...]
     kept: dict[str, str]
+
+
+def check_outliers(path: Path, config: Mapping[str, Any], outliers: Outliers | None) -> None:
+    """Stop when a candidate was made from a model with other synthetic outliers than these."""
+    found = (config.get("quantization_config") or {}).get("outliers")
+    theirs = None if found is None else Injection.parse(found, f"candidate {path}").asked
+    if theirs != outliers:
+        said = [f"{o} outliers" if o else "no synthetic outliers" for o in (theirs, outliers)]
+        raise BadInput(
+            f"candidate {path} was made from a model with {said[0]}, this comparison is of one with "
+            f"{said[1]}; compare like with like"
+        )
 
 
 def check_candidate(path: Path) -> dict[str, Any]:

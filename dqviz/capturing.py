@@ -21,7 +21,7 @@ from pydantic import Field, field_validator
 from quant import cards
 from quant.errors import BadInput, Cancelled, EnvironmentFault, unknown
 from quant.models import resolve
-from quant.schema import Sample, Sampler, Value, fingerprint, parse_bits, parse_seeds
+from quant.schema import Outliers, Sample, Sampler, Value, fingerprint, parse_bits, parse_seeds
 from quant.seen_layout import CalibrationOptions
 
 from . import machine
@@ -34,6 +34,7 @@ from .request import (
     check_sampling,
     check_seeds,
     option_words,
+    outlier_words,
     seeds_text,
     split_options,
 )
@@ -63,6 +64,7 @@ class CaptureRequest(Value):
     options: dict[str, Any] = {}  # of the method
     calibration_seeds: tuple[int, ...] = CALIBRATION_SEEDS  # of the method
     record: CalibrationOptions = CalibrationOptions()
+    outliers: Outliers | None = None  # synthetic ones, put into the model
     device: str = "auto"
     dtype: str = "auto"
     batch_size: int = Field(default=8, ge=1, le=1024)
@@ -120,8 +122,9 @@ def title(request: CaptureRequest) -> tuple[str, Path]:
     check_fields(request)
     what = "inputs" if request.method is None else f"inputs, {request.method} {request.bits}"
     count = len(request.seeds)
-    text = f"{request.model}: capture of {what}, {count} sample{'' if count == 1 else 's'}"
-    return text, place(request.out or default_folder(request.model))
+    model = request.model if request.outliers is None else request.outliers.marked(request.model)
+    text = f"{model}: capture of {what}, {count} sample{'' if count == 1 else 's'}"
+    return text, place(request.out or default_folder(request.model, request.outliers))
 
 
 def as_command(request: CaptureRequest) -> str:
@@ -132,7 +135,7 @@ def as_command(request: CaptureRequest) -> str:
         words += ["--prompt", prompt]
     if request.classes:
         words += ["--classes", ",".join(request.classes)]
-    words += option_words(request.options)
+    words += option_words(request.options) + outlier_words(request.outliers)
     for name in ("seeds", "calibration_seeds"):
         if getattr(request, name) != getattr(defaults, name):
             words += [f"--{name.replace('_', '-')}", seeds_text(getattr(request, name))]
@@ -165,7 +168,7 @@ def capture(
     """
     resolve(request.model)
     check_fields(request)
-    folder = writable(request.out or default_folder(request.model))
+    folder = writable(request.out or default_folder(request.model, request.outliers))
     check_folder(folder)
     watch = Watch(on_event, cancelled, previews=False)
     watch.stage("load", f"loading {request.model}")
@@ -215,7 +218,7 @@ def _prepare(request: CaptureRequest, folder: Path, watch: Watch) -> _Task:
     if request.method is not None:
         (options,) = split_options((request.method,), request.options)
         method = _method_manifest(request.method, str(request.bits), options)
-    model = load(request.model, request.device, request.dtype)
+    model = load(request.model, request.device, request.dtype, outliers=request.outliers)
     classes, prompts = request.classes or None, request.prompts or None
     samples = model.samples(request.seeds, classes, prompts)
     calibration = model.samples(request.calibration_seeds, classes, prompts)
@@ -380,6 +383,7 @@ def _record(task: _Task, stages: Stages | None) -> dict[str, Any]:
         "predicted": {"bytes": bound.file_bytes, "memory_bytes": bound.memory_bytes},
         "seconds": time.perf_counter() - began,
         "overhead_ratio": clock.overhead_ratio,
+        "outliers": None if model.outliers is None else model.outliers.to_json(),
         "device": device_name(model),
         "evidence": "measured",
         "resumed_samples": task.resumed,

@@ -19,7 +19,7 @@ from quant.models import resolve
 from quant.schema import Plan, Recipe, Sample, Sampler
 
 from . import machine
-from .candidates import OURS, check_candidate, load_candidate
+from .candidates import OURS, check_candidate, check_outliers, load_candidate
 from .events import Done, OnEvent, RunFinished
 from .planning import (
     RowCount,
@@ -41,6 +41,7 @@ from .records import (
     device_name,
     foreign_bytes,
     image_bytes,
+    marked,
     pairs,
     timing,
     versions,
@@ -87,13 +88,13 @@ def compare(
     """
     resolve(request.model)
     jobs = check_request(request)
-    folder = writable(request.out or default_folder(request.model))
+    folder = writable(request.out or default_folder(request.model, request.outliers))
     check_folder(folder)
     done = None if key is None else _done(folder, key)
     if done is not None:
         return done
     for path in request.candidates:
-        check_candidate(path)
+        check_outliers(path, check_candidate(path), request.outliers)
     watch = Watch(on_event, cancelled, previews)
     watch.stage("load", f"loading {request.model}")
     task = _prepare(request, jobs, folder, watch, key)
@@ -182,7 +183,7 @@ def _prepare(
     for path in request.candidates:
         if check_candidate(path).get("quantization_config", {}).get("quant_method") == OURS:
             check_checkpoint(path)
-    model = load(request.model, request.device, request.dtype, request.backend)
+    model = load(request.model, request.device, request.dtype, request.backend, request.outliers)
     classes, prompts = request.classes or None, request.prompts or None
     samples = model.samples(request.seeds, classes, prompts)
     sampler = model.sampler(request.steps, request.guidance)
@@ -330,7 +331,7 @@ def _store_reference(task: _Task, drawn: _Drawn) -> None:
     metrics = evaluate_alone(drawn.all, task.classifier, task.model.classes).to_json()
     record = {
         "name": task.reference,
-        "title": "Full precision",
+        **marked(task.model, "Full precision"),
         "method": FULL_PRECISION,
         "bits": None,
         "plan": None,
@@ -378,7 +379,7 @@ def _quantized_run(
     drawn = _draw(task, quantized.transformer)
     record = {
         "name": name,
-        "title": label,
+        **marked(task.model, label),
         "method": job.method,
         "bits": str(job.bits) if job.bits else plan_bits(plan),
         "plan": plan.fingerprint,
@@ -407,7 +408,7 @@ def _foreign_run(task: _Task, name: str, path: Path, reference: _Drawn) -> None:
     plan = candidate.plan
     record = {
         "name": name,
-        "title": path.resolve().name,
+        **marked(task.model, path.resolve().name),
         "method": candidate.method,
         "bits": None if plan is None else plan_bits(plan),
         "plan": None if plan is None else plan.fingerprint,
@@ -481,6 +482,7 @@ def _store(
 ) -> None:
     recipe = Recipe(
         model=task.model.ref,
+        outliers=task.model.outliers,
         method=record["method"],
         bits=record["bits"],
         plan=None if plan is None else plan.fingerprint,

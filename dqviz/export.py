@@ -49,6 +49,11 @@ def quantize_to(
             f"quantize takes one method, not {len(request.methods)}; e.g. --method viditq"
         )
     (job,) = check_request(request)
+    if request.outliers is not None and request.outliers.kind != "static":
+        raise BadInput(
+            f"{request.outliers} outliers wrap the layers, which plain diffusers does not know; only "
+            "--outliers-kind static can be written to a checkpoint"
+        )
     check_empty(out)
 
     from quant.checkpoint import save_checkpoint
@@ -57,7 +62,7 @@ def quantize_to(
     watch = Watch(on_event, cancelled, previews=False)
     watch.stage("load", f"loading {request.model}")
     given = given_plan(request)
-    model = load(request.model, request.device, request.dtype, request.backend)
+    model = load(request.model, request.device, request.dtype, request.backend, request.outliers)
     sampler = model.sampler(request.steps, request.guidance)
     plan = plan_for(request, job, model, sampler, given)
     samples: tuple[Sample, ...] = ()
@@ -88,6 +93,7 @@ def quantize_to(
     plan = quantized.plan  # the method may have given sites formats of its own
     recipe = Recipe(
         model=model.ref,
+        outliers=model.outliers,
         method=job.method,
         bits=str(job.bits) if job.bits else plan_bits(plan),
         plan=plan.fingerprint,
@@ -104,6 +110,7 @@ def quantize_to(
         "model": model.key,
         "method": job.method,
         "bits": recipe.bits,
+        "outliers": None if model.outliers is None else model.outliers.to_json(),
         "plan": plan.fingerprint,
         "recipe": recipe.fingerprint,
         "pipeline": pipeline,
@@ -135,6 +142,10 @@ def draw_to(
     """
     check_empty(out)
     checkpoint = _transformer_alone(target)
+    if checkpoint is not None and request.outliers is not None:
+        raise BadInput(
+            f"{target} is a checkpoint, whose weights are fixed; --outliers goes with a whole model"
+        )
     ref = target if checkpoint is None else base or base_of(checkpoint)
     if checkpoint is None and base is not None:
         raise BadInput(f"{target} is a whole model; --base goes with a transformer folder only")
@@ -145,7 +156,7 @@ def draw_to(
 
     watch = Watch(on_event, cancelled, previews=False)
     watch.stage("load", f"loading {target}")
-    model = load(ref, request.device, request.dtype, request.backend)
+    model = load(ref, request.device, request.dtype, request.backend, request.outliers)
     transformer = None if checkpoint is None else load_candidate(checkpoint, model).transformer
     samples = model.samples(request.seeds, request.classes or None, request.prompts or None)
     sampler = model.sampler(request.steps, request.guidance)
@@ -171,6 +182,7 @@ def draw_to(
         "backend": report.backend,
         "backend_why": report.why,
         "evidence": report.evidence,
+        "outliers": None if model.outliers is None else model.outliers.to_json(),
         "samples": [sample.to_json() for sample in samples],
         "sampler": sampler.to_json(),
     }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from quant.cards import methods
 from quant.errors import BadCheckpoint, BadInput, EnvironmentFault
-from quant.schema import Plan, Sample, Sampler, fingerprint
+from quant.schema import Outliers, Plan, Sample, Sampler, fingerprint
 from quant.seen_layout import CalibrationOptions, describe
 
 from . import machine
@@ -23,24 +23,35 @@ if TYPE_CHECKING:
     from quant.models import Model
 
 _BASE_MEMORY = 512 * machine.MIB  # interpreter, torch, activations of a small batch
-_COPIES = 3  # model, quantized weights expanded, the ladder's bf16 copy
+_COPIES = 3  # model, quantized weights expanded, the ladder's bf16 copy; outliers take one more
 
 
-def load(ref: str, device: str = "auto", dtype: str = "auto", backend: str = "auto") -> Model:
-    """Load a model, after saying what is too large for this machine or missing on it."""
+def load(
+    ref: str,
+    device: str = "auto",
+    dtype: str = "auto",
+    backend: str = "auto",
+    outliers: Outliers | None = None,
+) -> Model:
+    """Load a model, after saying what is too large for this machine or missing on it.
+
+    With `outliers` it gets synthetic ones, and says so in its title.
+    """
     from quant.models import load_model, resolve
+    from quant.outliers import inject
 
     path, _ = resolve(ref)
     if path is not None:
         stored = sum(f.stat().st_size for f in path.glob("*/*.safetensors"))
-        machine.require_memory(2 * _COPIES * stored + _BASE_MEMORY, f"model {ref}")
+        copies = _COPIES + (outliers is not None)
+        machine.require_memory(2 * copies * stored + _BASE_MEMORY, f"model {ref}")
     quiet_diffusers()
     model = load_model(ref, device=device, dtype=dtype)
     if backend == "triton" and model.device.type != "cuda":
         raise EnvironmentFault(
             "backend triton needs a CUDA GPU and torch sees none; use --backend auto or simulate"
         )
-    return model
+    return model if outliers is None else inject(model, outliers)
 
 
 def quiet_diffusers() -> None:

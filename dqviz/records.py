@@ -62,7 +62,15 @@ def describe(model: Model) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in model.transformer.parameters()),
         "fingerprint": model.fingerprint,
         "weights": weights_digest(model),
+        "outliers": None if model.outliers is None else model.outliers.to_json(),
     }
+
+
+def marked(model: Model, title: str) -> dict[str, Any]:
+    """A run's title and what its model has of synthetic outliers: a run on them says so everywhere."""
+    if model.outliers is None:
+        return {"title": title, "outliers": None}
+    return {"title": model.outliers.marked(title), "outliers": model.outliers.to_json()}
 
 
 def weights_digest(model: Model) -> str:

@@ -12,7 +12,7 @@ from pydantic import field_validator
 
 from quant import cards
 from quant.errors import BadInput, unknown
-from quant.schema import Bits, Value, disjoint, parse_bits, parse_seeds
+from quant.schema import Bits, Outliers, Value, disjoint, parse_bits, parse_seeds
 
 BACKENDS = ("auto", "simulate", "integer", "triton")
 DEVICES = ("auto", "cpu", "cuda")
@@ -37,6 +37,7 @@ class CompareRequest(Value):
     options: dict[str, Any] = {}  # "alpha": .5 for all methods that know it, "viditq.alpha" for one
     windows: int = 1
     group_size: int | None = None  # weights: one scale per so many inputs instead of per row
+    outliers: Outliers | None = None  # synthetic ones, put into the model
     calibration_seeds: tuple[int, ...] = CALIBRATION_SEEDS
     device: str = "auto"
     dtype: str = "auto"
@@ -204,6 +205,7 @@ def as_command(request: CompareRequest, json_output: bool = False) -> str:
     words += option_words(request.options)
     if request.calibration_seeds != defaults.calibration_seeds:
         words += ["--calibration-seeds", seeds_text(request.calibration_seeds)]
+    words += outlier_words(request.outliers)
     for name in _PLAIN:
         value = getattr(request, name)
         if value != getattr(defaults, name):
@@ -234,6 +236,18 @@ def option_words(options: Mapping[str, Any]) -> list[str]:
     words: list[str] = []
     for name, value in options.items():
         words += ["--option", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
+    return words
+
+
+def outlier_words(outliers: Outliers | None) -> list[str]:
+    """`--outliers F` with what differs from its defaults."""
+    if outliers is None:
+        return []
+    words = ["--outliers", f"{outliers.factor!r}".removesuffix(".0")]
+    if outliers.kind != "static":
+        words += ["--outliers-kind", outliers.kind]
+    if outliers.seed:
+        words += ["--outliers-seed", str(outliers.seed)]
     return words
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quant.errors import BadInput, EnvironmentFault, unknown
-from quant.schema import fingerprint
+from quant.schema import Outliers, fingerprint
 
 from . import migrations
 from .database import transaction
@@ -56,10 +56,13 @@ class NewRun:
     per_sample: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
 
 
-def default_folder(model: str) -> Path:
-    """`studies/MODEL` under `$DQVIZ_HOME`, or under the current folder."""
-    name = model.partition("@")[0].rstrip("/").rpartition("/")[2]
-    return studies_root() / (slug(name) or "model")
+def default_folder(model: str, outliers: Outliers | None = None) -> Path:
+    """`studies/MODEL` under `$DQVIZ_HOME`, or under the current folder; its own with synthetic outliers."""
+    name = slug(model.partition("@")[0].rstrip("/").rpartition("/")[2]) or "model"
+    if outliers is not None:
+        name += f"-{outliers.kind}-outliers-x{outliers.factor:g}"
+        name += f"-seed-{outliers.seed}" if outliers.seed else ""
+    return studies_root() / name
 
 
 def studies_root() -> Path:
@@ -157,10 +160,14 @@ class Study:
         for key in ("fingerprint", "weights"):
             theirs, ours = study.manifest["model"].get(key), model.get(key)
             if theirs != ours:
-                held = study.manifest["model"].get("key")
-                what = f"model {held}" if held != model.get("key") else f"other weights of {held}"
+                held = study.manifest["model"]
+                what, this = f"model {held.get('key')}", str(model.get("key"))
+                if held.get("outliers") != model.get("outliers"):
+                    what, this = str(held.get("title")), str(model.get("title"))
+                elif held.get("key") == model.get("key"):
+                    what = f"other weights of {held.get('key')}"
                 raise BadInput(
-                    f"study {folder} is of {what}, not of this {model.get('key')}; name another folder"
+                    f"study {folder} is of {what}, not of this {this}; name another folder"
                 )
         return study
 

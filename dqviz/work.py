@@ -40,8 +40,11 @@ def _describe_compare(request: Request) -> tuple[str, Path]:
     runs = [f"{method} {width}" for method, width in zip(asked.methods, widths)]
     runs += [path.name for path in asked.candidates]
     seeds = f"{len(asked.seeds)} seed{'' if len(asked.seeds) == 1 else 's'}"
-    title = f"{titles.get(asked.model, asked.model)}: {', '.join(runs)}, {seeds}"
-    return title, place(asked.out or default_folder(asked.model))
+    model = titles.get(asked.model, asked.model)
+    if asked.outliers is not None:
+        model = asked.outliers.marked(model)
+    title = f"{model}: {', '.join(runs)}, {seeds}"
+    return title, place(asked.out or default_folder(asked.model, asked.outliers))
 
 
 def _command_compare(request: Request) -> str:

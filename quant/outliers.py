@@ -56,6 +56,11 @@ def inject(model: Model, outliers: Outliers) -> Model:
             f"{model.adapter.transformer_class}: its adapter does not say where channels of layer "
             "inputs are made, so outliers cannot be put in exactly; list them in `produced`"
         )
+    for name in _read(producers):
+        if not isinstance(model.transformer.get_submodule(name), nn.Linear):
+            raise BadInput(
+                f"{model.key} is quantized already ({name}); outliers go into full precision"
+            )
     transformer = shallow_copy(model.transformer)
     weights = _Weights(transformer)
     for producer in producers:
@@ -74,8 +79,7 @@ def inject(model: Model, outliers: Outliers) -> Model:
     )
     pipe = copy.copy(model.pipe)
     pipe.transformer = transformer
-    title = f"{model.card.title}, synthetic outliers ({made})"
-    card = model.card.model_copy(update={"title": title})
+    card = model.card.model_copy(update={"title": made.marked(model.card.title)})
     return replace(model, pipe=pipe, card=card, outliers=made)
 
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -221,15 +221,23 @@ class Sample(Value):
     prompt: str | None = None
 
 
+OutlierKind = Literal["static", "drifting", "token"]
+OUTLIER_KINDS: tuple[OutlierKind, ...] = get_args(OutlierKind)
+
+
 class Outliers(Value):
     """Synthetic outliers to put into a model: which kind, how large, which channels by seed."""
 
-    kind: Literal["static", "drifting", "token"] = "static"
+    kind: OutlierKind = "static"
     factor: float = Field(gt=1, le=1024)
     seed: int = Field(default=0, ge=0, lt=2**32)
 
     def __str__(self) -> str:
         return f"{self.kind} x{self.factor:g}"
+
+    def marked(self, title: str) -> str:
+        """The title of whatever was made with them."""
+        return f"{title}, synthetic outliers ({self.kind} x{self.factor:g})"
 
 
 class Injection(Outliers):

@@ -70,6 +70,20 @@ Options = Annotated[
         help="Option of a method; method.name=value speaks to one method.",
     ),
 ]
+OutlierFactor = Annotated[
+    float | None,
+    typer.Option(
+        "--outliers",
+        metavar="F",
+        help="Put synthetic outliers into the model, F times as large; it computes the same.",
+    ),
+]
+OutlierKind = Annotated[
+    str, typer.Option("--outliers-kind", metavar="KIND", help="static, drifting or token.")
+]
+OutlierSeed = Annotated[
+    int, typer.Option("--outliers-seed", metavar="N", help="Seed of the channels that get them.")
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 DType = Annotated[str, typer.Option("--dtype", help="auto, float32, float16 or bfloat16.")]
 Backend = Annotated[str, typer.Option("--backend", help="auto, simulate, integer or triton.")]
@@ -123,11 +137,35 @@ def show(data: dict[str, Any], as_json: bool, text: str) -> None:
     print(json.dumps(data, allow_nan=False, ensure_ascii=False, indent=1) if as_json else text)
 
 
-def compare_request(*, option: Sequence[str] = (), **fields: Any) -> Any:
+def compare_request(
+    *,
+    option: Sequence[str] = (),
+    outliers: float | None,
+    outliers_kind: str,
+    outliers_seed: int,
+    **fields: Any,
+) -> Any:
     """A checked `CompareRequest` from what was typed."""
     from ..request import CompareRequest
 
-    return CompareRequest.parse({**fields, "options": options_of(option)}, "command line")
+    chosen = outliers_of(outliers, outliers_kind, outliers_seed)
+    return CompareRequest.parse(
+        {**fields, "options": options_of(option), "outliers": chosen}, "command line"
+    )
+
+
+def outliers_of(factor: float | None, kind: str, seed: int) -> Any:
+    """`--outliers F` with its kind and seed; None without it."""
+    from quant.errors import BadInput, unknown
+    from quant.schema import OUTLIER_KINDS, Outliers
+
+    if kind not in OUTLIER_KINDS:
+        raise unknown("kind of outliers", kind, OUTLIER_KINDS)
+    if factor is None:
+        if (kind, seed) != ("static", 0):
+            raise BadInput("--outliers-kind and --outliers-seed go with --outliers F, e.g. 32")
+        return None
+    return Outliers.parse({"kind": kind, "factor": factor, "seed": seed}, "--outliers")
 
 
 def options_of(pairs: Sequence[str]) -> dict[str, Any]:

@@ -21,9 +21,13 @@ from .base import (
     Json,
     Model,
     Options,
+    OutlierFactor,
+    OutlierKind,
+    OutlierSeed,
     Prompts,
     Steps,
     options_of,
+    outliers_of,
     show,
     watched,
 )
@@ -77,6 +81,9 @@ def capture(
     seed: Annotated[
         int, typer.Option("--seed", metavar="N", help="Seed of the choice of rows.")
     ] = 0,
+    outliers: OutlierFactor = None,
+    outliers_kind: OutlierKind = "static",
+    outliers_seed: OutlierSeed = 0,
     device: Device = "auto",
     dtype: DType = "auto",
     batch_size: BatchSize = 8,
@@ -114,6 +121,7 @@ def capture(
                 "surface_mib": surface_mib,
                 "seed": seed,
             },
+            "outliers": outliers_of(outliers, outliers_kind, outliers_seed),
             "device": device,
             "dtype": dtype,
             "batch_size": batch_size,

@@ -434,6 +434,13 @@ def test_outliers_on_outliers_are_refused(model):
         inject(inject(model, Outliers(factor=32)), Outliers(factor=2))
 
 
+def test_a_quantized_model_is_refused(model):
+    made = quantize(model, "rtn", uniform_plan(model, parse_bits("w8a8")))
+    quantized = replace(model, pipe=SimpleNamespace(transformer=made.transformer))
+    with pytest.raises(BadInput, match="tiny-dit is quantized already"):
+        inject(quantized, Outliers(factor=32))
+
+
 def test_a_factor_that_half_precision_cannot_hold_is_refused():
     model = tiny("dit", torch.float16)
     model.transformer.transformer_blocks[0].norm1.linear.weight.data.fill_(100.0)
