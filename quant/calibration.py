@@ -159,9 +159,9 @@ def calibrate(
         batch_size: samples per batch; which rows are sampled does not depend on it.
         on_step: called after every step of every batch; may raise `Cancelled`.
         stages: transforms of a quantized copy of the model, to be recorded in the same pass.
-        checkpoint: file that holds the totals after finished batches. A call with the same inputs
-            goes on from there and ends with the same statistics; at most one batch is lost. The
-            caller deletes it.
+        checkpoint: file that holds the totals of finished batches. A call with the same inputs goes
+            on from there and ends with the same statistics; lost is what was not written yet: the
+            running batch, and batches that took less than ten times a writing. The caller deletes it.
         shapes: what `input_shapes` found, to save looking again.
         clock: told how long drawing and recording take.
         on_resume: told how many samples the checkpoint held, when it held any.
