@@ -91,7 +91,7 @@ def settle(folder: Path) -> None:
     study = Study.open(folder)
     result = study.result()
     made = {
-        "device": f"{processor()}; {result['runs'][0]['device']}",
+        "device": processor(),
         "date": result["created"][:10],
         "versions": study.manifest["versions"],
         "by": "make recorded",

@@ -196,7 +196,7 @@ def _told_apart(listed: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def plain_bits(run: Run) -> str:
-    """`4-bit` for W4A8; `4-bit weights` where only weights are quantized; `mixed` for a plan."""
+    """`4-bit` for W4A8, after the weights, which are what takes memory; `Mixed` for a plan."""
     try:
         bits = parse_bits(str(run.get("bits") or ""))
     except BadInput:
@@ -204,8 +204,7 @@ def plain_bits(run: Run) -> str:
     text = str(bits)
     if not text.startswith("w"):
         return text.upper()
-    weights, _, activations = text[1:].partition("a")
-    return f"{weights}-bit weights" if activations == "16" else f"{weights}-bit"
+    return f"{text[1:].partition('a')[0]}-bit"
 
 
 def recognised(run: Run, full: Run) -> str:

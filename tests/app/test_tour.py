@@ -165,7 +165,7 @@ def test_recorded_runs_are_called_so_with_device_and_date() -> None:
 
 @pytest.mark.parametrize(
     ("bits", "label"),
-    [("w8a8", "8-bit"), ("w4a16", "4-bit weights"), ("fp8", "FP8"), (None, "Mixed")],
+    [("w8a8", "8-bit"), ("w4a16", "4-bit"), ("fp8", "FP8"), (None, "Mixed")],
 )
 def test_plain_words_for_bits(bits: str | None, label: str) -> None:
     assert tour.plain_bits({"bits": bits, "method": "rtn"}) == label
