@@ -45,7 +45,9 @@ def shown(page: Any, site: str, step: int) -> None:
 def opened(page: Any, served: Served, query: str = "") -> Any:
     page.goto(served.url + "activations" + query)
     page.wait_for_selector(".dq-activations[data-shown]")
+    page.locator("[data-panel=values] .dq-plot").scroll_into_view_if_needed()  # drawn when seen
     page.wait_for_function("document.querySelector('[data-panel=values] .dq-plot')?.data")
+    page.evaluate("scrollTo(0, 0)")
     return page
 
 
