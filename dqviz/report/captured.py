@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from quant.schema import fingerprint
+
 from ..pages.activations.selection import block_label, labels
 from ..pages.exports import Source
 from ..pages.view import Section, plot
@@ -26,8 +28,8 @@ def captured(study: Study) -> tuple[Section, ...]:
     seen = study.capture(record["name"])
     source = Source(
         about=str(study.manifest["model"].get("key") or "model"),
-        recipe=str(record["manifest"].get("fingerprint") or record["name"]),
-        evidence=("recorded" if study.read_only else "measured",),
+        recipe=fingerprint(dict(seen.manifest)),
+        evidence=(str(record["record"].get("evidence") or "measured"),),
         note=f"capture {record['name']}, {record['created'][:10]}",
     )
     values = seen.summary(STATISTIC)[:, :, 0]  # [inputs, steps], the conditional branch

@@ -18,6 +18,7 @@ from dqviz.report import report_html, report_view, write_report
 from dqviz.report.bundle import modules
 from dqviz.study import NewRun, Study
 from quant.errors import BadInput
+from quant.schema import fingerprint
 from tests.captures import write_capture
 
 VOID = {"meta", "img", "br"}
@@ -169,13 +170,15 @@ def test_a_read_only_study_wants_a_file(own: Path, tmp_path: Path) -> None:
 def test_the_latest_capture_is_shown(own: Path, tmp_path: Path) -> None:
     study = Study.open(own)
     file = write_capture(tmp_path / "new.safetensors", stages=("input", "scaled"))
-    study.add_capture("first", file, {"fingerprint": "0123abcd"})
+    study.add_capture("first", file, {}, record={"evidence": "recorded"})
     titles = [s["title"] for s in report_view(study).sections]
     at = titles.index("Activations: incoherence of every input at every step")
     assert titles[at - 1] == "Scope"
     assert titles[-2:] == ["The same on the command line", "Make it again"]
     heat, *histograms = report_view(study).sections[at : at + 4]
-    assert heat["file"] == "tiny-dit-0123abcd-incoherence"
+    recipe = fingerprint(dict(study.capture("first").manifest))
+    assert heat["file"] == f"tiny-dit-{recipe}-incoherence"
+    assert heat["source"]["evidence"] == "recorded"
     assert len({s["title"] for s in histograms}) == 3
     for section in histograms:
         assert section["csv"].splitlines()[0].startswith("from,to,count_input")
