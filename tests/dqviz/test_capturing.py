@@ -232,8 +232,8 @@ def load_then(monkeypatch: pytest.MonkeyPatch, available: Any) -> Any:
     """Loading as it is; afterwards the machine says that so much memory is free."""
     from dqviz.planning import load
 
-    def loaded(*arguments: Any) -> Any:
-        model = load(*arguments)
+    def loaded(*arguments: Any, **more: Any) -> Any:
+        model = load(*arguments, **more)
         monkeypatch.setattr(machine, "available_memory", available)
         return model
 
@@ -248,8 +248,8 @@ def test_an_input_that_is_not_finite_names_site_and_step(
 
     from dqviz.planning import load
 
-    def spoiled(*arguments: Any) -> Any:
-        model = load(*arguments)
+    def spoiled(*arguments: Any, **more: Any) -> Any:
+        model = load(*arguments, **more)
         calls = iter(range(1000))
 
         def spoil(_module: Any, _args: Any, out: torch.Tensor) -> torch.Tensor:

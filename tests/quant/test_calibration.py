@@ -16,6 +16,7 @@ from quant.clock import RecordingClock
 from quant.errors import BadCheckpoint, BadInput, Cancelled
 from quant.footprint import footprint, input_shapes
 from quant.generation import generate
+from quant.models import load_model
 from quant.recording import FIELDS, InputShape, InputStatistics, bin_of, counts_of, pooled
 from quant.seen_layout import BINS, HALF, CalibrationOptions
 from quant.stages import weight_statistics
@@ -329,6 +330,22 @@ def test_the_clock_tells_recording_from_drawing(model, sampler):
     assert clock.total > 0
     assert clock.overhead_ratio is not None
     assert clock.overhead_ratio > 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_records_the_same_rows(tiny_dit, sampler, seen):
+    on_gpu = load_model(str(tiny_dit), device="cuda", dtype="float32")
+    clock = RecordingClock()
+    options = CalibrationOptions(reservoir=256)
+    other = calibrate(on_gpu, on_gpu.samples(SEEDS), sampler, options, clock=clock)
+    assert clock.overhead_ratio is not None
+    for key, one in seen.inputs.items():
+        two = other.inputs[key]
+        assert torch.equal(one.row_steps, two.row_steps)
+        torch.testing.assert_close(one.absmax, two.absmax, rtol=1e-2, atol=1e-3)
+        torch.testing.assert_close(one.rows, two.rows, rtol=1e-2, atol=1e-2)
+        assert torch.equal(one.histogram.sum(-1), two.histogram.sum(-1))
 
 
 def test_one_branch_without_guidance(model):
