@@ -53,7 +53,7 @@ def _map(seen: SeenFile, values: np.ndarray, source: Source) -> Section:
     statistic = STATISTICS[STATISTIC]
     rows = labels(seen)
     blocks = [block_label(entry.block) for entry in seen.inputs]
-    figure = heatmap.sites(values, rows, blocks, seen.timesteps, "log", statistic.title)
+    figure = heatmap.sites(values, rows, blocks, None, "log", statistic.title)
     return plot(
         f"Activations: {statistic.title.lower()} of every input at every step",
         figure,
