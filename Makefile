@@ -48,7 +48,7 @@ $(VENV)/.project: pyproject.toml $(VENV)/.installed
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-pictures: env ## docs/pictures/*.png: the Compare page over a real comparison
+pictures: env ## docs/pictures/*.png: every page over the recorded study, light and dark, wide and narrow
 	@$(BIN)/python -m tests.app.screenshots $(ARGS)
 
 recorded: env ## assets/studies/dit-emoji: the study that comes along, made anew
