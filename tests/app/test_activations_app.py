@@ -119,6 +119,16 @@ def test_only_a_listed_model_is_captured(ask: Ask) -> None:
     assert "no job" in ask("capture_state", job="nothing")["error"]
 
 
+def test_a_capture_is_queued_as_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(compare=FakeCompare())
+    monkeypatch.setattr(bench.desk, "wake", lambda: None)  # nobody begins it
+    answer = {f.__name__: f for f in server_functions(bench)}
+    begun = json.loads(answer["capture_start"]({"model": "dit-emoji"}))
+    job = bench.store.get(begun["job"])
+    assert (job.kind, job.request["model"]) == ("capture", "dit-emoji")
+    assert json.loads(answer["capture_state"](begun))["state"] == "queued"
+
+
 @pytest.mark.parametrize("query", [None, 7, "x", [], [[1]], {"want": 3}])
 def test_nonsense_is_answered(study: Study, query: Any) -> None:
     first = server_functions(Bench(compare=FakeCompare()))[0]
