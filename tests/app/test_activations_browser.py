@@ -246,9 +246,10 @@ def test_figures_and_tables_can_be_taken_along(app: tuple[Served, SeenFile], new
 
 
 def test_without_a_capture_the_page_says_what_to_run(serve: Serve, new_page: Pages) -> None:
-    page = new_page()
+    page = new_page(390)
     page.goto(serve().url + "activations")
     page.wait_for_selector(".dq-activations[data-shown=empty]")
+    assert page.evaluate("document.querySelector('.dq-empty').scrollWidth") <= 390
     assert "dqviz capture" in page.inner_text(".dq-empty")
     assert page.get_by_role("button", name="Capture now").is_enabled()
 
