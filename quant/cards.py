@@ -37,7 +37,7 @@ class Card:
     title: str
     paper: str
     bits: tuple[str, ...]  # presets; other widths are allowed where the method says so
-    beats: str = ""  # the baseline that the suite holds it against: its key, and options "name=value"
+    beats: str = ""  # what the suite holds it against: a method's key, and options "name=value"
     beats_at: tuple[str, ...] = ("w4a8", "w4a4", "w6a6")  # bits at which it does
     needs: tuple[str, ...] = ()  # calibration statistics that it reads
     summary: str = ""

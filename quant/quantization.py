@@ -162,8 +162,9 @@ class _Groups:
     def _weight(self, name: str) -> SiteWeight:
         linear = self.model.transformer.get_submodule(name)
         assert isinstance(linear, nn.Linear)
-        bias = None if linear.bias is None else linear.bias.detach()
-        return SiteWeight(name, linear.weight.detach().float(), bias, self.plan.sites[name])
+        # Methods compute where the statistics are; the layers they make go back to the model.
+        bias = None if linear.bias is None else linear.bias.detach().cpu()
+        return SiteWeight(name, linear.weight.detach().cpu().float(), bias, self.plan.sites[name])
 
     def _statistics(self, input_of: str) -> InputStatistics | None:
         if not self.card.needs or self.seen is None:

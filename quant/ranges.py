@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .calibration import InputStatistics
+from .errors import BadInput
 from .methods.base import Group
 from .rounding import Ranges, groups_of, ranges_between
 from .schema import Format, SitePlan
@@ -21,6 +22,8 @@ from .schema import Format, SitePlan
 
 def static(plan: SitePlan, granularity: str = "tensor", group_size: int | None = None) -> SitePlan:
     """The same integers, with activation ranges from the calibration."""
+    if any(f is not None and f.kind != "int" for f in plan.activations):
+        raise BadInput("static activation ranges are for integers; give bits like w8a8")
     size = group_size if granularity == "group" else None
     update = {"static": True, "granularity": granularity, "group_size": size}
     activations = tuple(

@@ -82,7 +82,7 @@ def stored_transform(options: Options) -> Transform:
 
 def branch(weight: Tensor, rank: int) -> LowRank:
     """L_2, L_1 of W' [o, i]: projection on its largest singular directions, both with sqrt(sigma)."""
-    w = weight.double()
+    w = weight.float()
     tall = len(w) > w.shape[1]
     if tall:
         w = w.T

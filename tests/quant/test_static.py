@@ -120,7 +120,7 @@ def test_a_method_without_ranges_refuses_a_static_plan():
 
 def test_other_number_formats_have_no_static_ranges():
     fp8 = Format.of_kind("fp8")
-    with pytest.raises(BadInput, match="static"):
+    with pytest.raises(BadInput, match="for integers"):
         Trial("static-step", SitePlan(weight=fp8, activations=(fp8,)), 0)
 
 
