@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from dqviz.files import write_json, write_text
 from dqviz.machine import processor
 from dqviz.planning import quiet_diffusers
-from dqviz.study import write_json, write_text
 from quant.calibration import Seen, calibrate
 from quant.errors import DQVizError
 from quant.generation import Generation, generate

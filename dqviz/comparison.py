@@ -8,46 +8,37 @@ point results are kept until it is done, so that what is left is judged against 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quant.cards import methods
 from quant.errors import Cancelled
 from quant.models import resolve
-from quant.schema import Plan, Recipe, Sample, Sampler
+from quant.schema import Plan, Recipe
 
-from . import machine
-from .candidates import OURS, check_candidate, check_outliers, load_candidate
+from .candidates import check_candidate, check_outliers, load_candidate
 from .events import Done, OnEvent, RunFinished
 from .planning import (
     RowCount,
-    given_plan,
-    load,
     needs_statistics,
     plan_bits,
-    plan_for,
-    plan_warnings,
     statistics,
-    statistics_bytes,
     transforms_of,
 )
+from .preparation import FULL_PRECISION, Drawn, Task, prepare
 from .records import (
     arithmetic,
     bytes_of,
-    classifier_of,
-    describe,
     device_name,
     foreign_bytes,
-    image_bytes,
     marked,
     pairs,
     timing,
-    versions,
 )
 from .report import write_report
-from .request import CompareRequest, Job, as_command, check_request
+from .request import CompareRequest, Job, check_request
 from .resumption import load_generation, save_generation
 from .studies import writable
 from .study import MANIFEST, NewRun, Study, check_folder, default_folder
@@ -57,12 +48,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from quant.calibration import Seen
-    from quant.evaluate import Classifier
     from quant.generation import Generation
-    from quant.models import Model
 
-FULL_PRECISION = "full-precision"
-TRACED = 4  # samples whose trajectory is kept and traced
 LADDER_COST = 8  # generations that a ladder costs, about
 
 
@@ -97,7 +84,7 @@ def compare(
         check_outliers(path, check_candidate(path), request.outliers)
     watch = Watch(on_event, cancelled, previews)
     watch.stage("load", f"loading {request.model}")
-    task = _prepare(request, jobs, folder, watch, key)
+    task = prepare(request, jobs, folder, watch, key)
     try:
         _run(task)
     except BaseException as error:
@@ -124,122 +111,7 @@ def _done(folder: Path, key: str) -> dict[str, Any] | None:
     return result if result is not None and result["status"] == "done" else None
 
 
-@dataclass
-class _Task:
-    """One comparison under way."""
-
-    request: CompareRequest
-    watch: Watch
-    model: Model
-    samples: tuple[Sample, ...]
-    sampler: Sampler
-    calibration: tuple[Sample, ...]
-    reference: str  # name of the full-precision run
-    runs: list[tuple[str, Job, Plan]]  # name, what to do, formats
-    foreign: list[tuple[str, Path]]  # name, folder
-    classifier: Classifier | None
-    study: Study
-    comparison: int
-    warnings: list[str]
-    shared: set[str]  # tensors that are stored once, under another name
-    kept: Path | None  # where full precision is kept for a resumption
-    records: list[dict[str, Any]] = field(default_factory=list)
-    ladder: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def steps(self) -> int:
-        """Denoiser steps of one run, over all samples."""
-        return len(self.samples) * self.sampler.steps
-
-    @property
-    def traced(self) -> int:
-        """Samples whose trajectory is kept."""
-        return min(TRACED, len(self.samples))
-
-    @property
-    def ladder_samples(self) -> int:
-        """Half of the samples, 4 to 16 of them: the ladder costs eight generations."""
-        return min(len(self.samples), 16, max(4, len(self.samples) // 2))
-
-
-@dataclass(frozen=True)
-class _Drawn:
-    """The pictures of one run."""
-
-    all: Generation
-    head: Generation  # the first samples, with their trajectory
-    seconds_per_sample: float
-    rows: int  # rows that a quantized site gets in one call
-
-
-def _prepare(
-    request: CompareRequest, jobs: Sequence[Job], folder: Path, watch: Watch, key: str | None
-) -> _Task:
-    """Load the model and check all that only it can tell; the study is opened last."""
-    from quant.checkpoint import check_checkpoint
-    from quant.storage import stored_tensors
-
-    given = given_plan(request)
-    for path in request.candidates:
-        if check_candidate(path).get("quantization_config", {}).get("quant_method") == OURS:
-            check_checkpoint(path)
-    model = load(request.model, request.device, request.dtype, request.backend, request.outliers)
-    classes, prompts = request.classes or None, request.prompts or None
-    samples = model.samples(request.seeds, classes, prompts)
-    sampler = model.sampler(request.steps, request.guidance)
-
-    plans = [plan_for(request, job, model, sampler, given) for job in jobs]
-    needed = (len(jobs) + len(request.candidates) + 1) * len(samples) * image_bytes(model)
-    if key is not None:
-        needed += 4 * len(samples) * image_bytes(model)  # full precision in float32, until the end
-    if needs_statistics(request.methods):
-        needed += statistics_bytes(model, sampler)
-    machine.require_disk(needed + 16 * machine.MIB, folder)
-    watch.check()
-    study = Study.open_or_create(folder, describe(model), versions())
-    resumed = None if key is None else study.comparison_of(key)
-    if resumed is not None:
-        comparison, names = resumed, study.resume(resumed)
-    else:
-        names = _names(study, request, jobs)
-        recipe = {
-            "command": as_command(request),
-            "request": request.to_json(),
-            "sampler": sampler.to_json(),
-            "samples": [s.to_json() for s in samples],
-        }
-        comparison = study.begin(request.to_json(), recipe, names, key)
-    return _Task(
-        request=request,
-        watch=watch,
-        model=model,
-        samples=samples,
-        sampler=sampler,
-        calibration=model.samples(request.calibration_seeds, classes, prompts),
-        reference=names[0],
-        runs=list(zip(names[1:], jobs, plans)),
-        foreign=list(zip(names[1 + len(jobs) :], request.candidates, strict=True)),
-        classifier=classifier_of(model),
-        study=study,
-        comparison=comparison,
-        warnings=plan_warnings(given, sampler),
-        shared=set(stored_tensors(model.transformer, model.source_dtype).shared),
-        kept=None if key is None else folder / f"resume-{comparison}.safetensors",
-        records=study.runs(comparison),
-    )
-
-
-def _names(study: Study, request: CompareRequest, jobs: Sequence[Job]) -> list[str]:
-    """Names of the runs, full precision first: free in the study, and also their folders' names."""
-    names: list[str] = [study.free_name(FULL_PRECISION)]
-    for job in jobs:
-        names.append(study.free_name(f"{job.method}-{job.bits or 'plan'}", names))
-    for path in request.candidates:
-        names.append(study.free_name(path.resolve().name, names))
-    return names
-
-
-def _run(task: _Task) -> None:
+def _run(task: Task) -> None:
     """All stages in order."""
     watch, request = task.watch, task.request
     calibrated = needs_statistics([job.method for _, job, _ in task.runs])
@@ -266,13 +138,13 @@ def _run(task: _Task) -> None:
         task.kept.unlink(missing_ok=True)
 
 
-def _reference(task: _Task, stored: bool) -> _Drawn:
+def _reference(task: Task, stored: bool) -> Drawn:
     """Full precision: as it was kept when the comparison was stopped, else drawn now."""
     kept = task.kept if stored else None
     generation = None if kept is None else load_generation(kept, task.samples, task.sampler)
     if generation is not None:
         task.watch.skip(task.steps)
-        return _Drawn(replace(generation, trajectory=None), _head(generation, task.traced), 0.0, 1)
+        return Drawn(replace(generation, trajectory=None), _head(generation, task.traced), 0.0, 1)
     task.watch.stage("draw", "full precision", task.steps, task.reference)
     drawn = _draw(task, None)
     if task.kept is not None:
@@ -292,7 +164,7 @@ def _head(generation: Generation, count: int) -> Generation:
     )
 
 
-def _draw(task: _Task, transformer: nn.Module | None) -> _Drawn:
+def _draw(task: Task, transformer: nn.Module | None) -> Drawn:
     """Draw every sample; the first few with their trajectory."""
     import torch
 
@@ -322,10 +194,10 @@ def _draw(task: _Task, transformer: nn.Module | None) -> _Drawn:
         trajectory=None,
     )
     seconds = max(0.0, whole.seconds - task.watch.overhead) / len(task.samples)
-    return _Drawn(whole, parts[0], seconds, counted.rows)
+    return Drawn(whole, parts[0], seconds, counted.rows)
 
 
-def _store_reference(task: _Task, drawn: _Drawn) -> None:
+def _store_reference(task: Task, drawn: Drawn) -> None:
     from quant.evaluate import evaluate_alone
 
     metrics = evaluate_alone(drawn.all, task.classifier, task.model.classes).to_json()
@@ -346,7 +218,7 @@ def _store_reference(task: _Task, drawn: _Drawn) -> None:
     _store(task, record, drawn, None, None, {})
 
 
-def _calibrate(task: _Task, steps: int) -> Seen:
+def _calibrate(task: Task, steps: int) -> Seen:
     task.watch.stage("calibrate", f"calibrating on {len(task.calibration)} samples", steps)
     return statistics(
         task.model,
@@ -359,7 +231,7 @@ def _calibrate(task: _Task, steps: int) -> Seen:
 
 
 def _quantized_run(
-    task: _Task, name: str, job: Job, plan: Plan, seen: Seen | None, reference: _Drawn
+    task: Task, name: str, job: Job, plan: Plan, seen: Seen | None, reference: Drawn
 ) -> None:
     from quant.quantization import quantize
 
@@ -400,7 +272,7 @@ def _quantized_run(
     _store(task, record, drawn, plan, drift, job.options, manifest)
 
 
-def _foreign_run(task: _Task, name: str, path: Path, reference: _Drawn) -> None:
+def _foreign_run(task: Task, name: str, path: Path, reference: Drawn) -> None:
     task.watch.stage("load", f"loading candidate {path}", run=name)
     candidate = load_candidate(path, task.model)
     task.watch.stage("draw", f"candidate {path.name}", task.steps, name)
@@ -429,7 +301,7 @@ def _foreign_run(task: _Task, name: str, path: Path, reference: _Drawn) -> None:
     _store(task, record, drawn, plan, drift, {"candidate": str(path)})
 
 
-def _judged(task: _Task, reference: _Drawn, drawn: _Drawn) -> dict[str, Any]:
+def _judged(task: Task, reference: Drawn, drawn: Drawn) -> dict[str, Any]:
     from quant.evaluate import evaluate
 
     found = evaluate(reference.all, drawn.all, task.classifier, task.model.classes)
@@ -437,7 +309,7 @@ def _judged(task: _Task, reference: _Drawn, drawn: _Drawn) -> dict[str, Any]:
 
 
 def _trace(
-    task: _Task, name: str, reference: _Drawn, drawn: _Drawn, transformer: nn.Module
+    task: Task, name: str, reference: Drawn, drawn: Drawn, transformer: nn.Module
 ) -> dict[str, Any]:
     """Error along the trajectory of the first samples."""
     from quant.drift import drift
@@ -455,7 +327,7 @@ def _trace(
     return {"seeds": [s.seed for s in reference.head.samples], **found.to_json()}
 
 
-def _climb(task: _Task, reference: _Drawn, steps: int) -> list[dict[str, Any]]:
+def _climb(task: Task, reference: Drawn, steps: int) -> list[dict[str, Any]]:
     from quant.ladder import ladder
 
     task.watch.stage("ladder", "yardstick ladder", steps, "ladder")
@@ -472,9 +344,9 @@ def _climb(task: _Task, reference: _Drawn, steps: int) -> list[dict[str, Any]]:
 
 
 def _store(
-    task: _Task,
+    task: Task,
     record: Mapping[str, Any],
-    drawn: _Drawn,
+    drawn: Drawn,
     plan: Plan | None,
     drift: Mapping[str, Any] | None,
     options: Mapping[str, Any],
@@ -510,7 +382,7 @@ def _store(
     task.watch.emit(RunFinished(stored))
 
 
-def _close(task: _Task, status: str) -> None:
+def _close(task: Task, status: str) -> None:
     """Write down how it ended, and the report of what there is."""
     from quant.ladder import lossless
 

@@ -28,7 +28,8 @@ from quant.errors import BadInput, DQVizError, unknown
 
 from . import processes
 from .database import transaction
-from .study import Study, dump, faults, now, studies_root, write_text
+from .files import dump, faults, now, write_text
+from .study import Study, studies_root
 
 DATABASE = "jobs.sqlite"
 LOG = "worker.log"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from quant.schema import Sample, Sampler, fingerprint
 
-from .study import faults
+from .files import faults
 
 if TYPE_CHECKING:
     from quant.generation import Generation

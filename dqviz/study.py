@@ -10,16 +10,14 @@ runs under names of their own. Files appear under their names only when they are
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
 import shutil
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +26,7 @@ from quant.schema import Outliers, fingerprint
 
 from . import migrations
 from .database import transaction
+from .files import dump, faults, now, read_json, write_json
 
 if TYPE_CHECKING:
     from .seen_file import SeenFile
@@ -341,7 +340,7 @@ class Study:
     def drift(self, name: str) -> dict[str, Any] | None:
         """Error along the trajectory of a run; None where it was not measured."""
         file = self.run(name).get("drift")
-        return None if file is None else _read_json(self.folder / file)
+        return None if file is None else read_json(self.folder / file)
 
     def metric(self, name: str, key: str) -> dict[int, float | None]:
         """One metric of one run, by seed."""
@@ -488,7 +487,7 @@ def _metric_rows(
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     file = folder / MANIFEST
-    data = _read_json(file)
+    data = read_json(file)
     if not isinstance(data, dict) or data.get("kind") != KIND:
         raise BadInput(f"{file} is not a study's; name a new or empty folder")
     found = data.get("format")
@@ -499,54 +498,3 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(data.get("model"), dict) or not isinstance(data.get("versions"), dict):
         raise BadInput(f"{file} lacks its model or versions; restore it, or start a new folder")
     return data
-
-
-def _read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"{file} is missing; restore it, or start a new study folder") from None
-    except ValueError as error:
-        raise BadInput(f"{file} is not JSON ({error}); restore it, or start a new folder") from None
-
-
-def dump(data: object) -> str:
-    """Compact JSON text; NaN and infinity are a mistake of ours and raise ValueError."""
-    return json.dumps(data, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
-
-
-def write_json(file: Path, data: object) -> None:
-    """Write JSON atomically."""
-    text = json.dumps(data, allow_nan=False, indent=1, ensure_ascii=False)
-    write_text(file, text + "\n")
-
-
-def write_text(file: Path, text: str) -> None:
-    """Write a text file under a temporary name, then rename it."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    with faults(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("w", encoding="utf-8") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            partial.replace(file)
-        finally:
-            partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def faults(where: Path) -> Iterator[None]:
-    """Turn the operating system's errors on writing `where` into ours."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise EnvironmentFault(f"the disk is full while writing {where}; free some") from None
-        raise EnvironmentFault(f"cannot write {where}: {error.strerror or error}") from None
-
-
-def now() -> str:
-    """The time in UTC, to the second."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

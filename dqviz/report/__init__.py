@@ -13,11 +13,12 @@ from typing import Any
 
 from quant.errors import BadInput
 
+from ..files import write_text
 from ..pages import compare
 from ..pages.pictures import data_urls
 from ..pages.view import Section, View
 from ..studies import with_samples
-from ..study import REPORT, Study, write_text
+from ..study import REPORT, Study
 from .bundle import bundled
 from .captured import captured
 

@@ -13,10 +13,10 @@ from quant.errors import BadInput, DQVizError
 from quant.schema import fingerprint
 
 from ..catalogue import list_methods, list_models
+from ..files import faults
 from ..jobs import Job, JobStore
 from ..pages import compare as page
 from ..request import CompareRequest
-from ..study import faults
 from ..work import KINDS
 from .desk import Desk, Processes, Threads
 from .form import Form, ModelFacts, model_facts

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from dqviz import migrations
+from dqviz.files import write_text
 from dqviz.study import (
     DATABASE,
     MANIFEST,
@@ -22,7 +23,6 @@ from dqviz.study import (
     check_folder,
     default_folder,
     slug,
-    write_text,
 )
 from quant.errors import BadInput, EnvironmentFault
 
