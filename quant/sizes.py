@@ -130,8 +130,10 @@ def predict_size(
     """
     left_out = copies(transformer) if shared is None else shared
     quantized = {name: site for name, site in plan.items() if site.quantized}
+    # With nothing quantized it is the file that the model came from.
+    stored = kept_dtype if quantized else lambda _, dtype: dtype
     full: Shapes = {
-        name: (tuple(t.shape), kept_dtype(t, dtype) if t.is_floating_point() else t.dtype)
+        name: (tuple(t.shape), stored(t, dtype) if t.is_floating_point() else t.dtype)
         for name, t in transformer.state_dict().items()
         if name not in left_out
     }

@@ -13,7 +13,7 @@ from ..jobs import Job
 from ..studies import Beside, StudyFacts
 from .compare import run_bits, run_name
 from .exports import Source
-from .view import Column, Section, cell, table
+from .view import Column, Section, cell, synthetic, table
 
 TITLE = "Runs"
 NO_JOBS = {
@@ -148,7 +148,10 @@ def side_by_side(found: Beside) -> list[Section]:
         recipe="-".join(str(r.get("fingerprint") or "") for r in found.results),
         evidence=tuple(
             dict.fromkeys(
-                str(row["run"]["evidence"]) for row in found.rows() if row["run"].get("evidence")
+                word
+                for row in found.rows()
+                for word in (row["run"].get("evidence"), synthetic(row["run"]))
+                if word
             )
         ),
         note="paired" if found.paired else "not paired",

@@ -18,7 +18,7 @@ from quant.schema import parse_bits
 
 from .compare import full_name, run_bits, run_name
 from .compare.names import samples_of
-from .view import Section, View, badge
+from .view import Section, View, badge, synthetic_badges
 
 TITLE = "Tour"
 MB = 1e6
@@ -79,7 +79,7 @@ def render(
     section: Section = {
         "kind": "tour",
         "title": "From best quality to smallest size",
-        "badges": [_badge(runs, recorded)],
+        "badges": [*synthetic_badges(result["model"]), _badge(runs, recorded)],
         "origin": _origin(result, runs, title, recorded),
         "key": f"{result.get('fingerprint') or ''}",
         "samples": samples_of(result),

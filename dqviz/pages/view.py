@@ -43,6 +43,23 @@ def badge(text: str, tone: str = "plain", title: str = "") -> dict[str, str]:
     return {"text": text, "tone": tone, "title": title}
 
 
+def synthetic(described: Mapping[str, Any]) -> str:
+    """What is said of everything made on a model with synthetic outliers; empty for any other.
+
+    `described` is a study's model, a run's record or a capture's.
+    """
+    outliers = described.get("outliers")
+    if not outliers:
+        return ""
+    return f"synthetic outliers ({outliers['kind']} x{outliers['factor']:g})"
+
+
+def synthetic_badges(described: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The same as a badge, where there is anything to say."""
+    hint = "large layer inputs were put into this model, which computes the same as before"
+    return [badge("synthetic outliers", "warn", hint)] if synthetic(described) else []
+
+
 def cell(text: str = "", sub: str = "", **more: Any) -> dict[str, Any]:
     """A table cell; `more` may hold run (its colour number), badge, title, words."""
     return {"text": text, "sub": sub, **more}

@@ -10,7 +10,7 @@ from quant.schema import fingerprint
 
 from ..pages.activations.selection import block_label, labels
 from ..pages.exports import Source
-from ..pages.view import Section, plot
+from ..pages.view import Section, plot, synthetic
 from ..plots import heatmap, histogram
 from ..seen_file import STATISTICS, InputEntry, SeenFile
 from ..study import Study
@@ -29,7 +29,10 @@ def captured(study: Study) -> tuple[Section, ...]:
     source = Source(
         about=str(study.manifest["model"].get("key") or "model"),
         recipe=fingerprint(dict(seen.manifest)),
-        evidence=(str(record["record"].get("evidence") or "measured"),),
+        evidence=(
+            str(record["record"].get("evidence") or "measured"),
+            *filter(None, [synthetic(record["record"])]),
+        ),
         note=f"capture {record['name']}, {record['created'][:10]}",
     )
     values = seen.summary(STATISTIC)[:, :, 0]  # [inputs, steps], the conditional branch

@@ -12,6 +12,9 @@ from dqviz.capturing import CaptureRequest, capture
 from dqviz.capturing import as_command as capture_command
 from dqviz.cli import main
 from dqviz.comparison import compare
+from dqviz.pages.compare.claims import headline
+from dqviz.pages.compare.names import source_of
+from dqviz.pages.exports import to_csv
 from dqviz.request import CompareRequest, as_command
 from dqviz.study import Study, default_folder
 from dqviz.work import KINDS
@@ -62,6 +65,21 @@ def test_the_report_says_so(compared):
     assert BADGE in (study.folder / "report.html").read_text(encoding="utf-8")
 
 
+def test_pages_and_exported_tables_say_so(compared):
+    result, _ = compared
+    runs = result["runs"]
+    assert "synthetic outliers" in [b["text"] for b in headline(result, runs)["badges"]]
+    source = source_of(result, runs)
+    assert BADGE in source.sentence()
+    assert BADGE in to_csv([{"psnr": 1.0}], source)
+
+
+def test_the_size_of_full_precision_is_that_of_the_file_it_came_from(compared, tiny_study):
+    plain = Study.open(tiny_study).result()
+    assert plain is not None
+    assert compared[0]["runs"][0]["size_bytes"] == plain["runs"][0]["size_bytes"]
+
+
 def test_plain_runs_say_that_they_have_none(tiny_study):
     study = Study.open(tiny_study)
     assert study.manifest["model"]["outliers"] is None
@@ -69,6 +87,8 @@ def test_plain_runs_say_that_they_have_none(tiny_study):
     assert result is not None
     assert all(run["outliers"] is None for run in result["runs"])
     assert not any("synthetic" in run["title"] for run in result["runs"])
+    assert not any("synthetic" in b["text"] for b in headline(result, result["runs"])["badges"])
+    assert "synthetic" not in source_of(result, result["runs"]).sentence()
 
 
 def test_recipes_differ(compared, tiny_dit, tmp_path):

@@ -10,6 +10,7 @@ from quant.schema import fingerprint
 
 from ...seen_file import SeenFile
 from ..exports import Source
+from ..view import synthetic
 
 LOGARITHMIC = {"incoherence", "range", "absmax", "std", "kurtosis", "channel_imbalance", "row_spread"}  # fmt: skip
 SIGNED = {"mean", "asymmetry"}
@@ -40,7 +41,8 @@ class Opened:
 
     def source(self, note: str, *more: str) -> Source:
         """For exported files; `more` is further evidence."""
-        return Source(f"{self.study}-{self.name}", self.fingerprint, (self.evidence, *more), note)
+        said = (self.evidence, *more, *filter(None, [synthetic(self.record)]))
+        return Source(f"{self.study}-{self.name}", self.fingerprint, said, note)
 
 
 def stage_label(stage: str) -> str:

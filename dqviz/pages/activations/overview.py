@@ -13,7 +13,7 @@ from quant.summaries import STATISTICS
 
 from ...plots import heatmap
 from ...plots.arrays import short
-from ..view import Column, Section, badge, cell, plot, table
+from ..view import Column, Section, badge, cell, plot, synthetic_badges, table
 from .grids import SCALES
 from .opened import LOGARITHMIC, SIGNED, Opened, stage_label
 from .selection import (
@@ -69,7 +69,10 @@ def headline(opened: Opened) -> Section:
         "kind": "headline",
         "title": opened.model,
         "facts": facts,
-        "badges": [badge(opened.evidence, "measured" if not opened.recorded else "plain", hint)],
+        "badges": [
+            *synthetic_badges(opened.record),
+            badge(opened.evidence, "measured" if not opened.recorded else "plain", hint),
+        ],
         "claims": [],
         "notes": [],
     }

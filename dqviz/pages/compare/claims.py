@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..view import Section, badge
+from ..view import Section, badge, synthetic_badges
 from .names import Run, evidence_badge, interval_text, labels_of, samples_of
 
 SMOKE, CLAIM = 16, 64  # samples for a smoke test and for a claim
@@ -16,7 +16,7 @@ def headline(result: Mapping[str, Any], runs: Sequence[Run]) -> Section:
     """Model, sampling, evidence, and one sentence per pair."""
     model = result.get("model") or {}
     status = result.get("status", "done")
-    badges = _status_badges(status) + _evidence_badges(runs[1:])
+    badges = _status_badges(status) + synthetic_badges(model) + _evidence_badges(runs[1:])
     notes = [{"tone": "warn", "text": str(w)} for w in result.get("warnings") or ()]
     return {
         "kind": "headline",

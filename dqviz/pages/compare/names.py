@@ -9,7 +9,7 @@ from typing import Any
 from quant import cards
 
 from ..exports import Source
-from ..view import badge
+from ..view import badge, synthetic
 
 Run = Mapping[str, Any]
 
@@ -59,7 +59,9 @@ def source_of(result: Mapping[str, Any], runs: Sequence[Run]) -> Source:
     return Source(
         about=str((result.get("model") or {}).get("key") or "model"),
         recipe=str(result.get("fingerprint") or ""),
-        evidence=tuple(dict.fromkeys(str(r["evidence"]) for r in runs if r.get("evidence"))),
+        evidence=tuple(
+            dict.fromkeys(w for r in runs for w in (r.get("evidence"), synthetic(r)) if w)
+        ),
         note="; ".join(word for word in note if word),
     )
 
