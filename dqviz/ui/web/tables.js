@@ -27,9 +27,10 @@ function drawTable(section) {
 }
 
 function drawHeadline(section) {
+  const badges = [...new Map((section.badges || []).map((b) => [b.text, b])).values()]; // each once, the last told
   return el("section", { class: "dq-headline" },
     el("div", { class: "dq-head" },
-      el("div", {}, el("h2", {}, section.title, " ", (section.badges || []).map(badge)),
+      el("div", {}, el("h2", {}, section.title, " ", badges.map(badge)),
         el("p", { class: "dq-facts" }, section.facts.map((f) => el("span", {}, f))))),
     section.claims.length ? el("ul", { class: "dq-claims" }, section.claims.map((c) =>
       el("li", { class: `dq-claim dq-${c.tone}` }, el("span", { class: "dq-claim-text" }, c.text), c.sub ? el("span", { class: "dq-sub" }, c.sub) : ""))) : "",
