@@ -245,3 +245,17 @@ def test_a_newer_format_is_refused(model, seen, tmp_path):
     (tmp_path / "c" / CONFIG).write_text(json.dumps(config))
     with pytest.raises(BadCheckpoint, match="format 99"):
         check_checkpoint(tmp_path / "c")
+
+
+def test_checkpoints_from_before_static_formats_and_branches_still_load(model, seen, tmp_path):
+    """Their formats say nothing of `static`, their transforms nothing of `rank`."""
+    made, _ = saved(model, seen, tmp_path / "c", windows=2)
+    file = tmp_path / "c" / CONFIG
+    config = json.loads(file.read_text())
+    ours = config["quantization_config"]
+    for site in ours["plan"]["sites"].values():
+        for fmt in (site["weight"], *site["activations"]):
+            del fmt["static"]
+    assert all(set(t) == {"scale", "rotate"} for t in ours["transforms"].values())
+    file.write_text(json.dumps(config))
+    assert torch.equal(latents_of(load(tmp_path / "c"), 0), latents_of(made.transformer, 0))
