@@ -14,6 +14,7 @@ from quant.errors import DQVizError
 
 from ..pages import compare as page
 from ..request import BACKENDS
+from ..study import is_recorded
 from . import components
 from .bench import Bench
 from .form import (
@@ -273,7 +274,10 @@ def _wire(
         names = list(bench.library.folders())
         known = name if name in names else (None if name else bench.library.first())
         drop_down = gr.update(choices=names, value=known, visible=len(names) > 1)
-        filled = bench.form_of_job(job) if job else bench.form_of(known, comparison)
+        # A recorded study that nobody asked for leaves the form as it is: its first Run stays short.
+        asked_for = name or (known and not is_recorded(bench.library.folders()[known]))
+        filled = bench.form_of(known, comparison) if asked_for else None
+        filled = bench.form_of_job(job) if job else filled
         return [_status(screen), _result(screen), drop_down, job, *_filled(bench, filled)]
 
     def on_study(name: str | None) -> list[Any]:

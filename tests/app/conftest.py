@@ -50,6 +50,13 @@ def drifts() -> dict[str, Any]:
     return stored()["drifts"]
 
 
+@pytest.fixture(autouse=True)
+def no_recorded_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test sees the studies that it makes."""
+    for module in ("dqviz.study", "dqviz.studies"):
+        monkeypatch.setattr(f"{module}.RECORDED", tmp_path / "nothing-recorded")
+
+
 @dataclass
 class FakeCompare:
     """Draws noise in steps, tells the same events as the engine, and writes a real study."""

@@ -272,3 +272,17 @@ def test_the_app_is_killed_during_a_job_and_another_takes_over(
     assert again.state == "running"
     page.click("#dq-cancel")
     state(page, "cancelled")
+
+
+def test_a_fresh_machine_opens_on_the_recorded_study_with_a_short_form(
+    serve: Serve, new_page: Pages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("dqviz.study", "dqviz.studies"):
+        monkeypatch.setattr(f"{module}.RECORDED", ROOT / "assets" / "studies")
+    page = opened(new_page(), serve())
+    page.wait_for_selector(".dq-headline")
+    assert "recorded" in page.inner_text(".dq-headline h2")
+    assert page.input_value("#dq-seeds textarea") == "0-3"
+    page.goto(page.url.split("?")[0] + "?study=dit-emoji")
+    page.wait_for_selector(".dq-headline")
+    page.wait_for_function("document.querySelector('#dq-seeds textarea').value !== '0-3'")
