@@ -73,7 +73,7 @@ def test_no_file_of_ours_names_another_host() -> None:
 
 
 def test_every_answer_has_the_security_headers(url: str) -> None:
-    for path in ("", "config", "vendor/plotly.min.js", "web/view.js", "nothing"):
+    for path in ("", "runs", "config", "vendor/plotly.min.js", "web/runs.js", "nothing"):
         headers = httpx.get(url + path).headers
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["x-frame-options"] == "DENY"
@@ -100,6 +100,11 @@ def test_a_space_may_frame_the_app() -> None:
         "web/%2e%2e/server.py",
         "vendor/../../__init__.py",
         "studies/",
+        "jobs.sqlite",
+        "jobs/",
+        "runs/../jobs.sqlite",
+        "gradio_api/file=jobs.sqlite",
+        "runs/../../etc/passwd",
         "docs",
         "openapi.json",
         "monitoring/summary",
@@ -224,3 +229,34 @@ def wait_for(ready: Callable[[], bool], process: subprocess.Popen[str]) -> bool:
         except httpx.TransportError:
             time.sleep(0.2)
     return False
+
+
+def test_every_page_is_behind_the_password() -> None:
+    bench = Bench(compare=FakeCompare())
+    address, stop = run_server(server.make_app(bench, auth=("ada", "engine")))
+    try:
+        for path in ("runs", "activations", "tour"):
+            page = httpx.get(address + path, follow_redirects=True)
+            assert "runs_jobs" not in page.text
+        for name in ("runs_jobs", "runs_job", "runs_log", "runs_study", "runs_beside"):
+            ask = {"data": {}, "component_id": 1, "fn_name": name, "session_hash": "s"}
+            refused = httpx.post(address + "gradio_api/component_server", json=ask)
+            assert refused.status_code == 401
+    finally:
+        stop()
+
+
+def test_a_browser_calls_only_functions_that_were_given_to_it(url: str) -> None:
+    for component in range(120):
+        for name in ("preprocess", "__init__", "runs_delete", "postprocess"):
+            ask = {"data": {}, "component_id": component, "fn_name": name, "session_hash": "s"}
+            assert httpx.post(url + "gradio_api/component_server", json=ask).status_code >= 400
+
+
+def test_the_app_takes_up_what_an_earlier_one_left(
+    not_served: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    woken: list[bool] = []
+    monkeypatch.setattr("dqviz.ui.desk.Desk.wake", lambda desk: woken.append(True))
+    server.launch(port=free_port())
+    assert woken == [True]
