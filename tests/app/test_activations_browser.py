@@ -12,12 +12,14 @@ from dqviz.seen_file import SeenFile
 from dqviz.study import Study, studies_root
 from tests.app.accessibility import violations
 from tests.app.conftest import Served
+from tests.app.test_browser import run_to_end
 from tests.captures import write_capture
 
 pytestmark = pytest.mark.browser
 
 Pages = Callable[..., Any]
 Serve = Callable[..., Served]
+ROOT = Path(__file__).resolve().parents[2]
 NASTY = "<img src=x onerror='window.hacked=1'>${window.hacked=1}"
 STAGES = ("input", "scaled", "rotated")
 
@@ -32,6 +34,12 @@ DRAWN = """key => {
   const trace = document.querySelector(`[data-panel=${key}] .dq-plot`)._fullData?.[0];
   return trace && [...(trace.y ?? []), ...(trace.z ? [...trace.z].flatMap((row) => [...row]) : [])].slice(0, 500).map(Number);
 }"""
+
+
+def cell(page: Any, place: list[int]) -> list[float]:
+    """Pixel of a cell, once the map has been drawn."""
+    page.wait_for_function("document.querySelector('.dq-mapstage .dq-plot')?._fullLayout?.yaxis?._length")  # fmt: skip
+    return page.evaluate(CELL, place)
 
 
 def shown(page: Any, site: str, step: int) -> None:
@@ -66,7 +74,7 @@ def test_a_click_on_a_cell_shows_its_histogram(app: tuple[Served, SeenFile], new
     page = opened(new_page(1440), served, "?axis=log")
     for row, step in ((6, 3), (1, 0)):
         name = seen.inputs[row].name
-        page.mouse.click(*page.evaluate(CELL, [row, step]))
+        page.mouse.click(*cell(page, [row, step]))
         shown(page, name, step)
         counts, _ = seen.histogram(name, step, 0)
         drawn = page.evaluate(DRAWN, "values")[:-1]
@@ -74,7 +82,7 @@ def test_a_click_on_a_cell_shows_its_histogram(app: tuple[Served, SeenFile], new
         assert max(drawn) == pytest.approx(counts.max() / counts.sum(), rel=1e-4)
         assert page.locator("#dq-site").input_value() == name
         frame = page.locator(".dq-cell").bounding_box()
-        x, y = page.evaluate(CELL, [row, step])
+        x, y = cell(page, [row, step])
         assert abs(frame["x"] + frame["width"] / 2 - x) < 3
         assert abs(frame["y"] + frame["height"] / 2 - y) < 3
 
@@ -172,13 +180,13 @@ def test_the_map_of_weights_chooses_layer_and_stage(app: tuple[Served, SeenFile]
     served, seen = app
     page = opened(new_page(1440), served, "?map=weights&step=2")
     row = 7  # after q, k and v, which share an input
-    page.mouse.click(*page.evaluate(CELL, [row, 1]))
+    page.mouse.click(*cell(page, [row, 1]))
     site = "transformer_blocks.1.attn1"
     shown(page, site, 2)
     assert page.input_value("[data-field=stage]") == "scaled"
     page.get_by_role("button", name="Map", exact=True).click()
-    page.wait_for_function("document.querySelector('.dq-mapholder').innerText.includes('Incoherence')")  # fmt: skip
-    page.mouse.click(*page.evaluate(CELL, [3, 0]))
+    page.wait_for_function("document.querySelector('.dq-mapholder h2').textContent.startsWith('Incoherence')")  # fmt: skip
+    page.mouse.click(*cell(page, [3, 0]))
     shown(page, seen.inputs[3].name, 0)
 
 
@@ -210,7 +218,7 @@ def test_names_from_files_stay_text(serve: Serve, tmp_path: Path, new_page: Page
     page.wait_for_function("document.querySelector('.dq-activations').dataset.shown.includes('<img')")  # fmt: skip
     assert NASTY in page.inner_text(".dq-bar2")
     assert NASTY in page.inner_text(".dq-headline")
-    page.mouse.move(*page.evaluate(CELL, [1, 2]))
+    page.mouse.move(*cell(page, [1, 2]))
     page.get_by_role("button", name="Table", exact=True).click()
     page.wait_for_selector(".dq-linkish")
     assert page.evaluate("window.hacked") is None
@@ -280,7 +288,17 @@ def test_no_serious_violation_on_the_compare_page(serve: Serve, new_page: Pages,
     page.wait_for_selector("#dq-result .dq-view > *")
     page.wait_for_selector("#dq-runs select")
     assert violations(page) == []
-    page.click("#dq-run")
-    page.wait_for_selector(".dq-headline")
+    run_to_end(page)
     page.wait_for_selector(".dq-plot .scatterlayer")
+    page.wait_for_timeout(500)  # colours of the buttons fade to their new state
     assert violations(page) == []
+
+
+def test_the_recorded_study_fills_the_page(
+    serve: Serve, new_page: Pages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("dqviz.study", "dqviz.studies"):
+        monkeypatch.setattr(f"{module}.RECORDED", ROOT / "assets" / "studies")
+    page = opened(new_page(), serve())
+    assert "recorded" in page.inner_text(".dq-headline .dq-badge")
+    assert page.locator("[data-panel]").count() == 8
