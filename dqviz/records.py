@@ -120,7 +120,8 @@ def device_name(model: Model) -> str:
 
     if model.device.type == "cuda":
         return torch.cuda.get_device_name(model.device)
-    return f"CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{machine.processor()}, {threads} thread{'' if threads == 1 else 's'}"
 
 
 def bytes_of(
