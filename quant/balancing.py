@@ -26,7 +26,7 @@ from .errors import BadInput
 from .methods.base import Group, Rounded, SiteWeight, transformed_and_rounded
 from .rounding import rounded_rows
 from .schema import Format, Value
-from .transforms import channel_scale, random_signs, to_input
+from .transforms import BlockRotation, channel_scale, random_signs, to_input
 
 STATISTICS = ("first", "max", "mean", "ema")
 EMA_MOMENTUM = 0.95
@@ -57,9 +57,14 @@ def static_statistic(seen: InputStatistics, name: str) -> Tensor:
         return per_step.amax(0)
     if name == "mean":
         return per_step.mean(0)
+    return moving_average(per_step, EMA_MOMENTUM)
+
+
+def moving_average(per_step: Tensor, momentum: float) -> Tensor:
+    """Exponential, of per_step [steps, i] from noisy to clean, as sampled, [i]."""
     smoothed = per_step[0]
-    for step in per_step[1:]:  # noisy to clean, as sampled
-        smoothed = EMA_MOMENTUM * smoothed + (1 - EMA_MOMENTUM) * step
+    for step in per_step[1:]:
+        smoothed = momentum * smoothed + (1 - momentum) * step
     return smoothed
 
 
@@ -96,9 +101,14 @@ def required(seen: InputStatistics | None, group: Group) -> InputStatistics:
     return seen
 
 
-def nearest(site: SiteWeight, scale: Tensor | None, signs: Tensor | None) -> Rounded:
+def nearest(
+    site: SiteWeight,
+    scale: Tensor | None,
+    signs: Tensor | None,
+    blocks: BlockRotation | None = None,
+) -> Rounded:
     """The weight in the new basis, rounded to nearest."""
-    return transformed_and_rounded(site, scale, signs, {})
+    return transformed_and_rounded(site, scale, signs, {}, blocks)
 
 
 def output_error(
@@ -108,6 +118,7 @@ def output_error(
     scale: Tensor | None,
     signs: Tensor | None,
     rounding: Callable[[SiteWeight, Tensor | None, Tensor | None], Rounded] = nearest,
+    blocks: BlockRotation | None = None,
 ) -> float:
     """||Y - Y_q||^2 / ||Y||^2, mean over steps, summed over the sites of the group.
 
@@ -117,12 +128,15 @@ def output_error(
         steps: the step that each row comes from, integers [n].
         scale, signs: the change of basis.
         rounding: what makes the stored weight of a site, and a branch beside it.
+        blocks: a block rotation, part of the change of basis; for nearest rounding.
     """
-    transformed = to_input(rows, scale, signs)
+    transformed = to_input(rows, scale, signs, blocks)
     _, step_of = steps.unique(return_inverse=True)  # [n], 0 .. present steps - 1
     total = 0.0
     for site in group.sites:
-        made = rounding(site, scale, signs)
+        made = (
+            rounding(site, scale, signs) if blocks is None else nearest(site, scale, signs, blocks)
+        )
         stored = made.weight
         weight = (
             stored if isinstance(stored, Tensor) else stored.dequantize(_bits(site.plan.weight))

@@ -6,8 +6,8 @@ and integer arithmetic alike (`kernels.int_linear`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -17,10 +17,18 @@ from torch.nn import functional as F
 import kernels
 from kernels.int_linear import PackedWeight
 
-from .rounding import Ranges, WeightCodes, groups_of, rounded_rows, rounded_statically
+from .errors import BadInput
+from .rounding import (
+    Ranges,
+    WeightCodes,
+    groups_of,
+    round_to_nearest,
+    rounded_rows,
+    rounded_statically,
+)
 from .schema import BLOCK_FORMATS, Format, SitePlan, Window
 from .step import current_window
-from .transforms import to_input
+from .transforms import BlockRotation, block_of, to_input, to_weight
 
 
 @dataclass(frozen=True)
@@ -30,23 +38,26 @@ class Transform:
     scale: bool = False
     rotate: bool = False
     rank: int = 0  # of the 16-bit branch beside the codes; at most the smaller side of the weight
+    block: int = 0  # channels that a block rotation mixes at most; 0 where there is none
+    per_window: bool = False  # transform, codes and scales once for each window of the plan
+    requantized: bool = False  # the untransformed weight is stored, its codes made at window entry
 
     def __str__(self) -> str:
-        parts = [n for n, has in (("scale", self.scale), ("rotate", self.rotate)) if has]
-        name = " and ".join(parts) or "plain"
+        parts = {"scale": self.scale, "rotate": self.rotate, "block rotation": self.block}
+        name = " and ".join(n for n, has in parts.items() if has) or "plain"
+        name += " per window" if self.per_window else ""
+        name += ", requantized" if self.requantized else ""
         return f"{name}, branch of rank {self.rank}" if self.rank else name
 
     @classmethod
     def from_json(cls, listed: Mapping[str, bool | int]) -> Transform:
         """The inverse of `to_json`."""
-        return cls(
-            bool(listed.get("scale")), bool(listed.get("rotate")), int(listed.get("rank", 0))
-        )
+        return cls(**{name: listed[name] for name in cls.__dataclass_fields__ if name in listed})  # type: ignore[arg-type]
 
     def to_json(self) -> dict[str, bool | int]:
-        """As a checkpoint lists it; a branch that is not there is left out."""
-        rank = {"rank": self.rank} if self.rank else {}
-        return {"scale": self.scale, "rotate": self.rotate, **rank}
+        """As a checkpoint lists it; rarer parts that are not there are left out."""
+        present = {name: value for name, value in vars(self).items() if value}
+        return {"scale": self.scale, "rotate": self.rotate, **present}
 
 
 class LowRank(NamedTuple):
@@ -63,9 +74,11 @@ class LowRank(NamedTuple):
 class QuantLinear(nn.Module):
     """y = Q_act(x') . Q_weight(W' - L)^T + x' L^T + bias, with the formats of the running step.
 
-    x' = (x / s) R and W' = (W * s) R; L is the low-rank branch, zero where there is none.
+    x' = (x / s) R and W' = (W * s) R; L is the low-rank branch, zero where there is none. Where the
+    transform is per window, s, R and the codes are those of the running step's window.
 
-    Buffers (all in the checkpoint):
+    Buffers (all in the checkpoint; with a leading axis of windows where the transform is per window,
+    but for `weight` of a requantized site and `bias`):
         codes   uint8 [o, ceil(i * bits / 8)], densely packed, or float8_e4m3fn [o, i]
         scale   float32 [o, g]; uint8 (mx) or float8_e4m3fn (nvfp4) in block formats
         zero    uint8 [o, g], asymmetric weights only
@@ -75,8 +88,11 @@ class QuantLinear(nn.Module):
         act_zero    uint8 [k, g], where those are asymmetric
         channel_scale   float16 [i], with the scale transform only
         signs   uint8 [ceil(i / 8)], one bit per channel (1 is +1), with rotation only
+        rotations   float32 [2, b, b], both factors of a block rotation, with it only
+        order   int16 [i] (int32 beyond 32768 channels), the permutation between them
         bias    [o], where the linear has one
-    A site whose weight stays in floating point holds `weight` [o, i] instead of codes.
+    A site whose weight stays in floating point holds the transformed `weight` [o, i] instead of codes;
+    a requantized site the untransformed one. What was made for one window is dropped at the next.
     """
 
     dqviz_site = True
@@ -87,6 +103,8 @@ class QuantLinear(nn.Module):
     outer: Tensor
     channel_scale: Tensor
     signs: Tensor
+    rotations: Tensor
+    order: Tensor
     down: Tensor
     up: Tensor
     act_scale: Tensor
@@ -116,6 +134,7 @@ class QuantLinear(nn.Module):
         ).items():
             self.register_buffer(name, torch.empty(shape, dtype=kind))
         self._prepared: dict[str, Any] = {}
+        self._prepared_for = 0  # window
 
     @classmethod
     def from_codes(
@@ -127,12 +146,16 @@ class QuantLinear(nn.Module):
         windows: Sequence[Window],
         channel_scale: Tensor | None,
         signs: Tensor | None,
+        blocks: BlockRotation | None = None,
         low_rank: LowRank | None = None,
         ranges: Ranges | None = None,
         dtype: torch.dtype,
         backend: str | None = None,
     ) -> QuantLinear:
-        """A layer from codes made by a method (or the transformed weight itself, where it is kept)."""
+        """A layer from codes made by a method (or the transformed weight itself, where it is kept).
+
+        A weight tensor where the plan has a weight format is the untransformed one, to be requantized.
+        """
         codes = weight if isinstance(weight, WeightCodes) else None
         out_features, in_features = (codes.codes if codes is not None else weight).shape  # type: ignore[union-attr]
         layer = cls(
@@ -145,6 +168,8 @@ class QuantLinear(nn.Module):
                 channel_scale is not None,
                 signs is not None,
                 0 if low_rank is None else len(low_rank.down),
+                0 if blocks is None else len(blocks.first),
+                requantized=codes is None and plan.weight is not None,
             ),
             dtype=dtype,
             backend=backend,
@@ -164,6 +189,9 @@ class QuantLinear(nn.Module):
             values["channel_scale"] = channel_scale
         if signs is not None:
             values["signs"] = kernels.bitpack.pack((signs[None] > 0).to(torch.uint8), 1)[0]
+        if blocks is not None:
+            values |= {"rotations": torch.stack([blocks.first, blocks.second])}
+            values |= {"order": blocks.order}
         if low_rank is not None:
             values |= {"down": low_rank.down, "up": low_rank.up}
         if ranges is not None:
@@ -174,47 +202,73 @@ class QuantLinear(nn.Module):
                 setattr(layer, name, value.detach().to(buffer.dtype).reshape(buffer.shape).clone())
         return layer
 
-    @property
-    def packed_weight(self) -> PackedWeight:
-        """The stored integers, as the kernels take them."""
+    @classmethod
+    def over_windows(
+        cls, parts: Sequence[QuantLinear], plan: SitePlan, windows: Sequence[Window]
+    ) -> QuantLinear:
+        """One layer that is, in each window, the layer made for that window alone."""
+        first = parts[0]
+        if plan.static_formats or any(part.transform != first.transform for part in parts):
+            raise BadInput(
+                "windows with a transform each take activations as they come, and the same parts in "
+                "every window; leave static ranges away, or share one transform"
+            )
+        layer = cls(
+            first.in_features,
+            first.out_features,
+            bias=hasattr(first, "bias"),
+            plan=plan,
+            windows=windows,
+            transform=replace(first.transform, per_window=True),
+            dtype=first.bias.dtype if hasattr(first, "bias") else torch.float32,
+            backend=first.backend,
+        )
+        for name, buffer in list(layer.named_buffers()):
+            values = [part.get_buffer(name) for part in parts]
+            own = values[0] if values[0].shape == buffer.shape else torch.stack(values)
+            setattr(layer, name, own)
+        return layer
+
+    def packed_weight(self, window: int = 0) -> PackedWeight:
+        """The integers of a window, as the kernels take them."""
         assert self.plan.weight is not None
-        zero = getattr(self, "zero", None)
+        codes, scale, zero, _ = self._stored(window)
         return PackedWeight(
-            packed=self.codes,
+            packed=codes,
             bits=self.plan.weight.bits,
             in_features=self.in_features,
-            scale=self.scale,
+            scale=scale,
             zero=None if zero is None else zero.to(torch.int16),
             group_size=self.plan.weight.group_size,
         )
 
-    def dequantized_weight(self) -> Tensor:
-        """The transformed weight that the stored codes stand for, without the branch, float32 [o, i]."""
-        if "weight" not in self._prepared:
-            self._prepared["weight"] = self._dequantize()
-        return self._prepared["weight"]
+    def dequantized_weight(self, window: int = 0) -> Tensor:
+        """The transformed weight that the codes stand for, without the branch, float32 [o, i]."""
+        return self._once("weight", window, self._dequantize)
 
-    def input_transform(self, x: Tensor) -> Tensor:
+    def basis(self, window: int = 0) -> tuple[Tensor | None, Tensor | None, BlockRotation | None]:
+        """Of a window: s, signs and block rotation, as `to_input` and `to_weight` take them."""
+        return self._once("basis", window, self._basis)
+
+    def input_transform(self, x: Tensor, window: int = 0) -> Tensor:
         """(x / s) R, float32 [..., i]."""
-        if "signs" not in self._prepared and self.transform.rotate:
-            bits = kernels.bitpack.unpack(self.signs[None], 1, self.in_features)[0]
-            self._prepared["signs"] = bits.float() * 2 - 1
-        scale = self.channel_scale.float() if self.transform.scale else None
-        return to_input(x.float(), scale, self._prepared.get("signs"))
+        return to_input(x.float(), *self.basis(window))
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., i] -> [..., o], in x's dtype."""
         window = current_window(self.windows)
         fmt = self.plan.activations[window]
-        rows = self.input_transform(x.reshape(-1, self.in_features))  # [m, i]
+        rows = self.input_transform(x.reshape(-1, self.in_features), window)  # [m, i]
         bias = self.bias.float() if hasattr(self, "bias") else None
         if fmt is None or not _has_integer_sums(self.plan.weight, fmt):
             samples = len(x) if x.dim() > 2 else len(rows)
-            y = F.linear(self._rounded(rows, window, samples), self.dequantized_weight(), bias)
+            weight = self.dequantized_weight(window)
+            y = F.linear(self._rounded(rows, window, samples), weight, bias)
         else:
-            y = kernels.int_linear(rows, self._ready(), bias, fmt.bits, fmt.symmetric)
+            y = kernels.int_linear(rows, self._ready(window), bias, fmt.bits, fmt.symmetric)
         if self.transform.rank:
-            y = y + F.linear(F.linear(rows, self.down.float()), self.up.float())
+            down, up = self._part("down", window), self._part("up", window)
+            y = y + F.linear(F.linear(rows, down.float()), up.float())
         return y.reshape(*x.shape[:-1], self.out_features).to(x.dtype)
 
     def _rounded(self, rows: Tensor, window: int, samples: int) -> Tensor:
@@ -243,8 +297,9 @@ class QuantLinear(nn.Module):
             elif weight is not None and weight.kind in BLOCK_FORMATS:
                 lacks = "is a simulated format, no kernel here computes with it"
             return "simulate", f"simulate: {weight or 'float'} x {fmt} {lacks}"
-        example = torch.empty(rows, self.in_features, device=self.codes.device)
-        choice = kernels.int_linear.choose(example, self._ready(), fmt.bits, fmt.symmetric)
+        device = next(self.buffers()).device
+        example = torch.empty(rows, self.in_features, device=device)
+        choice = kernels.int_linear.choose(example, self._ready(0), fmt.bits, fmt.symmetric)
         return choice.backend, choice.why
 
     def extra_repr(self) -> str:
@@ -252,22 +307,64 @@ class QuantLinear(nn.Module):
         activations = "/".join(str(f or "float") for f in self.plan.activations)
         return f"{self.in_features} -> {self.out_features}, weight {self.plan.weight or 'float'}, input {activations}, {self.transform}"
 
-    def _ready(self) -> Any:
-        if "packed" not in self._prepared:
-            self._prepared["packed"] = kernels.int_linear.prepare(
-                self.packed_weight, self.backend or "auto"
-            )
-        return self._prepared["packed"]
+    def _once(self, name: str, window: int, make: Callable[[int], Any]) -> Any:
+        """What `make(window)` gives, kept until another window needs its own."""
+        own = window if self.transform.per_window else 0
+        if own != self._prepared_for:
+            self._prepared.clear()
+            self._prepared_for = own
+        if name not in self._prepared:
+            self._prepared[name] = make(own)
+        return self._prepared[name]
 
-    def _dequantize(self) -> Tensor:
+    def _part(self, name: str, window: int) -> Tensor:
+        """A buffer, or the part of it that belongs to a window."""
+        buffer = self.get_buffer(name)
+        return buffer[window] if self.transform.per_window else buffer
+
+    def _basis(self, window: int) -> tuple[Tensor | None, Tensor | None, BlockRotation | None]:
+        scale = signs = blocks = None
+        if self.transform.scale:
+            scale = self._part("channel_scale", window).float()
+        if self.transform.rotate:
+            bits = kernels.bitpack.unpack(self._part("signs", window)[None], 1, self.in_features)
+            signs = bits[0].float() * 2 - 1
+        if self.transform.block:
+            first, second = self._part("rotations", window)
+            blocks = BlockRotation(first, self._part("order", window).long(), second)
+        return scale, signs, blocks
+
+    def _stored(self, window: int) -> WeightCodes:
+        """Codes of a window, packed, with their scales; those of a requantized site are made here."""
+        assert self.plan.weight is not None
+        if not self.transform.requantized:
+            own = (
+                self._part(name, window) if hasattr(self, name) else None
+                for name in ("codes", "scale", "zero", "outer")
+            )
+            return WeightCodes(*own)  # type: ignore[arg-type]
+        made = round_to_nearest(
+            to_weight(self.weight.float(), *self.basis(window)), self.plan.weight
+        )
+        if made.codes.dtype != torch.uint8:
+            return made
+        return made._replace(codes=kernels.bitpack.pack(made.codes, self.plan.weight.bits))
+
+    def _ready(self, window: int) -> Any:
+        return self._once("packed", window, self._prepare)
+
+    def _prepare(self, window: int) -> Any:
+        return kernels.int_linear.prepare(self.packed_weight(window), self.backend or "auto")
+
+    def _dequantize(self, window: int) -> Tensor:
         fmt = self.plan.weight
         if fmt is None:
-            return self.weight.float()
-        codes = self.codes
-        if codes.dtype == torch.uint8:
-            codes = kernels.bitpack.unpack(codes, fmt.bits, self.in_features)
-        zero, outer = getattr(self, "zero", None), getattr(self, "outer", None)
-        return WeightCodes(codes, self.scale, zero, outer).dequantize(fmt.bits)
+            return self._part("weight", window).float()
+        stored = self._stored(window)
+        if stored.codes.dtype == torch.uint8:
+            codes = kernels.bitpack.unpack(stored.codes, fmt.bits, self.in_features)
+            stored = stored._replace(codes=codes)
+        return stored.dequantize(fmt.bits)
 
     def _apply(self, fn: Any, recurse: bool = True) -> QuantLinear:
         """Move the layer; scales and codes keep their dtype whatever the model is cast to."""
@@ -303,7 +400,7 @@ def buffer_shapes(
     """Shape and dtype of every tensor that a site stores: sizes are predicted from this alone."""
     shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
     fmt = plan.weight
-    if fmt is None:
+    if fmt is None or transform.requantized:
         shapes["weight"] = (out_features, in_features), dtype
     else:
         if fmt.kind in ("fp8", "mxfp8"):
@@ -324,6 +421,17 @@ def buffer_shapes(
         rank = min(transform.rank, in_features, out_features)
         shapes["down"] = (rank, in_features), torch.float16
         shapes["up"] = (out_features, rank), torch.float16
+    if transform.block:
+        block = block_of(in_features, transform.block)
+        shapes["rotations"] = (2, block, block), torch.float32
+        kind = torch.int16 if in_features <= 2**15 else torch.int32
+        shapes["order"] = (in_features,), kind
+    if transform.per_window:
+        copies = len(plan.activations)
+        shapes = {
+            n: (shape if n == "weight" and transform.requantized else (copies, *shape), kind)
+            for n, (shape, kind) in shapes.items()
+        }
     if plan.static_formats:
         fmt = plan.static_formats[0]
         ranges = len(plan.activations), groups_of(fmt, in_features)

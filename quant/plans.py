@@ -65,7 +65,11 @@ def windows_for(sampler: Sampler, count: int) -> tuple[Window, ...]:
         )
     if count == 1:
         return (Window(low=LOWEST, high=HIGHEST),)
-    timesteps = timesteps_of(sampler)
+    return windows_between(timesteps_of(sampler), count)
+
+
+def windows_between(timesteps: Sequence[float], count: int) -> tuple[Window, ...]:
+    """Cut timesteps, the noisiest first, into `count` equal runs, as `windows_for` does."""
     starts = [len(timesteps) * k // count for k in range(1, count)]
     borders = [(timesteps[s - 1] + timesteps[s]) / 2 for s in starts]
     edges = [HIGHEST, *borders, LOWEST]

@@ -18,7 +18,7 @@ from .layers import QuantLinear
 from .methods.base import Group, Rounded, SiteWeight
 from .models import Model
 from .plans import check_plan, steps_of
-from .schema import Plan, Sampler, SitePlan, Value
+from .schema import Plan, Sampler, SitePlan, Value, Window
 from .step import attach
 
 
@@ -201,28 +201,51 @@ def layers_of(
     backend: str | None = None,
 ) -> dict[str, tuple[QuantLinear, dict[str, object]]]:
     """The quantized layers of one group by site name, each with the method's notes."""
-    rounded: list[Rounded] = module.quantize_group(group, statistics, options, seed)
+    rounded: Sequence[Rounded | tuple[Rounded, ...]] = module.quantize_group(
+        group, statistics, options, seed
+    )
     made = {}
-    for site, r in zip(group.sites, rounded, strict=True):
-        if site.plan.static_formats and r.ranges is None:
+    for site, found in zip(group.sites, rounded, strict=True):
+        parts = found if isinstance(found, tuple) else (found,)
+        if site.plan.static_formats and parts[0].ranges is None:
             raise BadInput(
                 f"{site.name} has static activation formats, whose ranges {module.CARD.key} does not "
                 "calibrate; use method static-step, or formats that are not static"
             )
-        layer = QuantLinear.from_codes(
-            r.weight,
-            site.bias,
-            plan=site.plan,
-            windows=plan.windows,
-            channel_scale=r.channel_scale,
-            signs=r.signs,
-            low_rank=r.low_rank,
-            ranges=r.ranges,
-            dtype=dtype,
-            backend=backend,
-        )
-        made[site.name] = layer, r.notes or {}
+        layers = [
+            QuantLinear.from_codes(
+                r.weight,
+                site.bias,
+                plan=own,
+                windows=windows,
+                channel_scale=r.channel_scale,
+                signs=r.signs,
+                blocks=r.blocks,
+                low_rank=r.low_rank,
+                ranges=r.ranges,
+                dtype=dtype,
+                backend=backend,
+            )
+            for r, own, windows in _formats_of(found, site.plan, plan.windows)
+        ]
+        layer, notes = layers[0], parts[0].notes or {}
+        if isinstance(found, tuple):
+            layer = QuantLinear.over_windows(layers, site.plan, plan.windows)
+            notes = {"windows": [r.notes or {} for r in parts]}
+        made[site.name] = layer, notes
     return made
+
+
+def _formats_of(
+    found: Rounded | tuple[Rounded, ...], plan: SitePlan, windows: tuple[Window, ...]
+) -> list[tuple[Rounded, SitePlan, tuple[Window, ...]]]:
+    """What was made, with its formats and windows: all of them, or each its own."""
+    if isinstance(found, Rounded):
+        return [(found, plan, windows)]
+    return [
+        (r, SitePlan(weight=plan.weight, activations=(fmt,)), (window,))
+        for r, fmt, window in zip(found, plan.activations, windows, strict=True)
+    ]
 
 
 def shallow_copy(module: nn.Module) -> nn.Module:

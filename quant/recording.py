@@ -49,8 +49,24 @@ class InputStatistics:
         """Largest |x| per channel, [S, B, c]."""
         return torch.maximum(self.minimum.abs(), self.maximum.abs())
 
+    def during(self, steps: Sequence[int]) -> InputStatistics:
+        """Of these steps alone, numbered anew; rows and surfaces that are of none of them are left out."""
+        chosen = torch.tensor(steps)
+        number = torch.full((len(self.count),), -1, dtype=torch.int16)
+        number[chosen] = torch.arange(len(chosen), dtype=torch.int16)
+        found = {name: value for name, value in vars(self).items() if name not in _BY_ROW}
+        found = {n: v if n == "surface_factors" else v[chosen] for n, v in found.items()}
+        for of, names in (("row_steps", _ROWS), ("surface_steps", _SURFACES)):
+            owner = number[getattr(self, of).long()]
+            found |= {name: getattr(self, name)[owner >= 0] for name in names}
+            found[of] = owner[owner >= 0]
+        return InputStatistics(**found)
+
 
 FIELDS = tuple(InputStatistics.__dataclass_fields__)
+_ROWS = ("rows", "row_branches")  # of the steps that `row_steps` says
+_SURFACES = ("surface",)  # of the steps that `surface_steps` says
+_BY_ROW = (*_ROWS, *_SURFACES, "row_steps", "surface_steps")
 
 
 @dataclass(frozen=True)

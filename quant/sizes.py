@@ -145,6 +145,8 @@ def predict_size(
         buffers = buffer_shapes(
             linear.in_features, linear.out_features, linear.bias is not None, site, transform, dtype
         )
+        if transform.requantized:
+            buffers["weight"] = buffers["weight"][0], kept_dtype(linear.weight, dtype)
         if linear.bias is not None:
             buffers["bias"] = buffers["bias"][0], kept_dtype(linear.bias, dtype)
         shapes |= {f"{name}.{buffer}": value for buffer, value in buffers.items()}
@@ -212,6 +214,8 @@ _KINDS = {
     "zero": "zeros",
     "channel_scale": "transforms",
     "signs": "transforms",
+    "rotations": "transforms",
+    "order": "transforms",
     "outer": "scales",
     "act_scale": "scales",
     "act_zero": "zeros",

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-import kernels
-
 from .adapters import Site
+from .errors import BadInput
 from .layers import QuantLinear
 from .recording import bin_of
 from .seen_layout import BINS, INPUT
@@ -61,18 +60,23 @@ class WeightStatistics:
 
 def stages_of(layer: QuantLinear) -> tuple[Stage, ...]:
     """The transforms of one quantized layer, in order; none where it rounds the plain input."""
+    if layer.transform.per_window:
+        raise BadInput(
+            "this method has a transform of its own in every step window, which a capture cannot show "
+            "yet; give it one for all steps (windows=1)"
+        )
     found = []
-    if layer.transform.scale:
-        scale = layer.channel_scale.float()
+    scale, signs, blocks = layer.basis()
+    if scale is not None:
         found.append(
             Stage("scaled", lambda x: to_input(x, scale, None), lambda w: to_weight(w, scale, None))
         )
-    if layer.transform.rotate:
-        bits = kernels.bitpack.unpack(layer.signs[None], 1, layer.in_features)[0]
-        signs = bits.float() * 2 - 1
+    if signs is not None or blocks is not None:
         found.append(
             Stage(
-                "rotated", lambda x: to_input(x, None, signs), lambda w: to_weight(w, None, signs)
+                "rotated",
+                lambda x: to_input(x, None, signs, blocks),
+                lambda w: to_weight(w, None, signs, blocks),
             )
         )
     return tuple(found)

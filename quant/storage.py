@@ -31,7 +31,11 @@ def stored_tensors(transformer: nn.Module, dtype: torch.dtype) -> Stored:
         for buffer, _ in module.named_buffers(recurse=False)
         if buffer not in ("bias", "weight")
     }
-    folded = {f"{n}.weight" for n, m in transformer.named_modules() if isinstance(m, QuantLinear)}
+    folded = {
+        f"{name}.weight"
+        for name, module in transformer.named_modules()
+        if isinstance(module, QuantLinear) and not module.transform.requantized
+    }
     tensors: dict[str, Tensor] = {}
     shared: dict[str, str] = {}
     first: dict[str, str] = {}

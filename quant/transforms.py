@@ -1,8 +1,9 @@
 """Changes of basis that a linear layer does not notice in exact arithmetic.
 
-Shapes: X [n, i] input; W [o, i] weight; s [i] channel scale; R [i, i] orthogonal.
+Shapes: X [n, i] input; W [o, i] weight; s [i] channel scale; R [i, i] orthogonal; B1, B2 [b, b].
 
-    X W^T = (X / s) R  ((W * s) R)^T              R = diag(signs) H / sqrt(i)
+    X W^T = (X / s) R  ((W * s) R)^T              R = diag(signs) H / sqrt(i), or
+                                                  R = (I (x) B1) P (I (x) B2), P a permutation
 
 (ViDiT-Q, arXiv 2406.02540, static-dynamic channel balance, scale first and then rotate; the
 exponent is in SmoothQuant's convention, arXiv 2211.10438 eq. 4.) The weight side is folded once,
@@ -12,6 +13,7 @@ before rounding; the input side runs at every call.
 from __future__ import annotations
 
 import hashlib
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,22 +51,46 @@ def random_signs(width: int, seed: int, name: str) -> Tensor:
     return (torch.randint(0, 2, (width,), generator=generator) * 2 - 1).to(torch.int8)
 
 
-def to_input(x: Tensor, scale: Tensor | None, signs: Tensor | None) -> Tensor:
+class BlockRotation(NamedTuple):
+    """R = (I (x) B1) P (I (x) B2): within blocks of b channels, across them, within them again."""
+
+    first: Tensor  # B1, float32 [b, b]
+    order: Tensor  # P, int64 [i]: channel j after it is channel order[j] before it
+    second: Tensor  # B2, float32 [b, b]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """X R of x [..., i]."""
+        return in_blocks(in_blocks(x, self.first)[..., self.order], self.second)
+
+
+def in_blocks(x: Tensor, rotation: Tensor) -> Tensor:
+    """Every run of b channels of x [..., i] times one matrix [b, b]."""
+    return (x.reshape(-1, len(rotation)) @ rotation.to(x.dtype)).reshape(x.shape)
+
+
+def block_of(width: int, most: int) -> int:
+    """The largest power of two that divides `width` and is at most `most`."""
+    return min(width & -width, 1 << (most.bit_length() - 1))
+
+
+def to_input(
+    x: Tensor, scale: Tensor | None, signs: Tensor | None, blocks: BlockRotation | None = None
+) -> Tensor:
     """(X / s) R, [..., i]; what runs at every call."""
-    if scale is not None:
-        x = x / scale.to(x.dtype)
+    return _rotated(x if scale is None else x / scale.to(x.dtype), signs, blocks)
+
+
+def to_weight(
+    weight: Tensor, scale: Tensor | None, signs: Tensor | None, blocks: BlockRotation | None = None
+) -> Tensor:
+    """(W * s) R, [o, i]; folded once, before rounding."""
+    return _rotated(weight if scale is None else weight * scale.to(weight.dtype), signs, blocks)
+
+
+def _rotated(x: Tensor, signs: Tensor | None, blocks: BlockRotation | None) -> Tensor:
     if signs is not None:
         x = kernels.hadamard(x, signs.to(x.dtype))
-    return x
-
-
-def to_weight(weight: Tensor, scale: Tensor | None, signs: Tensor | None) -> Tensor:
-    """(W * s) R, [o, i]; folded once, before rounding."""
-    if scale is not None:
-        weight = weight * scale.to(weight.dtype)
-    if signs is not None:
-        weight = kernels.hadamard(weight, signs.to(weight.dtype))
-    return weight
+    return x if blocks is None else blocks(x)
 
 
 def incoherence(x: Tensor) -> Tensor:

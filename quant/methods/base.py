@@ -4,7 +4,8 @@ CARD      a literal `quant.cards.Card`
 Options   a pydantic model of its documented options, the paper's defaults
 the paper's equations as small pure functions
 stored_transform(options) -> what a site stores beside its codes at most
-quantize_group(group, seen, options, seed) -> one `Rounded` for each site of the group
+quantize_group(group, seen, options, seed) -> one `Rounded` for each site of the group, or a tuple of
+    them where a site has a transform and codes of its own in every window
 
 planned(plan, groups, timesteps, options, seed) -> the plan with this method's own formats or windows
 stored_formats(site, in_features, options, steps) -> the formats that a site of that plan has at most
@@ -16,7 +17,8 @@ done to it. Methods never import one another; shared mathematics lives in `quant
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from torch import Tensor
@@ -25,7 +27,7 @@ from ..calibration import InputStatistics
 from ..layers import LowRank, Transform
 from ..rounding import Ranges, WeightCodes, round_to_nearest
 from ..schema import SitePlan, Value
-from ..transforms import to_weight
+from ..transforms import BlockRotation, to_weight
 
 
 @dataclass(frozen=True)
@@ -51,14 +53,37 @@ class Group:
         """i: channels of the tensor."""
         return self.sites[0].weight.shape[1]
 
+    def calibrated(self, total: int) -> tuple[tuple[int, ...], ...]:
+        """Of each window its steps; a window into which none of the `total` steps falls takes all."""
+        every = tuple(range(total))
+        return tuple(steps or every for steps in self.steps or (every,))
+
+    def in_window(self, window: int) -> Group:
+        """The same sites with the formats of one window only."""
+        sites = tuple(
+            replace(
+                site,
+                plan=SitePlan(
+                    weight=site.plan.weight, activations=(site.plan.activations[window],)
+                ),
+            )
+            for site in self.sites
+        )
+        return Group(self.input_of, sites)
+
 
 @dataclass(frozen=True)
 class Rounded:
-    """What a method made of one site; `weight` is a tensor where the plan keeps it in floating point."""
+    """What a method made of one site.
+
+    `weight` is a tensor where the plan keeps it in floating point (transformed), and where it is to
+    be requantized at window entry (untransformed).
+    """
 
     weight: WeightCodes | Tensor
     channel_scale: Tensor | None = None  # float32 [i], representable in float16
     signs: Tensor | None = None  # int8 [i]
+    blocks: BlockRotation | None = None
     low_rank: LowRank | None = None  # what `weight` does not hold
     ranges: Ranges | None = None  # where the plan has static activations
     notes: dict[str, object] | None = (
@@ -77,15 +102,19 @@ class Method(Protocol):
 
     def quantize_group(
         self, group: Group, seen: InputStatistics | None, options: Value, seed: int
-    ) -> list[Rounded]:
-        """Quantize the sites of one group."""
+    ) -> Sequence[Rounded | tuple[Rounded, ...]]:
+        """Quantize the sites of one group; a tuple holds one for each window of the plan."""
         ...
 
 
 def transformed_and_rounded(
-    site: SiteWeight, scale: Tensor | None, signs: Tensor | None, notes: dict[str, object]
+    site: SiteWeight,
+    scale: Tensor | None,
+    signs: Tensor | None,
+    notes: dict[str, object],
+    blocks: BlockRotation | None = None,
 ) -> Rounded:
     """Fold the transform into the weight and round it, once."""
-    weight = to_weight(site.weight, scale, signs)
+    weight = to_weight(site.weight, scale, signs, blocks)
     kept = weight if site.plan.weight is None else round_to_nearest(weight, site.plan.weight)
-    return Rounded(kept, scale, signs, notes=notes)
+    return Rounded(kept, scale, signs, blocks, notes=notes)

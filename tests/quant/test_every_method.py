@@ -98,6 +98,9 @@ def test_the_stored_transform_is_within_what_sizes_are_predicted_from(key, model
             assert layer.transform.scale <= most.scale
             assert layer.transform.rotate <= most.rotate
             assert layer.transform.rank <= most.rank
+            assert layer.transform.block <= most.block
+            assert layer.transform.per_window <= most.per_window
+            assert layer.transform.requantized == most.requantized
 
 
 def test_the_size_command_never_promises_too_little(key, model, seen, tiny_dit, tmp_path):

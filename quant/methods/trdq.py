@@ -1,0 +1,188 @@
+"""TR-DQ: a channel scale and a greedy block rotation of their own for every window of steps.
+
+"TR-DQ: Time-Rotation Diffusion Quantization", arXiv 2503.06564, https://arxiv.org/abs/2503.06564
+
+Shapes: X [n, i] input in window k(t); W [o, i] weight; s_k [i]; R_k1, R_k2 [i, i], blocks of b; P_k [i].
+
+    Y   = Q_act(X / s_k R_k1 P_k R_k2) . Q_weight(W * s_k R_k1 P_k R_k2)^T + bias
+    s_k = a_k^alpha_k / w_max^(1 - alpha_k)      a_k: moving average of max_n |X| over the window's steps
+    R_k = (I (x) B_k1) P_k (I (x) B_k2)          found greedily on rows of the window, `quant.rotations`
+
+Every window has a weight of its own, so what is stored is said by `tier`. A: the 16-bit weight once,
+its codes made anew when a window begins (accuracy reference, saves nothing on disk). B: one transform
+and one set of codes from all windows; windows have activation ranges alone, where those are static.
+C: the codes of every window. A and C compute with the same integers; four windows of 4-bit codes take
+as many bytes as the 16-bit weight, which `dqviz size` says before anything runs.
+
+Reconstructed from the released code (the paper's body was not at hand). Departs from it: rotations come
+from real token rows of all samples and both guidance branches (the code averages over the batch);
+windows are half-open ranges of float timesteps; every window has its own step sizes (the code keeps
+those of the last one); alpha is searched on calibration rows of the window unless it is given (the code
+ships 0.11 for every step); blocks are smaller where 128 does not divide the width; a window count of 4
+is the default, the code has one window per step for video and one for all for images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Literal
+
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from ..balancing import moving_average, output_error, required, weight_max
+from ..calibration import InputStatistics
+from ..cards import Card, Option
+from ..errors import BadInput
+from ..layers import Transform
+from ..plans import refined, windows_between, with_windows
+from ..ranges import clipped_ranges, static
+from ..rotations import BLOCK, block_rotation
+from ..schema import Plan, SitePlan, Value
+from ..transforms import BlockRotation, channel_scale, to_input
+from .base import Group, Rounded, transformed_and_rounded
+
+CARD = Card(
+    key="trdq",
+    title="TR-DQ",
+    paper="https://arxiv.org/abs/2503.06564",
+    bits=("w4a8", "w8a8", "w4a4"),
+    beats="rtn",
+    needs=("minimum", "maximum", "rows"),
+    summary="Channel scale, greedy block rotations and permutation per window of steps; three storage tiers.",
+    options=(
+        Option(
+            "windows",
+            4,
+            "equal runs of steps: 1, 2, 4 or step; a plan with several windows keeps its own",
+        ),
+        Option(
+            "tier",
+            "C",
+            "A: 16-bit weights, requantized when a window begins; B: one set of codes for all; C: codes per window",
+        ),
+        Option("alpha", "search", "share moved into the weight, 0 to 1; 'search': best per window"),
+        Option("block", 128, "channels that a rotation mixes, a power of two; fewer if they must"),
+        Option(
+            "activations", "dynamic", "per row, or with tier=B static: a clipped range per window"
+        ),
+    ),
+)
+
+ALPHAS = tuple(a / 10 for a in range(10))
+MOMENTUM = 0.5
+
+
+class Options(Value):
+    """Knobs; see the card for what they mean."""
+
+    windows: Literal[1, 2, 4, "step"] = 4
+    tier: Literal["A", "B", "C"] = "C"
+    alpha: Literal["search"] | float = "search"
+    block: int = Field(default=BLOCK, ge=2, le=1024)
+    activations: Literal["dynamic", "static"] = "dynamic"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Options:
+        if isinstance(self.alpha, float) and not 0 <= self.alpha <= 1:
+            raise ValueError("alpha lies between 0 and 1, or is 'search'")
+        if self.block & (self.block - 1):
+            raise ValueError("block is a power of two")
+        if self.activations == "static" and self.tier != "B":
+            raise ValueError("activations=static goes with tier=B, where windows share the codes")
+        return self
+
+    @property
+    def own_windows(self) -> bool:
+        """Whether the plan is cut into windows."""
+        return self.windows != 1 and (self.tier != "B" or self.activations == "static")
+
+
+def planned(
+    plan: Plan,
+    groups: Iterable[tuple[Group, InputStatistics | None]],
+    timesteps: Sequence[float],
+    options: Options,
+    seed: int,
+) -> Plan:
+    """The calibrated steps cut into windows; static formats where they are asked for."""
+    if options.own_windows and len(plan.windows) == 1:
+        if not timesteps:
+            raise BadInput("trdq cuts the calibrated steps into windows; run calibrate first")
+        if options.windows == "step":
+            windows = refined(plan.windows, timesteps)
+        else:
+            windows = windows_between(timesteps, min(options.windows, len(timesteps)))
+        plan = with_windows(plan, windows)
+    if options.activations == "static":
+        plan = plan.model_copy(update={"sites": {n: static(s) for n, s in plan.sites.items()}})
+    return plan
+
+
+def stored_formats(site: SitePlan, in_features: int, options: Options, steps: int) -> SitePlan:
+    """As planned."""
+    if options.own_windows and len(site.activations) == 1:
+        count = steps if options.windows == "step" else min(options.windows, steps)
+        site = SitePlan(weight=site.weight, activations=site.activations * count)
+    return static(site) if options.activations == "static" else site
+
+
+def stored_transform(options: Options) -> Transform:
+    """A scale and a block rotation at every site, for all windows or each."""
+    return Transform(
+        scale=True,
+        block=options.block,
+        per_window=options.tier != "B" and options.windows != 1,
+        requantized=options.tier == "A",
+    )
+
+
+def quantize_group(
+    group: Group, seen: InputStatistics | None, options: Options, seed: int
+) -> Sequence[Rounded | tuple[Rounded, ...]]:
+    """One transform for the sites of the group in each window, or for all windows."""
+    found = required(seen, group)
+    if not stored_transform(options).per_window:
+        return _in_one_basis(group, found, options, seed)
+    windows = [
+        _in_one_basis(group.in_window(k), found.during(steps), options, seed)
+        for k, steps in enumerate(group.calibrated(len(found.count)))
+    ]
+    return list(zip(*windows, strict=True))
+
+
+def _in_one_basis(
+    group: Group, seen: InputStatistics, options: Options, seed: int
+) -> list[Rounded]:
+    """Choose the transform, fold it and round once; tier A leaves both to the layer."""
+    scale, blocks, notes = chosen(group, seen, options, seed)
+    made = []
+    for site in group.sites:
+        rounded = transformed_and_rounded(site, scale, None, notes, blocks)
+        if options.tier == "A" and site.plan.weight is not None:
+            rounded = replace(rounded, weight=site.weight)
+        if site.plan.static_formats:
+            x = to_input(seen.rows, scale, None, blocks)
+            ranges = clipped_ranges(group, site.plan, x, seen.row_steps)
+            rounded = replace(rounded, ranges=ranges)
+        made.append(rounded)
+    return made
+
+
+def chosen(
+    group: Group, seen: InputStatistics, options: Options, seed: int
+) -> tuple[Tensor, BlockRotation, dict[str, object]]:
+    """s and R of the alpha with the least error on the calibration rows, and what was chosen."""
+    a, w_max = moving_average(seen.absmax.amax(1), MOMENTUM), weight_max(group)
+    tried = []
+    for alpha in ALPHAS if options.alpha == "search" else (options.alpha,):
+        scale = channel_scale(a, w_max, alpha)
+        blocks = block_rotation(seen.rows / scale, seed, group.input_of, options.block)
+        error = None
+        if options.alpha == "search":
+            error = output_error(group, seen.rows, seen.row_steps, scale, None, blocks=blocks)
+        tried.append((error or 0.0, alpha, scale, blocks))
+    error, alpha, scale, blocks = min(tried, key=lambda way: way[0])
+    notes: dict[str, object] = {"transform": "scale and rotations", "alpha": alpha}
+    return scale, blocks, notes | ({"error": error} if options.alpha == "search" else {})

@@ -1,0 +1,525 @@
+"""T1 to T7 and T10 of the specification; each is shown to fail on a broken variant."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import DiTTransformer2DModel
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quant.cards import load_method
+from quant.checkpoint import save_checkpoint
+from quant.errors import BadInput
+from quant.layers import QuantLinear, Transform
+from quant.plans import HIGHEST, LOWEST, uniform_plan, windows_between
+from quant.quantization import layers_of, quantize
+from quant.rotations import base_rotation, block_rotation, greedy_rotation, reflection, zigzag
+from quant.rounding import round_to_nearest, rounded_rows
+from quant.schema import Format, Plan, SitePlan, Window, parse_bits
+from quant.sizes import predict_size, size_of
+from quant.stages import stages_of
+from quant.step import at, window_of
+from quant.transforms import (
+    BlockRotation,
+    block_of,
+    in_blocks,
+    incoherence,
+    to_input,
+    to_weight,
+)
+
+from . import heavy, trial
+from .trial import CHANNELS, STEPS, TIMESTEPS, Trial
+
+WIDTHS = (96, 144, 192, 1152)
+FIXED = {"alpha": 0.3}  # fast: nothing is searched
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def spiked(channels=1152, rows=128, seed=0):
+    """Twelve heavy channels and one spike."""
+    x = torch.randn(rows, channels, generator=seeded(seed))
+    x[:, torch.randperm(channels, generator=seeded(seed + 1))[:12]] *= 20
+    x[3, 5] = 200
+    return x
+
+
+# T1
+
+
+def check_orthogonal(rotation):
+    """Within rounding of float32."""
+    r = rotation.double()
+    assert float((r @ r.T - torch.eye(len(r))).abs().max()) <= 1e-5
+
+
+def check_chain(blocks, x, w):
+    """X W^T is left alone."""
+    exact = x.double() @ w.double().T
+    found = to_input(x, None, None, blocks) @ to_weight(w, None, None, blocks).T
+    assert float((found - exact).abs().max() / exact.abs().max()) <= 1e-5
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_t1_the_rotations_are_orthogonal_and_the_product_is_left_alone(width):
+    x, w = spiked(width), heavy.weight(24, width, 0)
+    blocks = block_rotation(x, 0, "input")
+    assert len(blocks.first) == {96: 32, 144: 16, 192: 64, 1152: 128}[width]
+    assert torch.equal(blocks.order.sort().values, torch.arange(width))
+    check_orthogonal(blocks.first)
+    check_orthogonal(blocks.second)
+    check_chain(blocks, x, w)
+    stretched = blocks._replace(first=blocks.first * 1.001)
+    with pytest.raises(AssertionError):
+        check_orthogonal(stretched.first)
+    with pytest.raises(AssertionError):
+        check_chain(stretched, x, w)
+    twice = blocks.order.clone()
+    twice[0] = twice[1]
+    with pytest.raises(AssertionError):
+        check_chain(blocks._replace(order=twice), x, w)
+
+
+@pytest.mark.parametrize("b", [2, 16, 128])
+def test_t1_the_base_spreads_its_first_channel_evenly(b):
+    even = torch.full((b,), b**-0.5, dtype=torch.float64)
+    torch.testing.assert_close(reflection(b)[:, 0], even)
+    base = base_rotation(b, seeded())
+    torch.testing.assert_close(base[:, 0], even)
+    check_orthogonal(base)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(torch.linalg.qr(torch.randn(b, b)).Q[:, 0].double(), even)
+
+
+@pytest.mark.parametrize(
+    ("width", "most", "block"),
+    [(1152, 128, 128), (1152, 64, 64), (96, 128, 32), (63, 128, 1), (100, 3, 2)],
+)
+def test_blocks_divide_the_width(width, most, block):
+    assert block_of(width, most) == block
+
+
+def test_a_width_without_an_even_divisor_is_only_permuted():
+    blocks = block_rotation(spiked(63), 0, "input")
+    assert torch.equal(blocks.first, torch.ones(1, 1))
+    check_chain(blocks, spiked(63), heavy.weight(8, 63, 0))
+
+
+# T2
+
+
+def spread(x):
+    return float(x.max() - x.min())
+
+
+def check_no_worse(x, rotation):
+    assert spread(in_blocks(x, rotation)) <= spread(x) * (1 + 1e-6)
+
+
+@settings(max_examples=16, deadline=None)
+@given(seed=st.integers(0, 10_000), flat=st.booleans())
+def test_t2_the_greedy_rotation_never_widens_the_range(seed, flat):
+    x = torch.randn(40, 64, generator=seeded(seed))
+    x = x.sign() if flat else x
+    rotation, peaks = greedy_rotation(x, 32, seeded(seed))
+    check_no_worse(x, rotation)
+    assert spread(in_blocks(x, rotation)) == pytest.approx(min(peaks), rel=1e-4)
+
+
+def test_t2_a_spike_is_lowered_and_a_rotation_at_any_price_is_caught():
+    x = spiked()
+    rotation, _ = greedy_rotation(x, 128, seeded())
+    assert spread(in_blocks(x, rotation)) < 0.5 * spread(x)
+    signs = torch.randn(64, 128, generator=seeded()).sign()
+    with pytest.raises(AssertionError):
+        check_no_worse(signs, base_rotation(128, seeded()))  # the first factor, whatever it does
+
+
+# T3
+
+
+def unevenness(absmax, b=128):
+    """Coefficient of variation of the blocks' mean absmax."""
+    means = absmax.reshape(-1, b).mean(1)
+    return float(means.std() / means.mean())
+
+
+def check_even(x, order, times=10):
+    absmax = x.abs().amax(0)
+    assert unevenness(absmax[order]) * times <= unevenness(absmax)
+
+
+def test_t3_the_permutation_evens_the_blocks_out():
+    x = spiked()
+    rotated = in_blocks(x, greedy_rotation(x, 128, seeded())[0])
+    absmax = rotated.abs().amax(0)
+    order = zigzag(absmax, 9)
+    check_even(rotated, order)
+    inside = absmax[order].reshape(9, 128)
+    assert bool((inside[:, 1:] <= inside[:, :-1]).all()), "falling within each block"
+    with pytest.raises(AssertionError):  # dealt one way only would do; not dealt at all does not
+        check_even(rotated, absmax.argsort(descending=True))
+
+
+def test_t3_channels_are_dealt_back_and_forth():
+    order = zigzag(torch.arange(12.0, 0, -1), 3)
+    assert order.tolist() == [0, 5, 6, 11, 1, 4, 7, 10, 2, 3, 8, 9]
+
+
+# T4
+
+
+def check_each_part_helps(x, w, blocks):
+    """Incoherence and the error of 4-bit products: raw > R1 > R1 P R2."""
+
+    def error(a, b):
+        fmt, act = Format(bits=4, symmetric=False), Format(bits=4)
+        y = rounded_rows(a, act) @ round_to_nearest(b, fmt).dequantize(4).T
+        return float((y - x @ w.T).square().sum())
+
+    stages = [(x, w)]
+    stages += [(in_blocks(x, blocks.first), in_blocks(w, blocks.first)), (blocks(x), blocks(w))]
+    psi = [float(incoherence(a).mean()) for a, _ in stages]
+    errors = [error(a, b) for a, b in stages]
+    assert psi[0] > psi[1] > psi[2]
+    assert errors[0] > errors[1] > errors[2]
+
+
+def test_t4_rotation_then_permutation_then_rotation_lowers_incoherence_and_error():
+    x, w = spiked(rows=512), heavy.weight(96, 1152, 0)
+    blocks = block_rotation(x, 0, "input")
+    check_each_part_helps(x, w, blocks)
+    undone = BlockRotation(blocks.first, torch.arange(1152), blocks.first.T.contiguous())
+    with pytest.raises(AssertionError):
+        check_each_part_helps(x, w, undone)
+
+
+# T5
+
+
+def drifting(seed):
+    """Inputs whose heavy channels are others in the second half of the steps."""
+    x = torch.randn(STEPS, trial.ROWS + trial.FRESH, CHANNELS, generator=seeded(seed))
+    order = torch.randperm(CHANNELS, generator=seeded(seed + 1))
+    x[: STEPS // 2, :, order[:40]] *= 15
+    x[STEPS // 2 :, :, order[40:80]] *= 15
+    return x
+
+
+def test_t5_a_transform_per_window_leaves_less_error_where_channels_change(monkeypatch):
+    monkeypatch.setattr(trial, "inputs", drifting)
+    plan = heavy.plan(4, 4)
+    single, double, swapped = 0.0, 0.0, 0.0
+    for seed in range(2):
+        single += Trial("trdq", plan, seed, {"windows": 1}).error()
+        made = Trial("trdq", plan, seed, {"windows": 2})
+        double += made.error()
+        layer = made.layers["site0"]
+        for name in ("channel_scale", "rotations", "order", "codes", "scale", "zero"):
+            setattr(layer, name, layer.get_buffer(name).flip(0))
+        layer._prepared.clear()
+        swapped += made.error()
+    assert double < 0.9 * single
+    assert swapped > double, "each window's own transform is what helps"
+
+
+def test_t5_with_one_window_nothing_differs(monkeypatch):
+    plan, x = heavy.plan(4, 4), heavy.activations(CHANNELS, 64, 1, 0)
+    group, seen = heavy.group(CHANNELS, (32,), plan, 0), heavy.statistics(x)
+    module = load_method("trdq")
+    window = (Window(low=LOWEST, high=HIGHEST),)
+    whole = Plan(model="trial", windows=window, sites={"site0": plan})
+
+    def layer(windows):
+        options = module.Options(windows=windows)
+        return layers_of(module, group, seen, whole, options, 0, dtype=torch.float32)["site0"][0]
+
+    shared, own = layer(1), layer(4)
+    assert (shared.transform.per_window, own.transform.per_window) == (False, True)
+    assert torch.equal(shared(x), own(x))
+
+
+# T6
+
+
+def check_total(windows, t):
+    """Exactly one window holds t, and it is the one that runs."""
+    holding = [k for k, w in enumerate(windows) if t in w]
+    assert holding == [window_of(windows, t)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, "step"])
+def test_t6_every_timestep_is_in_exactly_one_window(count):
+    made = Trial("trdq", heavy.plan(4, 8), 0, {**FIXED, "windows": count})
+    windows = made.plan.windows
+    assert len(windows) == (STEPS if count == "step" else count)
+    borders = [b for w in windows[1:] for b in (w.high, w.high - 1e-3, w.high + 1e-3)]
+    for t in (0.0, 1000.0, 999.999, 49.5, *borders, *TIMESTEPS):
+        check_total(windows, t)
+
+
+@given(
+    t=st.floats(0, 1000),
+    timesteps=st.lists(st.floats(0, 1000, width=32), min_size=4, max_size=30, unique=True),
+)
+def test_t6_for_any_float_and_any_sampler(t, timesteps):
+    check_total(windows_between(sorted(timesteps, reverse=True), 4), t)
+
+
+def test_t6_windows_of_integers_have_holes():
+    released = [Window(low=50, high=99), Window(low=0, high=49)]  # [50, 99], [0, 49]
+    with pytest.raises(AssertionError):
+        check_total(released, 49.5)
+
+
+# T7
+
+
+def check_switching(made, x, tier):
+    """In window k the layer is, bit for bit, the one that was made for k alone; in any order."""
+    module = load_method("trdq")
+    alone_in = module.Options(windows=1, tier=tier, **FIXED)
+    seen, layer = heavy.statistics(made.calibrated), made.layers["site0"]
+    for k in (0, 3, 1, 2, 0):
+        steps = made.group.steps[k]
+        group, window = made.group.in_window(k), made.plan.windows[k : k + 1]
+        plan = Plan(model="trial", windows=window, sites={s.name: s.plan for s in group.sites})
+        alone = layers_of(
+            module, group, seen.during(steps), plan, alone_in, 0, dtype=torch.float32
+        )["site0"][0]
+        with at(TIMESTEPS[steps[0]]):
+            assert torch.equal(layer(x), alone(x)), f"window {k}"
+
+
+@pytest.mark.parametrize("tier", ["A", "C"])
+def test_t7_every_part_switches_with_the_window(tier, monkeypatch):
+    plan = heavy.plan(4, 8)
+    made = Trial("trdq", plan, 0, {**FIXED, "tier": tier})
+    x = made.fresh[0]
+    check_switching(made, x, tier)
+    layer = made.layers["site0"]
+    parts = {"A": ("channel_scale", "rotations", "order")}
+    for name in parts.get(tier, ("channel_scale", "rotations", "order", "codes", "scale", "zero")):
+        whole = layer.get_buffer(name).clone()
+        stale = whole.clone()
+        stale[1:] = stale[0]  # that of the window that was initialised last
+        setattr(layer, name, stale)
+        layer._prepared.clear()
+        with pytest.raises(AssertionError):
+            check_switching(made, x, tier)
+        setattr(layer, name, whole)
+        layer._prepared.clear()
+    check_switching(made, x, tier)
+
+
+def test_t7_what_was_prepared_for_another_window_is_caught(monkeypatch):
+    made = Trial("trdq", heavy.plan(4, 8), 0, FIXED)
+
+    def stale(self, name, window, make):
+        return self._prepared.setdefault(name, make(0))
+
+    monkeypatch.setattr(QuantLinear, "_once", stale)
+    with pytest.raises(AssertionError):
+        check_switching(made, made.fresh[0], "C")
+
+
+def test_tiers_a_and_c_compute_with_the_same_integers():
+    a, c = (Trial("trdq", heavy.plan(4, 8), 0, {**FIXED, "tier": tier}) for tier in "AC")
+    assert torch.equal(a.output("site0", a.fresh), c.output("site0", c.fresh))
+    stored = {n for n, _ in a.layers["site0"].named_buffers()}
+    assert stored == {"weight", "bias", "channel_scale", "rotations", "order"}
+    for k in range(4):
+        assert torch.equal(a.layers["site0"].packed_weight(k).packed, c.layers["site0"].codes[k])
+
+
+@pytest.mark.parametrize("tier", ["A", "B", "C"])
+def test_integer_arithmetic_equals_simulation_in_every_window(tier):
+    outputs = []
+    for backend in ("simulate", "integer"):
+        made = Trial("trdq", heavy.plan(4, 8), 0, {**FIXED, "tier": tier})
+        layer = made.layers["site0"]
+        layer.backend = backend
+        assert layer.why(64)[0] == backend
+        outputs.append(made.output("site0", made.fresh))
+    assert float((outputs[0] - outputs[1]).norm() / outputs[0].norm()) <= 1e-6
+
+
+# T10
+
+
+TIERS = [("A", 1), ("A", 4), ("B", 4), ("C", 1), ("C", 2), ("C", "step")]
+
+
+@pytest.mark.parametrize(("tier", "windows"), TIERS)
+def test_t10_what_is_reported_is_what_is_stored(
+    tier, windows, model, seen, sampler, tiny_dit, tmp_path
+):
+    options = {**FIXED, "tier": tier, "windows": windows}
+    made = quantize(model, "trdq", uniform_plan(model, parse_bits("w4a8")), options, seen)
+    report = save_checkpoint(made, model, tmp_path / "c")
+    assert report == size_of(str(tiny_dit), "trdq", parse_bits("w4a8"), options=options)
+    assert report.total_bytes == sum(report.parts.values())
+    layers = [m for m in made.transformer.modules() if isinstance(m, QuantLinear)]
+    weights = sum(layer.in_features * layer.out_features for layer in layers)
+    copies = len(made.plan.windows) if tier == "C" else 1
+    held = weights * model.source_dtype.itemsize if tier == "A" else copies * weights // 2
+    assert report.parts["codes"] == held
+    names = ("channel_scale", "rotations", "order")
+    transforms = sum(b.nbytes for m in layers for n, b in m.named_buffers() if n in names)
+    assert report.parts["transforms"] == transforms
+    forgetful = predict_size(
+        model.transformer,
+        model.sites,
+        made.plan.sites,
+        Transform(scale=True),
+        dtype=model.source_dtype,
+    )
+    assert forgetful.total_bytes < report.total_bytes, "windows and rotations are not free"
+
+
+def test_the_tiers_cost_what_they_say(tiny_dit):
+    """Requantizing saves nothing; every window of codes costs as much as the first."""
+    size = {
+        (tier, windows): size_of(
+            str(tiny_dit), "trdq", parse_bits("w4a8"), options={"tier": tier, "windows": windows}
+        )
+        for tier, windows in TIERS
+    }
+    assert size["A", 4].blocks_mib > 16 / 4 * size["B", 4].parts["codes"] / 2**20
+    assert size["B", 4].total_bytes == size["C", 1].total_bytes
+    assert size["C", 2].parts["codes"] == 2 * size["C", 1].parts["codes"]
+    assert size["A", 4].parts["codes"] == size["A", 1].parts["codes"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"tier": "A"}, {"tier": "B", "activations": "static"}, {"tier": "C", "windows": "step"}],
+    ids=lambda o: o["tier"],
+)
+def test_every_tier_survives_the_round_trip(options, model, seen, sampler, tmp_path):
+    plan = uniform_plan(model, parse_bits("w4a8"))
+    made = quantize(model, "trdq", plan, {**FIXED, **options}, seen)
+    assert made.plan.sampler == sampler.fingerprint
+    report = save_checkpoint(made, model, tmp_path / "c")
+    assert report == size_of(
+        str(model.path), "trdq", parse_bits("w4a8"), options={**FIXED, **options}
+    )
+    loaded = DiTTransformer2DModel.from_pretrained(tmp_path / "c").eval()
+    x = torch.randn(2, 4, 8, 8, generator=seeded(1))
+    found = []
+    for t in (*seen.timesteps, 999.0, 0.0):
+        arguments = {
+            "timestep": torch.tensor([t, t]),
+            "class_labels": torch.tensor([0, 1000]),
+        }
+        with torch.no_grad():
+            found.append(made.transformer(x, **arguments).sample)
+            assert torch.equal(loaded(x, **arguments).sample, found[-1])
+
+
+def test_windows_share_codes_and_have_ranges_of_their_own():
+    made = Trial("trdq", heavy.plan(4, 8), 0, {**FIXED, "tier": "B", "activations": "static"})
+    layer = made.layers["site0"]
+    assert layer.act_scale.shape == (4, 1)
+    assert layer.act_scale.unique().numel() == 4
+    assert layer.codes.dim() == 2
+    for k, steps in enumerate(made.group.steps):
+        rows = layer.input_transform(made.calibrated[list(steps)].reshape(-1, CHANNELS))
+        widest = float(rows.abs().max()) / 127
+        assert 0.4 * widest <= float(layer.act_scale[k]) * (1 + 1e-5) <= widest * (1 + 1e-4)
+    right = made.error()
+    layer.act_scale = layer.act_scale.min().expand(4, 1) / 4
+    assert made.error() > 2 * right
+
+
+def test_a_plan_with_windows_keeps_its_own_and_their_formats():
+    windows = (Window(low=500, high=HIGHEST), Window(low=LOWEST, high=500))
+    plan = SitePlan(
+        weight=Format(bits=4, symmetric=False), activations=(Format(bits=8), Format(bits=2))
+    )
+    made = Trial("trdq", plan, 0, FIXED, windows=windows)
+    assert made.plan.windows == windows
+    assert made.layers["site0"].codes.shape[0] == 2
+    exact = made.fresh @ made.group.sites[0].weight.T
+    lost = (made.output("site0", made.fresh) - exact).square().sum((1, 2))
+    lost = lost / exact.square().sum((1, 2))
+    assert float(lost[:3].max()) < 0.2 * float(lost[3:].min())
+
+
+def test_the_best_alpha_on_the_rows_of_the_window_is_taken():
+    found = Trial("trdq", heavy.plan(4, 4), 0).notes["site0"]["windows"]
+    fixed = Trial("trdq", heavy.plan(4, 4), 0, {"alpha": 0.0}).notes["site0"]["windows"]
+    assert {w["alpha"] for w in found} - {0.0}
+    assert [w["alpha"] for w in fixed] == [0.0] * 4
+
+
+def test_statistics_of_some_steps_are_those_of_a_calibration_of_these_steps():
+    x = heavy.activations(CHANNELS, 8, 4, 0)
+    part, alone = heavy.statistics(x).during((1, 3)), heavy.statistics(x[[1, 3]])
+    for name, value in vars(alone).items():
+        if name not in ("surface", "surface_steps"):
+            torch.testing.assert_close(getattr(part, name), value)
+    assert part.surface_steps.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"alpha": 1.5}, "alpha"),
+        ({"block": 96}, "power of two"),
+        ({"activations": "static"}, "tier=B"),
+        ({"windows": 3}, "windows"),
+    ],
+)
+def test_what_does_not_go_together_is_one_clear_line(options, said):
+    with pytest.raises(BadInput, match=said) as caught:
+        load_method("trdq").Options.parse(options, "options of trdq")
+    assert "\n" not in str(caught.value)
+
+
+def test_it_needs_a_calibration():
+    with pytest.raises(BadInput, match="calibrate"):
+        Trial("trdq", heavy.plan(4, 8), 0, seen=False)
+
+
+def test_a_capture_shows_one_transform_and_refuses_several():
+    one = Trial("trdq", heavy.plan(4, 8), 0, {**FIXED, "windows": 1}).layers["site0"]
+    assert [s.name for s in stages_of(one)] == ["scaled", "rotated"]
+    x = y = torch.randn(5, CHANNELS, generator=seeded())
+    for stage in stages_of(one):
+        y = stage.of_input(y)
+    torch.testing.assert_close(y, one.input_transform(x))
+    several = Trial("trdq", heavy.plan(4, 8), 0, FIXED).layers["site0"]
+    with pytest.raises(BadInput, match="windows=1"):
+        stages_of(several)
+
+
+def test_casting_leaves_rotations_exact():
+    made = Trial("trdq", heavy.plan(4, 8), 0, FIXED)
+    layer = made.layers["site0"]
+    before = {n: b.clone() for n, b in layer.named_buffers() if n != "bias"}
+    layer.half()
+    assert all(torch.equal(layer.get_buffer(n), b) for n, b in before.items())
+
+
+def test_the_checkpoint_describes_only_what_is_there():
+    for transform in (
+        Transform(),
+        Transform(scale=True, block=64, per_window=True),
+        Transform(scale=True, block=64, per_window=True, requantized=True),
+    ):
+        assert Transform.from_json(transform.to_json()) == transform
+    assert Transform(scale=True).to_json() == {"scale": True, "rotate": False}
+
+
+def test_static_ranges_and_a_transform_per_window_are_refused_together():
+    static = Format(bits=8, granularity="tensor", static=True)
+    plan = SitePlan(weight=Format(bits=4), activations=(static,))
+    with pytest.raises(BadInput, match="share one transform") as caught:
+        Trial("trdq", plan, 0, FIXED)
+    assert "\n" not in str(caught.value)
+    assert Trial("trdq", plan, 0, {**FIXED, "tier": "B"}).layers["site0"].act_scale.shape == (1, 1)
