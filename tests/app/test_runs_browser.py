@@ -16,6 +16,7 @@ import pytest
 
 from dqviz import processes
 from dqviz.jobs import JobStore
+from tests.app.accessibility import violations
 from tests.app.conftest import FakeCompare, Served, stored
 from tests.app.test_browser import NASTY, low_contrast, opened, run_to_end, state
 from tests.app.test_server import ROOT, free_port, wait_for
@@ -177,6 +178,7 @@ def test_layout(serve: Serve, new_page: Pages, width: int, dark: bool) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate("document.body.classList.contains('dark')") is dark
     assert low_contrast(page) == []
+    assert violations(page) == []
     assert page.locator("h1").count() == 1
     outside = page.evaluate("""() => [...document.querySelectorAll('.dq-top a, .dq-top button')]
       .filter(e => e.offsetParent && (e.getBoundingClientRect().right > innerWidth || e.getBoundingClientRect().left < 0)).length""")
