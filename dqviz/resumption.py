@@ -7,7 +7,6 @@ floats. With these kept, a resumed comparison says exactly what an uninterrupted
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +22,7 @@ _TRAJECTORY = ("inputs", "cond", "uncond", "guided")
 
 def save_generation(file: Path, generation: Generation) -> None:
     """Write images, latents and trajectory to safetensors, atomically."""
-    from safetensors.torch import save_file
+    from quant.atomic import write_tensors
 
     tensors = {"images": generation.images, "latents": generation.latents}
     manifest = {"of": _of(generation.samples, generation.sampler)}
@@ -33,13 +32,8 @@ def save_generation(file: Path, generation: Generation) -> None:
             tensor = getattr(generation.trajectory, name)
             if tensor is not None:
                 tensors[name] = tensor
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
     with faults(file):
-        try:
-            save_file({k: t.contiguous() for k, t in tensors.items()}, partial, metadata=manifest)
-            partial.replace(file)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_tensors(file, {k: t.contiguous() for k, t in tensors.items()}, manifest)
 
 
 def load_generation(file: Path, samples: tuple[Sample, ...], sampler: Sampler) -> Generation | None:

@@ -141,6 +141,13 @@ class Study:
             raise BadInput(
                 f"folder {folder} is not a study (no {MANIFEST}); name a folder that dqviz compare wrote"
             )
+        database = folder / DATABASE
+        if (
+            not database.is_file() or not database.stat().st_size
+        ):  # made with the study, never later
+            raise BadInput(
+                f"study {folder}: {DATABASE} is missing or empty; restore it, or start a new study folder"
+            )
         fixed = is_recorded(folder) or not os.access(folder, os.W_OK)
         study = cls(folder, _read_manifest(folder), read_only or fixed)
         with study._database():

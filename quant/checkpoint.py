@@ -16,9 +16,9 @@ from typing import Any
 import diffusers
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from .amplified import is_amplified
+from .atomic import write_tensors
 from .errors import BadCheckpoint, BadInput
 from .layers import QuantLinear
 from .models import Model, safetensors_header
@@ -96,7 +96,7 @@ def save_checkpoint(
     (folder / CONFIG).write_text(
         json.dumps(described, indent=1, sort_keys=True) + "\n", encoding="utf-8"
     )
-    save_file(stored.tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    write_tensors(folder / WEIGHTS, stored.tensors, {"format": "pt"})
     size = (folder / WEIGHTS).stat().st_size
     if out.exists():
         out.rmdir()

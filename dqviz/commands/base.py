@@ -54,7 +54,7 @@ Classes = Annotated[
     typer.Option(
         "--classes",
         metavar="LIST",
-        help="Class ids or names, e.g. 1,2 or cat,panda; default from the card.",
+        help="Class ids or names, e.g. 1,2 or apple,panda; default from the card.",
     ),
 ]
 Prompts = Annotated[

@@ -144,6 +144,18 @@ def test_a_broken_database_is_one_line(study: Study, read_only: bool) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("left", [None, b""])
+def test_a_lost_database_is_said_and_not_made_anew(study: Study, left: bytes | None) -> None:
+    file = study.folder / "study.sqlite"
+    for path in study.folder.glob("study.sqlite*"):
+        path.unlink()
+    if left is not None:
+        file.write_bytes(left)
+    with pytest.raises(BadInput, match=r"study\.sqlite is missing or empty; restore it"):
+        Study.open(study.folder)
+    assert (file.read_bytes() if file.exists() else None) == left
+
+
 def test_another_models_study_is_refused(study: Study) -> None:
     other = MODEL | {"key": "huge", "fingerprint": "4567"}
     with pytest.raises(BadInput, match=r"model tiny, not of this huge"):

@@ -259,3 +259,10 @@ def test_checkpoints_from_before_static_formats_and_branches_still_load(model, s
     assert all(set(t) == {"scale", "rotate"} for t in ours["transforms"].values())
     file.write_text(json.dumps(config))
     assert torch.equal(latents_of(load(tmp_path / "c"), 0), latents_of(made.transformer, 0))
+
+
+def test_weights_are_as_readable_as_their_config(model, seen, tmp_path):
+    """safetensors writes files that only their owner may read."""
+    saved(model, seen, tmp_path / "c")
+    modes = {(tmp_path / "c" / name).stat().st_mode & 0o777 for name in (WEIGHTS, CONFIG)}
+    assert len(modes) == 1
