@@ -18,7 +18,7 @@ from quant.errors import BadInput, DQVizError, unknown
 from ..jobs import JobStore
 from ..pages import activations as page
 from ..seen_file import SeenFile
-from ..study import Study, is_recorded
+from ..study import Study
 from . import components
 from .bench import Bench
 from .library import Library
@@ -66,7 +66,6 @@ class Captures:
             model=str(model.get("title") or key),
             key=key,
             created=str(row["created"]),
-            recorded=is_recorded(study.folder),
             record=row["record"],
         )
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dqviz.study import Study
+from dqviz.report.captured import captured
+from dqviz.studies import writable
+from dqviz.study import RECORDED, Study
 from dqviz.ui.activations import Captures, server_functions
 from dqviz.ui.bench import Bench
 from dqviz.ui.library import Library
@@ -51,6 +54,48 @@ def test_the_latest_capture_opens_first(study: Study, ask: Ask) -> None:
     assert found["studies"]["mine"] == ["viditq", "plain"]
     assert found["headline"]["title"] == "A <b>model</b>"
     assert {"overview", "panels", "about", "controls", "selection", "notes"} <= set(found)
+
+
+@pytest.fixture
+def copied(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A person's own copy of the study that came along."""
+    for module in ("dqviz.study", "dqviz.studies"):
+        monkeypatch.setattr(f"{module}.RECORDED", RECORDED)
+    copy = writable(RECORDED / "dit-emoji")
+    assert copy.parent.resolve() == home.resolve()
+    return copy
+
+
+def test_recorded_statistics_stay_recorded_in_a_copy(copied: Path, ask: Ask) -> None:
+    """A first Run copies the study that came along; its capture was still taken elsewhere."""
+    found = ask(study="dit-emoji")
+    listed = Study.open(copied, read_only=True).captures()
+    assert found["capture"] == listed[-1]["name"]
+    shown = [b for b in found["headline"]["badges"] if b["text"] in ("recorded", "measured")]
+    assert [b["text"] for b in shown] == ["recorded"]
+    assert listed[-1]["created"][:10] in shown[0]["title"]
+    assert listed[-1]["record"]["device"] in shown[0]["title"]
+    drawn = json.dumps([found["overview"], found["panels"]])
+    assert '"evidence": "recorded' in drawn
+    assert "measured" not in re.findall(r'"(?:evidence|text)": "([^"]*)"', drawn)
+    said = {s["source"]["evidence"] for s in captured(Study.open(copied, read_only=True))}
+    assert said == {"recorded"}
+
+
+def test_a_capture_made_into_a_copy_is_measured(copied: Path, tmp_path: Path, ask: Ask) -> None:
+    copy = Study.open(copied)
+    copy.add_capture(
+        "own", write_capture(tmp_path / "o.safetensors"), {}, record={"evidence": "measured"}
+    )
+    found = ask(study="dit-emoji", capture="own")
+    assert "measured" in [b["text"] for b in found["headline"]["badges"]]
+
+
+def test_every_capture_that_comes_along_says_so_itself() -> None:
+    for folder in RECORDED.iterdir():
+        for row in Study.open(folder, read_only=True).captures():
+            assert row["record"]["evidence"] == "recorded"
+            assert row["record"]["device"]
 
 
 def test_only_what_is_wanted_is_answered(study: Study, ask: Ask) -> None:

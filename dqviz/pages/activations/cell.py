@@ -79,7 +79,7 @@ class At:
     @property
     def evidence(self) -> dict[str, str]:
         """The badge of statistics."""
-        return badge(self.opened.evidence, "plain" if self.opened.recorded else "measured")
+        return self.opened.badge
 
     def source(self, *more: str) -> Source:
         """For exports of a panel."""

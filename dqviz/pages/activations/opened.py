@@ -10,7 +10,7 @@ from quant.schema import fingerprint
 
 from ...seen_file import SeenFile
 from ..exports import Source
-from ..view import synthetic
+from ..view import badge, synthetic
 
 LOGARITHMIC = {"incoherence", "range", "absmax", "std", "kurtosis", "channel_imbalance", "row_spread"}  # fmt: skip
 SIGNED = {"mean", "asymmetry"}
@@ -26,13 +26,24 @@ class Opened:
     model: str  # title
     key: str  # what commands call the model
     created: str = ""
-    recorded: bool = False
     record: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def evidence(self) -> str:
-        """Statistics are measured on the model's own run, or came with the repository."""
-        return "recorded" if self.recorded else "measured"
+        """What the capture's own record says, wherever the study lies now: measured or recorded."""
+        return "recorded" if self.record.get("evidence") == "recorded" else "measured"
+
+    @property
+    def badge(self) -> dict[str, str]:
+        """Of its statistics; where they were taken when not here."""
+        if self.evidence == "measured":
+            return badge(
+                "measured", "measured", "taken from the full-precision model while it drew"
+            )
+        device = self.record.get("device")
+        where = f" on {device}" if device else ""
+        said = f"came with dqviz: taken {self.created[:10]}{where}, not on this machine"
+        return badge("recorded", "plain", said)
 
     @property
     def fingerprint(self) -> str:

@@ -13,7 +13,7 @@ from quant.summaries import STATISTICS
 
 from ...plots import heatmap
 from ...plots.arrays import short
-from ..view import Column, Section, badge, cell, plot, synthetic_badges, table
+from ..view import Column, Section, cell, plot, synthetic_badges, table
 from .grids import SCALES
 from .opened import LOGARITHMIC, SIGNED, Opened, stage_label
 from .selection import (
@@ -64,14 +64,13 @@ def headline(opened: Opened) -> Section:
         facts.append("stages: " + ", ".join(seen.stages))
     if opened.created:
         facts.append(opened.created.replace("T", " ").replace("Z", " UTC"))
-    hint = "came with the repository" if opened.recorded else "taken from the full-precision model while it drew"  # fmt: skip
     return {
         "kind": "headline",
         "title": opened.model,
         "facts": facts,
         "badges": [
             *synthetic_badges(opened.record),
-            badge(opened.evidence, "measured" if not opened.recorded else "plain", hint),
+            opened.badge,
         ],
         "claims": [],
         "notes": [],
@@ -132,7 +131,7 @@ def overview(opened: Opened, chosen: Selection) -> dict[str, Any]:
         source=opened.source(note),
         part=f"{chosen.statistic}-{chosen.branch}-{chosen.stage}",
         lede=f"{statistic.words} ({statistic.unit})" if statistic.unit else statistic.words,
-        badges=[badge(opened.evidence, "measured" if not opened.recorded else "plain")],
+        badges=[opened.badge],
         words=_words(opened, values, shown, chosen),
         narrow={"margin": {"l": 4, "r": 4, "t": 8, "b": 44}},
     )
@@ -182,7 +181,7 @@ def _weights(opened: Opened, chosen: Selection) -> dict[str, Any]:
         source=opened.source("weights of all layers"),
         part="weights",
         lede="Incoherence of every layer's weight: largest over mean |w|. One scale per output row must cover both.",
-        badges=[badge(opened.evidence, "measured" if not opened.recorded else "plain")],
+        badges=[opened.badge],
         words=_weight_words(values, rows, seen.stages),
     )
     names = [entry.name for entry, _ in layers]
