@@ -17,6 +17,7 @@ from ..files import faults
 from ..jobs import Job, JobStore
 from ..pages import compare as page
 from ..request import CompareRequest
+from ..studies import place
 from ..work import KINDS
 from .desk import Desk, Processes, Threads
 from .form import Form, ModelFacts, model_facts
@@ -91,6 +92,28 @@ class Bench:
             return None
         return jobs[0] if jobs else None
 
+    def attached(
+        self, job_id: str | None, study: str | None, comparison: int | None = None
+    ) -> str | None:
+        """The job that a page follows when it is opened under an address.
+
+        The one that the address names, if it is still listed; else one under way that writes into the
+        study of the address. An address that names a comparison wants that and no job.
+        """
+        try:
+            listed = [job for job in self.store.jobs() if job.kind == "compare"]
+            if job_id and (not study or any(job.id == job_id for job in listed)):
+                return job_id
+            if comparison is not None:
+                return None
+            active = [job for job in listed if job.active]
+            if study:
+                folder = self.library.folders().get(study)
+                active = [j for j in active if folder is not None and _same(j.study, folder)]
+        except DQVizError:
+            return None
+        return active[0].id if active else None
+
     def opened(self, study: str | None, comparison: int | None = None) -> Screen:
         """The page when it is opened, or when a study is chosen."""
         try:
@@ -142,3 +165,8 @@ class Bench:
             "title": listed["title"] if listed else model,
             "classes": dict(facts.classes),
         }
+
+
+def _same(written: Path, folder: Path) -> bool:
+    """Whether work that writes there is on this study; on a recorded one it writes into a copy."""
+    return written.resolve() == place(folder).resolve()

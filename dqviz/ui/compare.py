@@ -269,7 +269,7 @@ def _wire(
     def on_load(request: gr.Request) -> list[Any]:
         asked = request.query_params
         name, comparison = asked.get("study"), _number(asked.get("comparison"))
-        job = asked.get("job") or (None if name else getattr(bench.running(), "id", None))
+        job = bench.attached(asked.get("job"), name, comparison)
         screen = bench.opened(name, comparison)
         names = list(bench.library.folders())
         known = name if name in names else (None if name else bench.library.first())

@@ -259,6 +259,23 @@ def test_closing_the_tab_stops_nothing_and_another_one_re_attaches() -> None:
     assert tabs.running() is None
 
 
+def test_a_reload_with_the_study_in_the_address_finds_the_job_again() -> None:
+    study_of(FakeCompare())
+    tabs = bench(FakeCompare(pause=0.2))
+    job, other = tabs.submit(form(), study="tiny-dit"), tabs.submit(form(model="another"))
+    assert tabs.attached(None, None) == job.id
+    assert tabs.attached(None, "tiny-dit") == job.id
+    assert tabs.attached(other.id, "tiny-dit") == other.id, "the one that was followed"
+    assert tabs.attached(None, "tiny-dit", 1) is None, "a comparison was asked for"
+    assert tabs.attached(None, "nothing") is None
+    assert tabs.attached("deleted", "tiny-dit") == job.id
+    for asked in (other, job):
+        tabs.desk.cancel(asked.id)
+    list(tabs.follow(job.id).screens())
+    assert tabs.attached(None, "tiny-dit") is None
+    assert tabs.attached(job.id, "tiny-dit") == job.id, "how it ended"
+
+
 def test_two_viewers_see_the_same() -> None:
     tabs = bench(FakeCompare(pause=0.3))
     job = tabs.submit(form())

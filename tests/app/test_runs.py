@@ -176,6 +176,15 @@ def test_running_into_a_recorded_study_writes_into_a_copy(recorded: Path) -> Non
     assert "tiny-dit (recorded)" in studies.folders()
 
 
+def test_a_reload_on_a_recorded_study_finds_the_job_that_writes_into_its_copy(
+    recorded: Path,
+) -> None:
+    bench = desk().bench
+    job = bench.store.submit("compare", form().request().to_json() | {"out": str(recorded)})
+    assert bench.attached(None, "tiny-dit") == job.id
+    bench.store.cancel(job.id)
+
+
 def test_a_recorded_study_refuses_to_be_written(recorded: Path) -> None:
     from quant.errors import EnvironmentFault
 

@@ -35,15 +35,23 @@ def runs_page(page: Any, served: Served) -> Any:
 
 
 def test_a_reload_during_a_job_re_attaches(serve: Serve, new_page: Pages) -> None:
-    page = opened(new_page(), serve(FakeCompare(steps=10, pause=0.4)))
+    served = serve(FakeCompare(steps=1))
+    page = opened(new_page(), served)
+    page.click("#dq-run")
+    page.wait_for_function("location.search.startsWith('?study=')")
+    page.wait_for_function("document.querySelector('#dq-run').innerText === 'Run'")
+    served.compare.steps, served.compare.pause = 10, 0.4
     page.click("#dq-run")
     page.wait_for_function("document.querySelectorAll('.dq-tile:not(.dq-blank)').length === 4")
+    assert "?study=" in page.url
+    assert "&job=" in page.url
     page.reload()
     state(page, "running")
     page.wait_for_function("document.querySelectorAll('.dq-tile:not(.dq-blank)').length >= 4")
     page.wait_for_function("document.querySelector('#dq-run').innerText === 'Run next'")
     page.click("#dq-cancel")
     state(page, "cancelled")
+    assert "job=" not in page.url
 
 
 def test_closing_the_tab_cancels_nothing_and_another_browser_sees_it(

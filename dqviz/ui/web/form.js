@@ -13,6 +13,7 @@ export function status({ element, props }) {
     const s = parsed(props.status_json, { state: "idle" });
     root.dataset.state = s.state;
     root.dataset.job = s.job || "";
+    keepJob(s);
     const percent = s.total ? Math.min(100, Math.floor((100 * s.done) / s.total)) : null;
     what.textContent = s.text || "";
     when.textContent = [percent === null ? "" : `${percent} %`, s.left === null || s.left === undefined ? "" : `${clock(s.left)} left`].filter(Boolean).join(" · ");
@@ -26,6 +27,14 @@ export function status({ element, props }) {
   }
   draw();
   return { status_json: draw };
+}
+
+// While a job is followed the address names it, so that a reload follows it again.
+function keepJob(status) {
+  if (!status.job) return;
+  const url = new URL(location.href);
+  ["waiting", "running", "cancelling"].includes(status.state) ? url.searchParams.set("job", status.job) : url.searchParams.delete("job");
+  history.replaceState(null, "", url);
 }
 
 export function runlist({ element, props, trigger }) {

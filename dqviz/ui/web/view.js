@@ -20,7 +20,7 @@ export function view({ element, props, server }) {
     const page = parsed(drawn, { sections: [] });
     root.replaceChildren(...page.sections.map((section) => drawers[section.kind](section, context)));
     for (const d of root.querySelectorAll("details")) d.open = open.has(d.querySelector("summary").textContent);
-    if (page.address !== undefined) keepAddress(page.address);
+    if (page.address !== undefined) keepAddress(page.address, page.sections.find((s) => s.comparison)?.comparison);
   }
   let last = null;
   function live() {
@@ -33,8 +33,10 @@ export function view({ element, props, server }) {
   return { view_json: draw, live_json: live };
 }
 
-function keepAddress(study) {
+// The study that is shown; a comparison stays named as long as it is the one shown.
+function keepAddress(study, comparison) {
   const url = new URL(location.href);
   study ? url.searchParams.set("study", study) : url.searchParams.delete("study");
+  if (url.searchParams.get("comparison") !== String(comparison)) url.searchParams.delete("comparison");
   history.replaceState(null, "", url);
 }
