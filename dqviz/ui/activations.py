@@ -76,7 +76,11 @@ class Captures:
         facts = path.stat()
         key = (path, facts.st_mtime_ns, facts.st_size)
         with self._lock:
-            seen = self._open.pop(key, None) or SeenFile(path)
+            try:
+                seen = self._open.pop(key, None) or SeenFile(path)
+            except DQVizError as error:
+                which = f"capture {row['name']} of study {study.folder.name}"
+                raise BadInput(f"{which} does not open: {error}") from error
             self._open[key] = seen
             while len(self._open) > KEPT_OPEN:
                 self._open.popitem(last=False)
@@ -84,20 +88,34 @@ class Captures:
 
     def answer(self, query: Mapping[str, Any]) -> dict[str, Any]:
         """What a query asks for: any of the parts, of its study, capture and selection."""
-        listed = self.listed() if "page" in _wanted(query) or not query.get("study") else {}
-        notes: list[str] = []
         study, capture = _text(query.get("study")), _text(query.get("capture"))
-        try:
-            if not study:
-                study = next(iter(listed), None)
-                if study is None:
-                    return {"empty": page.empty(), "studies": {}}
-            opened = self.open(study, capture)
-        except DQVizError as error:
-            if not listed:
-                return {"empty": page.empty(str(error)), "studies": {}}
-            notes.append(f"{error}. Showing another.")
-            opened = self.open(next(iter(listed)), None)
+        problems: dict[str, None] = {}  # in order, each once
+        if study:
+            try:
+                return self._shown(self.open(study, capture), query, _wanted(query), [])
+            except DQVizError as error:
+                problems[str(error)] = None
+        listed = self.listed()
+        here = {study: listed[study]} if study in listed else {}
+        for name, captures in (here | listed).items():
+            for each in captures:
+                notes = [f"{problem}. Showing another." for problem in problems]
+                try:
+                    # What is shown now is not what the page was built for: all of it anew.
+                    return self._shown(self.open(name, each), query, list(PARTS), notes, listed)
+                except DQVizError as error:
+                    problems[str(error)] = None
+        return {"empty": page.empty(". ".join(problems)), "studies": listed}
+
+    def _shown(
+        self,
+        opened: page.Opened,
+        query: Mapping[str, Any],
+        wanted: list[str],
+        notes: list[str],
+        listed: dict[str, list[str]] | None = None,
+    ) -> dict[str, Any]:
+        """The wanted parts of one capture."""
         chosen, more = page.select(query, opened.seen)
         found: dict[str, Any] = {
             "study": opened.study,
@@ -105,12 +123,11 @@ class Captures:
             "selection": chosen.to_json(),
             "notes": notes + more,
         }
-        wanted = _wanted(query)
         if "page" in wanted:
             found |= {
                 "headline": page.headline(opened),
                 "controls": page.controls(opened),
-                "studies": listed,
+                "studies": listed or self.listed(),
             }
         if "map" in wanted:
             found["overview"] = page.overview(opened, chosen)

@@ -125,12 +125,37 @@ def test_a_capture_that_a_study_lacks(study: Study, ask: Ask, name: str) -> None
     assert name in found["notes"][0]
 
 
-def test_a_file_that_is_gone_or_damaged_is_one_line(study: Study, ask: Ask) -> None:
+def test_a_damaged_capture_makes_way_for_the_next(study: Study, ask: Ask) -> None:
     file = study.folder / "captures" / "viditq.safetensors"
     file.write_bytes(file.read_bytes()[:100])
-    assert "viditq" in ask(study="mine", capture="viditq", want=["panels"])["empty"]["text"]
+    for query in (
+        {},
+        {"study": "mine"},
+        {"study": "mine", "capture": "viditq", "want": ["panels"]},
+    ):
+        found = ask(**query)
+        assert (found["study"], found["capture"]) == ("mine", "plain")
+        assert found["studies"]["mine"] == ["viditq", "plain"], "the chooser stays"
+        assert {"controls", "overview", "panels"} <= set(found), "all of the page is of the other"
+        assert len(found["notes"]) == 1
+        assert "capture viditq of study mine does not open" in found["notes"][0]
     file.unlink()
-    assert "gone" in ask(study="mine", capture="viditq", want=["panels"])["empty"]["text"]
+    assert "gone" in ask(study="mine", capture="viditq", want=["panels"])["notes"][0]
+
+
+def test_a_study_of_damaged_captures_makes_way_for_the_next(study: Study, home: Path, tmp_path: Path, ask: Ask) -> None:  # fmt: skip
+    other = Study.create(home / "other", {"key": "dit-emoji", "fingerprint": "f"}, {})
+    other.add_capture("whole", write_capture(tmp_path / "o.safetensors"), {})
+    for file in (study.folder / "captures").iterdir():
+        file.write_bytes(file.read_bytes()[:1000])
+    found = ask(study="mine")
+    assert (found["study"], found["capture"]) == ("other", "whole")
+    assert ["viditq" in found["notes"][0], "plain" in found["notes"][1]] == [True, True]
+    for file in (other.folder / "captures").iterdir():
+        file.write_bytes(b"")
+    found = ask()
+    assert set(found["studies"]) == {"mine", "other"}
+    assert all(name in found["empty"]["text"] for name in ("viditq", "plain", "whole"))
 
 
 def test_a_file_outside_the_study_is_never_read(study: Study, tmp_path: Path, ask: Ask) -> None:
@@ -140,7 +165,7 @@ def test_a_file_outside_the_study_is_never_read(study: Study, tmp_path: Path, as
     with sqlite3.connect(study.folder / "study.sqlite") as db:
         db.execute("UPDATE captures SET file = ? WHERE name = 'viditq'", (f"../../../{outside.name}",))  # fmt: skip
     assert (study.folder / "../../../secret.safetensors").resolve() == outside.resolve()
-    assert "gone" in ask(study="mine", want=["panels"])["empty"]["text"]
+    assert "gone" in ask(study="mine", want=["panels"])["notes"][0]
 
 
 def test_a_replaced_file_is_read_anew(study: Study, tmp_path: Path) -> None:
