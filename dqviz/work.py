@@ -48,7 +48,8 @@ def _describe_compare(request: Request) -> tuple[str, Path]:
 
 
 def _command_compare(request: Request) -> str:
-    return as_command(CompareRequest.parse(request, "the request"))
+    asked = CompareRequest.parse(request, "the request")
+    return as_command(asked.model_copy(update=_written(asked.out)))
 
 
 def _run_compare(request: Request, on_event: OnEvent, cancelled: Cancelled, key: str) -> Any:
@@ -62,7 +63,13 @@ def _describe_capture(request: Request) -> tuple[str, Path]:
 
 
 def _command_capture(request: Request) -> str:
-    return capturing.as_command(CaptureRequest.parse(request, "the request"))
+    asked = CaptureRequest.parse(request, "the request")
+    return capturing.as_command(asked.model_copy(update=_written(asked.out)))
+
+
+def _written(out: Path | None) -> dict[str, Path | None]:
+    """Where the work writes: for a recorded study its copy, which a command is to name."""
+    return {"out": None if out is None else place(out)}
 
 
 def _run_capture(request: Request, on_event: OnEvent, cancelled: Cancelled, key: str) -> Any:

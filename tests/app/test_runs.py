@@ -12,6 +12,7 @@ from dqviz import studies
 from dqviz.study import Study, default_folder, studies_root
 from dqviz.ui.bench import Bench
 from dqviz.ui.runs import RunsDesk, server_functions
+from dqviz.work import KINDS
 from quant.errors import BadInput
 from tests.app.conftest import FakeCompare
 from tests.app.test_handlers import form
@@ -183,6 +184,19 @@ def test_a_reload_on_a_recorded_study_finds_the_job_that_writes_into_its_copy(
     job = bench.store.submit("compare", form().request().to_json() | {"out": str(recorded)})
     assert bench.attached(None, "tiny-dit") == job.id
     bench.store.cancel(job.id)
+
+
+@pytest.mark.parametrize("kind", ["compare", "capture"])
+def test_the_command_of_a_job_names_the_copy_and_not_the_recorded_study(
+    recorded: Path, kind: str
+) -> None:
+    request = {"model": "tiny-dit", "seeds": [0], "out": str(recorded)}
+    if kind == "compare":
+        request |= {"methods": ["rtn"], "bits": ["w4a8"]}
+    command = KINDS[kind].command(request)
+    assert str(default_folder("tiny-dit")) in command
+    assert str(recorded) not in command
+    assert str(recorded) in KINDS[kind].command({**request, "out": str(recorded / "more")})
 
 
 def test_a_recorded_study_refuses_to_be_written(recorded: Path) -> None:
