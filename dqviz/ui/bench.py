@@ -84,6 +84,15 @@ class Bench:
             return
         yield from self.follow(job.id).screens()
 
+    def cancel(self, job_id: str) -> str:
+        """Cancel the job that a page shows; returns the id of the job that it shows then.
+
+        A job that only waited is gone at once: the page goes back to the one that runs, if any does.
+        """
+        job = self.desk.cancel(job_id)
+        other = None if job.active else self.running()
+        return other.id if other is not None else job.id
+
     def running(self) -> Job | None:
         """The comparison that a page re-attaches to when it is opened: it runs, or is next."""
         try:

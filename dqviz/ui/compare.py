@@ -239,17 +239,16 @@ def _wire(
         try:
             while followers.get(session) is me and not follow.over:
                 screen = await asyncio.to_thread(follow.look)
-                if screen is not None:
+                if screen is not None and followers.get(session) is me:
                     yield [*_updates(screen), _studies(bench, screen)]
                 await asyncio.sleep(PATIENCE)
         finally:
             if followers.get(session) is me:
                 del followers[session]
 
-    def on_cancel(job_id: str | None) -> Any:
-        if job_id:
-            bench.desk.cancel(job_id)
-        return gr.update(interactive=False, value="Cancelling…")
+    def on_cancel(job_id: str | None) -> list[Any]:
+        button = gr.update(interactive=False, value="Cancelling…")
+        return [button, bench.cancel(job_id) if job_id else None]
 
     def on_model(ref: str | None) -> list[Any]:
         facts = bench.facts(ref)
@@ -294,7 +293,8 @@ def _wire(
     }
     form_outputs = [*controls.all(), about]
     run.click(on_run, [*controls.all(), study], [status, shown], **PRIVATE).then(**following)
-    cancel.click(on_cancel, shown, cancel, queue=False, **PRIVATE)
+    cancelled = cancel.click(on_cancel, shown, [cancel, shown], queue=False, **PRIVATE)
+    cancelled.then(**following)
     controls.model.input(
         on_model,
         controls.model,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,19 @@ def test_a_second_tab_waits_and_can_leave_the_line() -> None:
     assert states(seen)[-1] == "cancelled"
     tabs.desk.cancel(first.id)
     list(tabs.follow(first.id).screens())
+
+
+def test_cancelling_what_waits_goes_back_to_what_runs() -> None:
+    tabs = bench(FakeCompare(pause=0.3))
+    first, second = tabs.submit(form()), tabs.submit(form())
+    while tabs.store.get(first.id).state != "running":
+        time.sleep(0.05)
+    assert tabs.cancel(second.id) == first.id
+    assert tabs.store.get(second.id).state == "cancelled"
+    assert tabs.store.get(first.id).cancel_requested is None, "what runs goes on"
+    assert tabs.cancel(first.id) == first.id, "the page says that it is being cancelled"
+    assert states(list(tabs.follow(first.id).screens()))[-1] == "cancelled"
+    assert tabs.cancel(first.id) == first.id, "nothing else is there to show"
 
 
 def test_jobs_are_done_in_the_order_of_their_coming() -> None:

@@ -87,6 +87,23 @@ def test_run_next_queues_and_the_page_follows_the_new_one(serve: Serve, new_page
     page.wait_for_function("document.querySelectorAll('.dq-tile:not(.dq-blank)').length === 6")
 
 
+def test_cancel_of_a_waiting_job_goes_back_to_the_running_one(
+    serve: Serve, new_page: Pages
+) -> None:
+    page = opened(new_page(), serve(FakeCompare(steps=20, pause=0.4)))
+    page.click("#dq-run")
+    state(page, "running")
+    running = page.get_attribute("#dq-status .dq-status", "data-job")
+    page.wait_for_function("document.querySelector('#dq-run').innerText === 'Run next'")
+    page.click("#dq-run")
+    state(page, "waiting")
+    page.click("#dq-cancel")
+    state(page, "running")
+    assert page.get_attribute("#dq-status .dq-status", "data-job") == running
+    page.click("#dq-cancel")
+    state(page, "cancelled")
+
+
 def test_opening_a_study_fills_the_form(serve: Serve, new_page: Pages) -> None:
     served = serve()
     page = opened(new_page(), served)
