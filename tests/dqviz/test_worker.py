@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import contextlib
 import os
 import signal
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -169,7 +171,10 @@ def test_a_deaf_worker_is_killed(tiny_dit: Path, store: JobStore) -> None:
     processes.start_worker(store.root, 0)
     running = until(store, job, lambda j: j.done > 0)
     assert running.pid
-    os.kill(running.pid, signal.SIGSTOP)  # it hears nothing now
+    with contextlib.closing(sqlite3.connect(store.root / jobs.DATABASE, timeout=30)) as db:
+        db.execute("BEGIN IMMEDIATE")  # so that it is not stopped while it holds the list's lock
+        os.kill(running.pid, signal.SIGSTOP)  # it hears nothing now
+        db.execute("ROLLBACK")
     store.cancel(job.id)
     store.mend()
     assert store.get(job.id).state == "running", "it has two seconds"
