@@ -15,9 +15,11 @@ from typing import Any
 
 from quant.errors import BadInput, DQVizError, unknown
 
+from ..capturing import CaptureRequest, as_command
 from ..jobs import JobStore
 from ..pages import activations as page
 from ..seen_file import SeenFile
+from ..studies import place
 from ..study import Study
 from . import components
 from .bench import Bench
@@ -92,6 +94,9 @@ class Captures:
         problems: dict[str, None] = {}  # in order, each once
         if study:
             try:
+                if (without := self.without(study)) is not None:
+                    empty = page.empty(f"Study {study} has no capture yet.", as_command(without))
+                    return {"empty": empty, "studies": self.listed(), "study": study}
                 return self._shown(self.open(study, capture), query, _wanted(query), [])
             except DQVizError as error:
                 problems[str(error)] = None
@@ -106,6 +111,16 @@ class Captures:
                 except DQVizError as error:
                     problems[str(error)] = None
         return {"empty": page.empty(". ".join(problems)), "studies": listed}
+
+    def without(self, name: str) -> CaptureRequest | None:
+        """The capture to make for a study that has none; None when it has one."""
+        study = self.library.open(name)
+        if study.captures():
+            return None
+        model = study.manifest["model"]
+        request = {"model": model.get("ref") or model.get("key"), "outliers": model.get("outliers")}
+        where = {"out": str(place(study.folder))}
+        return CaptureRequest.parse({**request, **where, "method": METHOD, "bits": BITS})
 
     def _shown(
         self,
@@ -170,13 +185,15 @@ def server_functions(bench: Bench) -> list[Callable[[Any], str]]:
 
 
 def _start(bench: Bench, query: Mapping[str, Any]) -> dict[str, Any]:
-    """Queue a capture of a listed model."""
-    model = query.get("model")
+    """Queue a capture of a listed model: the one that is named, or the one of a study without any."""
+    study = _text(query.get("study"))
+    asked = Captures(bench.library).without(study) if study else None
+    model = asked.model if asked else query.get("model")
     listed = [str(m["key"]) for m in bench.models]
     if model not in listed:
         raise unknown("model", model, listed)
-    job = bench.desk.submit("capture", {"model": model, "method": METHOD, "bits": BITS})
-    return {"job": job.id}
+    plain = {"model": model, "method": METHOD, "bits": BITS}
+    return {"job": bench.desk.submit("capture", asked.to_json() if asked else plain).id}
 
 
 def _state(store: JobStore, query: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,41 @@ def test_a_capture_that_a_study_lacks(study: Study, ask: Ask, name: str) -> None
     found = ask(study="mine", capture=name, want=["page"])
     assert found["capture"] == "viditq"
     assert name in found["notes"][0]
+
+
+def bare(home: Path, **model: Any) -> Study:
+    """A study without a capture."""
+    held = {"key": "dit-emoji", "ref": "dit-emoji", "fingerprint": "f", **model}
+    return Study.create(home / "bare one", held, {})
+
+
+def test_a_study_without_a_capture_says_how_to_make_one(study: Study, home: Path, ask: Ask) -> None:
+    made = bare(home)
+    found = ask(study="bare one")
+    assert found["study"] == "bare one"
+    assert "bare one" in found["empty"]["text"]
+    assert list(found["studies"]) == ["mine"], "others can be chosen"
+    words = shlex.split(found["empty"]["command"])
+    assert words[:3] == ["dqviz", "capture", "dit-emoji"]
+    assert Path(words[words.index("--study") + 1]).resolve() == made.folder.resolve()
+    assert "controls" not in found
+
+
+def test_capture_now_captures_into_that_study(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = bare(home, outliers={"factor": 20.0})
+    bench = Bench(compare=FakeCompare())
+    monkeypatch.setattr(bench.desk, "wake", lambda: None)  # nobody begins it
+    answer = {f.__name__: f for f in server_functions(bench)}
+    begun = json.loads(answer["capture_start"]({"study": "bare one", "model": "../../evil"}))
+    job = bench.store.get(begun["job"])
+    assert job.study.resolve() == made.folder.resolve()
+    assert job.request["model"] == "dit-emoji"
+    assert job.request["outliers"]["factor"] == 20, "of the model that the study holds"
+
+
+def test_a_model_that_is_not_listed_is_not_captured_for_a_study(home: Path, ask: Ask) -> None:
+    bare(home, ref="../../evil")
+    assert "unknown model" in ask("capture_start", study="bare one")["error"]
 
 
 def test_a_damaged_capture_makes_way_for_the_next(study: Study, ask: Ask) -> None:

@@ -33,8 +33,10 @@ from .selection import (
     row_filters,
 )
 
+COMMAND = "dqviz capture dit-emoji --samples 8 --method viditq --bits w4a8"
 
-def empty(problem: str = "", model: str = "dit-emoji") -> Section:
+
+def empty(problem: str = "", command: str = COMMAND) -> Section:
     """The page without a capture: what to run."""
     return {
         "kind": "empty",
@@ -46,8 +48,7 @@ def empty(problem: str = "", model: str = "dit-emoji") -> Section:
             {"title": "Look", "text": "Click a cell: values, channels, tokens, and the grid that rounds them."},
             {"title": "Compare", "text": "With a method, before and after each of its transforms."},
         ],
-        "command": f"dqviz capture {model} --samples 8 --method viditq --bits w4a8",
-        "model": model,
+        "command": command,
     }  # fmt: skip
 
 

@@ -74,7 +74,7 @@ export function activations({ element, props, server }) {
 
   async function show(answer) {
     if (answer.error) return say([answer.error]);
-    if (answer.empty) return empty(answer.empty);
+    if (answer.empty) return empty(answer);
     const asked = { ...chosen };
     chosen = { ...answer.selection, study: answer.study, capture: answer.capture };
     // A choice made while the answer was on its way stays chosen; its own answer follows.
@@ -108,9 +108,10 @@ export function activations({ element, props, server }) {
     drawn = { notes, map, bar, panels, first: { study: Object.keys(studies)[0], capture: studies[answer.study]?.[0] } };
   }
 
-  async function empty(section) {
+  // Nothing to show: of a study without a capture, or at all. Another study can still be chosen.
+  async function empty({ empty: section, studies, study }) {
     drawn = null;
-    const models = JSON.parse(props.models_json || "[]");
+    const models = study ? [] : JSON.parse(props.models_json || "[]"); // a study is of one model
     const node = tables.empty(section);
     const code = el("code", {}, section.command);
     const copyButton = el("button", { type: "button", class: "dq-small" }, "Copy");
@@ -120,16 +121,17 @@ export function activations({ element, props, server }) {
     const start = el("button", { type: "button", class: "dq-primary" }, "Capture now");
     const status = el("p", { class: "dq-lede", role: "status" });
     select.addEventListener("change", () => { code.textContent = section.command.replace(/capture \S+/, () => `capture ${select.value}`); });
-    start.addEventListener("click", () => capture(select.value, start, status));
-    node.append(models.length ? el("div", { class: "dq-emptyline" }, select, start) : "", status, el("p", { class: "dq-sub" }, "or on the command line:"), line);
-    root.replaceChildren(node);
+    start.addEventListener("click", () => capture(study ? { study } : { model: select.value }, start, status));
+    node.append(el("div", { class: "dq-emptyline" }, models.length ? select : "", models.length || study ? start : ""), status, el("p", { class: "dq-sub" }, "or on the command line:"), line);
+    const others = sources(studies, { study: study || "", capture: "" }, open).filter(Boolean);
+    root.replaceChildren(others.length ? el("div", { class: "dq-fields" }, others) : "", node);
     root.dataset.shown = "empty";
   }
 
   // A capture is a job: it goes on without this page.
-  async function capture(model, button, status) {
+  async function capture(what, button, status) {
     button.disabled = true;
-    const begun = JSON.parse(await server.capture_start({ model }));
+    const begun = JSON.parse(await server.capture_start(what));
     if (begun.error) {
       status.textContent = begun.error;
       button.disabled = false;
