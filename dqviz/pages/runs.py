@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote, urlencode
 
 from .. import jobs
 from ..jobs import Job
@@ -37,7 +38,10 @@ PAGES = {"compare": "", "capture": "activations"}  # where what a job made is lo
 
 
 def job_list(
-    listed: Sequence[Job], studies: Mapping[Path, str], commands: Mapping[str, str]
+    listed: Sequence[Job],
+    studies: Mapping[Path, str],
+    commands: Mapping[str, str],
+    comparisons: Mapping[str, int],
 ) -> Section:
     """The jobs.
 
@@ -45,6 +49,7 @@ def job_list(
         listed: in the order of the list.
         studies: listed names of study folders, resolved.
         commands: job id -> the command line that does the same.
+        comparisons: job id -> the number of its comparison in its study, where a run was finished.
     """
     waiting = [job.id for job in listed if job.state == jobs.QUEUED]
     rows = []
@@ -71,13 +76,21 @@ def job_list(
                 "attempts": job.attempts,
                 "message": job.message,
                 "study": study,
-                "page": PAGES.get(job.kind, "") if study else None,
+                "open": _open(job, study, comparisons.get(job.id)),
                 "watch": f"./?job={job.id}" if job.active and job.kind == "compare" else None,
                 "command": commands.get(job.id, ""),
                 "actions": actions(job),
             }
         )
     return {"kind": "jobs", "title": "Jobs", "jobs": rows, "empty": NO_JOBS}
+
+
+def _open(job: Job, study: str | None, comparison: int | None) -> str | None:
+    """Where what a job made is looked at; None when it has made nothing that can be."""
+    if study is None or (job.kind == "compare" and (job.active or comparison is None)):
+        return None
+    asked = {"study": study} | ({} if comparison is None else {"comparison": comparison})
+    return f"./{PAGES.get(job.kind, '')}?{urlencode(asked, quote_via=quote)}"
 
 
 def actions(job: Job) -> list[str]:

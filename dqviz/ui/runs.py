@@ -6,7 +6,7 @@ studies by their listed names, never by a path.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from quant.errors import BadInput, DQVizError, unknown
 from .. import studies
 from ..jobs import Job
 from ..pages import runs as page
+from ..study import Study
 from ..work import KINDS
 from . import components
 from .bench import Bench
@@ -36,7 +37,8 @@ class RunsDesk:
         self.bench.desk.wake()
         listed = self.bench.store.jobs()[:MOST_JOBS]
         names = {folder.resolve(): n for n, folder in self.bench.library.folders().items()}
-        return page.job_list(listed, names, {job.id: _command(job) for job in listed})
+        commands = {job.id: _command(job) for job in listed}
+        return page.job_list(listed, names, commands, self._comparisons(listed))
 
     def studies(self, _: Mapping[str, Any]) -> dict[str, Any]:
         """The list of studies."""
@@ -85,6 +87,26 @@ class RunsDesk:
                 raise BadInput(f"comparison {number!r} is not a number")
             chosen.append((str(name), self.bench.library.open(name), number))
         return {"sections": page.side_by_side(studies.beside(*chosen))}
+
+    def _comparisons(self, listed: Sequence[Job]) -> dict[str, int]:
+        """The comparisons that ended jobs made, as far as a run was finished: job id -> number."""
+        found: dict[str, int] = {}
+        shown: dict[Path, tuple[Study, set[int]] | None] = {}  # one look at each study
+        for job in listed:
+            if job.active or job.kind != "compare":
+                continue
+            try:
+                if job.study not in shown:
+                    shown[job.study] = None  # stays so for one that does not open
+                    study = Study.open(job.study, read_only=True)
+                    shown[job.study] = study, {c["id"] for c in study.comparisons() if c["runs"]}
+                opened = shown[job.study]
+                number = None if opened is None else opened[0].comparison_of(job.id)
+            except DQVizError:
+                continue
+            if opened is not None and number in opened[1]:
+                found[job.id] = number
+        return found
 
     def _folder(self, name: object) -> Path:
         folders = self.bench.library.folders()

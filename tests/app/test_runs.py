@@ -70,6 +70,25 @@ def test_a_job_from_asking_to_deleting() -> None:
     assert len(shown.studies({})["studies"]) == 1, "what they made stays"
 
 
+def test_open_leads_to_the_comparison_of_the_job() -> None:
+    shown, failing = desk(), desk(FakeCompare(fails=BadInput("no")))
+    asked = []
+    for made, seeds in ((shown, "0-3"), (shown, "5,6"), (failing, "0-3")):
+        asked.append(made.bench.submit(form(seeds=seeds)))
+        list(made.bench.follow(asked[-1].id).screens())
+    links = {row["id"]: row["open"] for row in shown.jobs({})["jobs"]}
+    assert [links[job.id] for job in asked] == [
+        "./?study=tiny-dit&comparison=1",
+        "./?study=tiny-dit&comparison=2",
+        None,  # it made nothing
+    ]
+    view = shown.bench.opened("tiny-dit", 1).view
+    assert view is not None
+    assert [s["seed"] for s in view.section("pictures")["samples"]] == [0, 1, 2, 3]
+    (default_folder("tiny-dit") / "study.sqlite").write_bytes(b"not a database" * 100)
+    assert {row["open"] for row in shown.jobs({})["jobs"]} == {None}
+
+
 @pytest.mark.parametrize(
     ("ask", "query"),
     [

@@ -99,7 +99,7 @@ export function runs({ element, server }) {
     ].filter(Boolean);
     const tools = el("div", { class: "dq-tools" });
     if (job.watch) tools.append(link(job.watch, "Watch", "dq-small dq-link"));
-    if (job.study && !job.watch) tools.append(link(study(job.page, job.study), "Open", "dq-small dq-link"));
+    if (job.open) tools.append(link(job.open, "Open", "dq-small dq-link"));
     for (const action of job.actions) {
       const [label, sure, explanation] = ACTIONS[action];
       const act = async () => showJobs(await ask("job", { id: job.id, action }));
