@@ -80,8 +80,22 @@ def figure(
                 tickvals=[rows[s] for s in labelled],
                 ticktext=[f"<b>{s}</b>" if s == chosen else str(s) for s in labelled],
             ),
-            meta={"steps": steps[::-1]},  # row from the bottom -> step, for clicks
+            # Row from the bottom -> step, for clicks; the counts themselves, for files: what is
+            # drawn is scaled and moved.
+            meta={"steps": steps[::-1], "exported": [_counted(counts[steps], edges, steps)]},
         ),
+    }
+
+
+def _counted(counts: np.ndarray, edges: np.ndarray, steps: Sequence[int]) -> dict[str, Any]:
+    """Counts [steps, bins] over the bins that any step fills, by the bin's middle and the step."""
+    filled = np.flatnonzero(counts.sum(0))
+    middles = (edges[filled] + edges[filled + 1]) / 2
+    return {
+        "name": "count by value (x: middle of the bin) and step (y)",
+        "x": packed(middles),
+        "y": list(steps),
+        "z": packed(counts[:, filled]),
     }
 
 

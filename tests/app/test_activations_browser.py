@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -260,6 +261,39 @@ def test_without_a_capture_the_page_says_what_to_run(serve: Serve, new_page: Pag
     assert page.evaluate("document.querySelector('.dq-empty').scrollWidth") <= 390
     assert "dqviz capture" in page.inner_text(".dq-empty")
     assert page.get_by_role("button", name="Capture now").is_enabled()
+
+
+def test_a_study_without_a_capture_offers_one_and_the_others(app: tuple[Served, SeenFile], new_page: Pages) -> None:  # fmt: skip
+    served, _ = app
+    model = {"key": "dit-emoji", "ref": "dit-emoji", "title": "A model", "fingerprint": "f"}
+    Study.create(studies_root() / "bare", model, {})
+    page = new_page(390)
+    page.goto(served.url + "activations?study=bare")
+    page.wait_for_selector(".dq-activations[data-shown=empty]")
+    assert "--study" in page.inner_text(".dq-empty code")
+    assert page.get_by_role("button", name="Capture now").is_enabled()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.locator(".dq-field", has_text="Study").locator("select").select_option("mine")
+    page.wait_for_selector(".dq-bar2")
+    assert "study=mine" in page.url
+
+
+def test_the_csv_of_all_steps_holds_every_step(app: tuple[Served, SeenFile], new_page: Pages) -> None:  # fmt: skip
+    served, seen = app
+    site = seen.inputs[1].name
+    page = opened(new_page(1440), served, f"?site={site}&step=2")
+    shown(page, site, 2)
+    with page.expect_download() as download:
+        page.locator("[data-panel=ridge]").get_by_role("button", name="CSV").click()
+    rows = list(csv.DictReader(Path(download.value.path()).read_text("utf-8").splitlines()))
+    for step in range(seen.steps):
+        counts, edges = seen.histogram(site, step, 0)
+        here = {float(r["x"]): float(r["z"]) for r in rows if r["y"] == str(step)}
+        filled = counts > 0
+        middles = ((edges[1:] + edges[:-1]) / 2)[filled]
+        assert [here[min(here, key=lambda x: abs(x - m))] for m in middles] == list(counts[filled])
+        assert sum(here.values()) == counts.sum()
+    assert {r["evidence"] for r in rows} == {"measured"}
 
 
 def test_the_landscape_is_drawn_on_request(app: tuple[Served, SeenFile], new_page: Pages) -> None:

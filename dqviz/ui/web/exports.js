@@ -32,10 +32,12 @@ function signed(text, section) {
   return new XMLSerializer().serializeToString(svg);
 }
 
-// What a figure holds, a row per point; a cell of a matrix is a point.
+// What a figure holds, a row per point; a cell of a matrix is a point. A figure whose traces are moved or scaled for
+// the eye brings its numbers along, in the same form, as layout.meta.exported.
 export function figureCsv(section) {
   const rows = [["trace", "x", "y", "z", "evidence", "recipe"]];
-  section.figure.data.forEach((trace, i) => {
+  const brought = section.figure.layout?.meta?.exported ?? [];
+  [...section.figure.data, ...brought].forEach((trace, i) => {
     if (trace.hoverinfo === "skip") return; // helps to read the figure, says nothing of its own
     const name = trace.name || `${trace.type} ${i + 1}`;
     const put = (x, y, z) => rows.push([name, x, y, z, section.source.evidence, section.source.recipe]);
