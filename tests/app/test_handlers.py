@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -261,14 +262,25 @@ def test_jobs_are_done_in_the_order_of_their_coming() -> None:
 
 
 def test_closing_the_tab_stops_nothing_and_another_one_re_attaches() -> None:
-    tabs = bench(FakeCompare(pause=0.2))
+    watched = threading.Event()
+
+    def compare(*asked: Any) -> dict[str, Any]:
+        assert watched.wait(60)
+        return FakeCompare()(*asked)
+
+    tabs = bench(compare)  # type: ignore[arg-type]
     screens = tabs.run(form())
     next(screens)
-    screens.close()
+    screens.close()  # type: ignore[attr-defined]
     job = tabs.running()
     assert job is not None
-    late = list(bench().follow(job.id).screens())  # as another process would
-    assert "running" in states(late)
+    late = []
+    other = bench(compare)  # type: ignore[arg-type]  (another process: it may take the job, too)
+    for screen in other.follow(job.id).screens():
+        late.append(screen)
+        if states(late)[-1] == "running":
+            watched.set()
+    assert watched.is_set()
     assert states(late)[-1] == "idle"
     assert tabs.running() is None
 
