@@ -105,13 +105,7 @@ def quantize(
     module = load_method(method)
     check_plan(plan, model)
     transformer = shallow_copy(model.transformer)
-    groups = _Groups(model, plan, seen, methods()[method])
-    windows = plan.windows
-    plan = planned(module, plan, groups, groups.timesteps, chosen, seed)
-    if seen is not None and plan.windows != windows:
-        sampler = Sampler.parse(seen.manifest["sampler"], "the calibration's sampler")
-        plan = plan.model_copy(update={"sampler": sampler.fingerprint})
-    groups = replace(groups, plan=plan)
+    plan, groups = groups_of(model, method, plan, chosen, seen, seed=seed)
     notes: dict[str, dict[str, object]] = {}
     for index, (group, statistics) in enumerate(groups):
         made = layers_of(
@@ -128,8 +122,21 @@ def quantize(
     return quantized
 
 
+def groups_of(
+    model: Model, method: str, plan: Plan, options: Value, seen: Seen | None, *, seed: int = 0
+) -> tuple[Plan, Groups]:
+    """The plan as the method changes it, and its groups with their statistics, as `quantize` has them."""
+    groups = Groups(model, plan, seen, methods()[method])
+    windows = plan.windows
+    plan = planned(load_method(method), plan, groups, groups.timesteps, options, seed)
+    if seen is not None and plan.windows != windows:
+        sampler = Sampler.parse(seen.manifest["sampler"], "the calibration's sampler")
+        plan = plan.model_copy(update={"sampler": sampler.fingerprint})
+    return plan, replace(groups, plan=plan)
+
+
 @dataclass(frozen=True)
-class _Groups:
+class Groups:
     """The groups of a plan with their statistics; weights are read when a group is asked for."""
 
     model: Model
