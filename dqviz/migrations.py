@@ -82,6 +82,23 @@ def m006_captures(db: sqlite3.Connection) -> None:
     )
 
 
+def m007_probes(db: sqlite3.Connection) -> None:
+    """Finished probes of a method; `file` is JSON, relative to the study, `record` is what is said of it."""
+    db.execute(
+        """CREATE TABLE probes (
+            id INTEGER PRIMARY KEY,
+            name TEXT NOT NULL UNIQUE,
+            created TEXT NOT NULL,
+            probe TEXT NOT NULL,
+            method TEXT NOT NULL,
+            bits TEXT NOT NULL,
+            file TEXT NOT NULL,
+            manifest TEXT NOT NULL,
+            record TEXT NOT NULL
+        )"""
+    )
+
+
 Step = Callable[[sqlite3.Connection], None]
 ALL: tuple[Step, ...] = (
     m001_comparisons,
@@ -90,6 +107,7 @@ ALL: tuple[Step, ...] = (
     m004_metrics,
     m005_resume,
     m006_captures,
+    m007_probes,
 )
 
 

@@ -2,7 +2,8 @@
 
     study.json       format number, model, recipe of the latest comparison, versions
     study.sqlite     comparisons, runs, plans, metrics (write-ahead log; migrations in migrations.py)
-    images/RUN/SEED.png, drift/RUN.json, captures/NAME.safetensors, seen*.safetensors, report.html
+    images/RUN/SEED.png, drift/RUN.json, captures/NAME.safetensors, probes/NAME.json
+    seen*.safetensors, report.html
 
 Reading needs neither torch nor a network. Nothing is ever written over: a further comparison adds
 runs under names of their own. Files appear under their names only when they are complete.
@@ -26,7 +27,7 @@ from quant.schema import Outliers, fingerprint
 
 from . import migrations
 from .database import transaction
-from .files import dump, faults, now, read_json, write_json
+from .files import dump, faults, now, read_json, write_json, write_text
 
 if TYPE_CHECKING:
     from .seen_file import SeenFile
@@ -37,6 +38,7 @@ MANIFEST = "study.json"
 DATABASE = "study.sqlite"
 REPORT = "report.html"
 CAPTURES = "captures"
+PROBES = "probes"
 RECORDED = Path(__file__).parents[1] / "assets" / "studies"
 _HARMLESS = frozenset({".DS_Store", ".gitignore", ".gitkeep", "Thumbs.db"})
 
@@ -361,18 +363,7 @@ class Study:
 
     def captures(self) -> list[dict[str, Any]]:
         """Every capture in order: id, name, created, method, bits, file, manifest, record."""
-        with self._database() as db:
-            rows = db.execute(
-                "SELECT * FROM captures ORDER BY id" if _has(db, "captures") else "SELECT 1 LIMIT 0"
-            ).fetchall()
-        return [
-            {
-                **dict(row),
-                "manifest": json.loads(row["manifest"]),
-                "record": json.loads(row["record"]),
-            }
-            for row in rows
-        ]
+        return self._described("captures")
 
     def capture(self, name: str) -> SeenFile:
         """The statistics of one capture, read lazily."""
@@ -398,9 +389,7 @@ class Study:
         folder = self.folder / CAPTURES
         with faults(folder), self._database() as db:
             folder.mkdir(exist_ok=True)
-            used = {row["name"] for row in db.execute("SELECT name FROM captures")}
-            names = [base, *(f"{base}-{i}" for i in range(2, len(used) + 3))]
-            name = next(n for n in names if n not in used)
+            name = _free(db, "captures", base)
             file = f"{CAPTURES}/{name}.safetensors"
             db.execute(
                 "INSERT INTO captures (name, created, method, bits, file, manifest, record)"
@@ -410,6 +399,44 @@ class Study:
             # Before the commit: a crash in between leaves a file that no row names, and the next
             # capture of this name takes its place.
             finished.replace(self.folder / file)
+        return name
+
+    def probes(self) -> list[dict[str, Any]]:
+        """Every probe in order: id, name, created, probe, method, bits, file, manifest, record."""
+        return self._described("probes")
+
+    def probe(self, name: str) -> dict[str, Any]:
+        """What one probe measured."""
+        found = {row["name"]: row for row in self.probes()}
+        if name not in found:
+            raise unknown("probe", name, found, f"Study: {self.folder}")
+        file = (self.folder / found[name]["file"]).resolve()
+        if not file.is_relative_to(self.folder.resolve()):
+            raise BadInput(f"study {self.folder}: probe {name} lies outside; probe again")
+        return read_json(file)
+
+    def add_probe(
+        self,
+        wanted: str,
+        measured: Mapping[str, Any],
+        manifest: Mapping[str, Any],
+        *,
+        probe: str,
+        method: str,
+        bits: str,
+        record: Mapping[str, Any],
+    ) -> str:
+        """Keep what a probe measured, under `wanted` or the next free name, which is returned."""
+        self._check_writable()
+        with self._database() as db:
+            name = _free(db, "probes", slug(wanted) or "probe")
+            file = f"{PROBES}/{name}.json"
+            write_text(self.folder / file, dump(measured) + "\n")
+            db.execute(
+                "INSERT INTO probes (name, created, probe, method, bits, file, manifest, record)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (name, now(), probe, method, bits, file, dump(manifest), dump(record)),
+            )
         return name
 
     def result(self, comparison: int | None = None) -> dict[str, Any]:
@@ -457,6 +484,15 @@ class Study:
             partial.replace(folder)
         return [f"images/{run.name}/{seed}.png" for seed in run.seeds]
 
+    def _described(self, table: str) -> list[dict[str, Any]]:
+        """Rows of a table that has a manifest and a record; none where a study lacks the table."""
+        with self._database() as db:
+            rows = db.execute(
+                f"SELECT * FROM {table} ORDER BY id" if _has(db, table) else "SELECT 1 LIMIT 0"
+            ).fetchall()
+        parsed = ("manifest", "record")
+        return [{**dict(row), **{k: json.loads(row[k]) for k in parsed}} for row in rows]
+
     def _check_writable(self) -> None:
         if self.read_only:
             raise EnvironmentFault(
@@ -473,6 +509,13 @@ def _has(db: sqlite3.Connection, table: str) -> bool:
     """Whether a table is there: a read-only study of an earlier version lacks later ones."""
     sought = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
     return db.execute(sought, (table,)).fetchone() is not None
+
+
+def _free(db: sqlite3.Connection, table: str, base: str) -> str:
+    """`base`, or the first of base-2, base-3, .. that no row of a table has as its name."""
+    used = {row["name"] for row in db.execute(f"SELECT name FROM {table}")}
+    names = [base, *(f"{base}-{i}" for i in range(2, len(used) + 3))]
+    return next(name for name in names if name not in used)
 
 
 def _metric_rows(

@@ -61,6 +61,21 @@ def captured(made: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def probed(made: Mapping[str, Any]) -> str:
+    """Probes of a method, one line each."""
+    rows = [
+        (
+            p["probe"],
+            p["title"],
+            p["evidence"],
+            "was there already" if p["reused"] else f"{p['seconds']:.1f} s",
+            p["file"],
+        )
+        for p in made["probes"]
+    ]
+    return f"{made['study']}\n\n" + table(("probe", "what", "evidence", "took", "file"), rows)
+
+
 def _pairs(pairs: Sequence[Mapping[str, Any]]) -> str:
     return table(
         ("difference", "PSNR dB", "wins", "claim", "bytes"),

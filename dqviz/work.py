@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import capturing
+from . import capturing, probing
 from .capturing import CaptureRequest
 from .catalogue import list_models
 from .events import OnEvent
+from .probing import ProbeRequest
 from .request import CompareRequest, as_command, check_fields
 from .studies import place
 from .study import default_folder
@@ -76,7 +77,21 @@ def _run_capture(request: Request, on_event: OnEvent, cancelled: Cancelled, key:
     return capturing.capture(CaptureRequest.parse(request, "the job"), on_event, cancelled)
 
 
+def _describe_probe(request: Request) -> tuple[str, Path]:
+    return probing.title(ProbeRequest.parse(request, "the request"))
+
+
+def _command_probe(request: Request) -> str:
+    asked = ProbeRequest.parse(request, "the request")
+    return probing.as_command(asked.model_copy(update=_written(asked.out)))
+
+
+def _run_probe(request: Request, on_event: OnEvent, cancelled: Cancelled, key: str) -> Any:
+    return probing.probe(ProbeRequest.parse(request, "the job"), on_event, cancelled)
+
+
 KINDS: dict[str, Kind] = {
     "compare": Kind(_describe_compare, _command_compare, _run_compare),
     "capture": Kind(_describe_capture, _command_capture, _run_capture),
+    "probe": Kind(_describe_probe, _command_probe, _run_probe),
 }

@@ -1,0 +1,292 @@
+"""Probes into a study: what only one method needs to know, measured beside its calibration.
+
+One call takes the calibration of the study, or records it, and runs every probe of a method
+(`quant.probes`) that the study does not hold yet. What is finished is kept, so a stopped call goes on
+with the next probe when it is asked for again.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from quant import cards, probes
+from quant.errors import BadInput, unknown
+from quant.models import resolve
+from quant.probes import ProbeCard
+from quant.schema import Outliers, Sample, Sampler, Value, parse_bits, parse_seeds
+from quant.seen_layout import CalibrationOptions
+
+from .events import Done, OnEvent
+from .files import dump
+from .planning import load, statistics, statistics_file
+from .request import (
+    CALIBRATION_SEEDS,
+    DEVICES,
+    DTYPES,
+    check_sampling,
+    check_seeds,
+    option_words,
+    outlier_words,
+    seeds_text,
+    split_options,
+)
+from .studies import place, writable
+from .study import Study, check_folder, default_folder
+from .watch import Watch
+
+if TYPE_CHECKING:
+    from quant.calibration import Seen
+    from quant.models import Model
+
+
+def _listed(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return tuple(value) if isinstance(value, Iterable) else value
+
+
+def _seeds(value: object) -> object:
+    return parse_seeds(value) if isinstance(value, str) else _listed(value)
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+
+
+class ProbeRequest(Value):
+    """Probes of one method; what is None or empty comes from the model's card."""
+
+    model: str
+    method: str
+    bits: str
+    options: dict[str, Any] = {}  # of the method
+    only: Names = ()  # keys of probes; empty: all of the method
+    out: Path | None = None  # study folder; None: studies/MODEL
+    calibration_seeds: Annotated[tuple[int, ...], BeforeValidator(_seeds)] = CALIBRATION_SEEDS
+    classes: Names = ()
+    prompts: tuple[str, ...] = ()
+    steps: int | None = None
+    guidance: float | None = None
+    outliers: Outliers | None = None  # synthetic ones, put into the model
+    device: str = "auto"
+    dtype: str = "auto"
+    batch_size: int = Field(default=8, ge=1, le=1024)
+
+    @classmethod
+    def parse(cls, data: object, where: str = "request") -> ProbeRequest:
+        """Validate plain data from the command line, the app or a file."""
+        return super().parse(data, where)
+
+
+def check_fields(request: ProbeRequest) -> dict[str, ProbeCard]:
+    """What can be told without the engine; returns the cards of the probes to run."""
+    if request.method not in cards.methods():
+        raise unknown("method", request.method, cards.methods(), "List them: dqviz methods")
+    found = probes.list_probes(request.method)
+    if not found:
+        probed = sorted({m for card in probes.list_probes().values() for m in card.methods})
+        raise BadInput(f"method {request.method} has no probes; {', '.join(probed)} have")
+    for key in request.only:
+        if key not in found:
+            raise unknown(f"probe of {request.method}", key, found, f"They are: {', '.join(found)}")
+    parse_bits(request.bits)
+    check_seeds(request.calibration_seeds)
+    check_sampling(request.steps, request.guidance)
+    for what, value, known in (
+        ("device", request.device, DEVICES),
+        ("dtype", request.dtype, DTYPES),
+    ):
+        if value not in known:
+            raise unknown(what, value, known, f"They are: {', '.join(known)}")
+    return {key: card for key, card in found.items() if not request.only or key in request.only}
+
+
+def title(request: ProbeRequest) -> tuple[str, Path]:
+    """What a list of jobs calls these probes, and the study folder that they write into."""
+    chosen = check_fields(request)
+    model = request.model if request.outliers is None else request.outliers.marked(request.model)
+    what = ", ".join(chosen) if request.only else "all probes"
+    text = f"{model}: {what} of {request.method} {request.bits}"
+    return text, place(request.out or default_folder(request.model, request.outliers))
+
+
+def as_command(request: ProbeRequest) -> str:
+    """The command line that makes these probes again."""
+    defaults = ProbeRequest(model="", method="", bits="")
+    words = ["dqviz", "probe", request.model, "--method", request.method, "--bits", request.bits]
+    for prompt in request.prompts:
+        words += ["--prompt", prompt]
+    for flag, names in (("--only", request.only), ("--classes", request.classes)):
+        words += [flag, ",".join(names)] if names else []
+    words += option_words(request.options) + outlier_words(request.outliers)
+    if request.calibration_seeds != defaults.calibration_seeds:
+        words += ["--calibration-seeds", seeds_text(request.calibration_seeds)]
+    for name in ("steps", "guidance", "device", "dtype", "batch_size", "out"):
+        value = getattr(request, name)
+        if value != getattr(defaults, name):
+            flag = {"out": "study"}.get(name, name.replace("_", "-"))
+            words += [f"--{flag}", str(value)]
+    return shlex.join(words)
+
+
+def probe(
+    request: ProbeRequest,
+    on_event: OnEvent | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> dict[str, Any]:
+    """Run the probes of the request into its study and return what is said about them.
+
+    Keys: `study`, `model`, `method`, `bits`, `probes` (of each `name` in the study, `probe`, `title`,
+    `file`, `bytes`, `seconds`, `evidence`, `device`, `reused`), `seconds`, `command`.
+
+    Raises BadInput or EnvironmentFault before anything is measured; Cancelled with the finished
+    probes kept.
+    """
+    resolve(request.model)
+    chosen = check_fields(request)
+    folder = writable(request.out or default_folder(request.model, request.outliers))
+    check_folder(folder)
+    watch = Watch(on_event, cancelled, previews=False)
+    watch.stage("load", f"loading {request.model}")
+    began = time.perf_counter()
+    task = _prepare(request, folder, watch)
+    held = {key: _held(task, key) for key in chosen}
+    missing = {key: card for key, card in chosen.items() if held[key] is None}
+    seen = _planned_and_calibrated(task, missing)
+    done = [held[key] or _run(task, card, seen) for key, card in chosen.items()]
+    result = {
+        "study": str(folder),
+        "model": task.model.key,
+        "method": request.method,
+        "bits": task.manifest["bits"],
+        "probes": done,
+        "seconds": time.perf_counter() - began,
+        "command": as_command(request),
+    }
+    watch.finish()
+    watch.emit(Done(result))
+    return result
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Probes under way."""
+
+    request: ProbeRequest
+    watch: Watch
+    model: Model
+    samples: tuple[Sample, ...]
+    sampler: Sampler
+    options: Value
+    study: Study
+    manifest: dict[str, Any]  # what all probes are made from
+
+    @property
+    def steps(self) -> int:
+        """Denoiser steps of the calibration; a probe counts as many."""
+        return len(self.samples) * self.sampler.steps
+
+
+def _prepare(request: ProbeRequest, folder: Path, watch: Watch) -> _Task:
+    """Load the model and check all that only it can tell; the study is opened last."""
+    from quant.calibration import manifest_of
+    from quant.quantization import parse_options
+
+    from .records import describe, versions
+
+    (given,) = split_options((request.method,), request.options)
+    options = parse_options(request.method, given)
+    model = load(request.model, request.device, request.dtype, outliers=request.outliers)
+    classes, prompts = request.classes or None, request.prompts or None
+    samples = model.samples(request.calibration_seeds, classes, prompts)
+    sampler = model.sampler(request.steps, request.guidance)
+    watch.check()
+    study = Study.open_or_create(folder, describe(model), versions())
+    manifest = {
+        "method": request.method,
+        "bits": str(parse_bits(request.bits)),
+        "method_options": options.to_json(),
+        "calibration": manifest_of(model, samples, sampler, CalibrationOptions()),
+    }
+    return _Task(request, watch, model, samples, sampler, options, study, manifest)
+
+
+def _held(task: _Task, key: str) -> dict[str, Any] | None:
+    """What the study says of this very probe, when it holds it."""
+    for row in task.study.probes():
+        same = row["probe"] == key and row["manifest"] == task.manifest
+        if same and (task.study.folder / row["file"]).is_file():
+            return {**row["record"], "name": row["name"], "file": row["file"], "reused": True}
+    return None
+
+
+def _planned_and_calibrated(task: _Task, missing: dict[str, ProbeCard]) -> Seen | None:
+    """Say how much there is to do; the statistics, where a missing probe reads them."""
+    needed = any(card.needs_statistics for card in missing.values())
+    calibration = dict(task.manifest["calibration"])
+    recorded = needed and statistics_file(task.study.folder, calibration) is None
+    task.watch.plan(task.steps * (len(missing) + recorded))
+    if not needed:
+        return None
+    steps = task.steps if recorded else 0
+    task.watch.stage("calibrate", f"calibrating on {len(task.samples)} samples", steps)
+    return statistics(
+        task.model,
+        task.samples,
+        task.sampler,
+        task.request.batch_size,
+        task.study.folder,
+        on_step=lambda event: task.watch.advance(len(event.samples)),
+    )
+
+
+def _run(task: _Task, card: ProbeCard, seen: Seen | None) -> dict[str, Any]:
+    """Measure one probe and keep it."""
+    from .records import device_name
+
+    def on_step(done: int, total: int) -> None:
+        task.watch.advance_to(done / max(total, 1), task.steps)
+
+    task.watch.stage("probe", f"probing: {card.title}", task.steps, card.key)
+    began = time.perf_counter()
+    measured = probes.load_probe(card.key).measure(
+        task.model,
+        seen if card.needs_statistics else None,
+        task.sampler,
+        task.samples,
+        method=task.request.method,
+        bits=parse_bits(task.request.bits),
+        options=task.options,
+        on_step=on_step,
+    )
+    outliers = task.model.outliers
+    record = {
+        "probe": card.key,
+        "title": card.title,
+        "method": task.request.method,
+        "bits": task.manifest["bits"],
+        "bytes": len(dump(measured).encode()),
+        "seconds": time.perf_counter() - began,
+        "samples": len(task.samples),
+        "steps": task.sampler.steps,
+        "outliers": None if outliers is None else outliers.to_json(),
+        "device": device_name(task.model),
+        "evidence": card.evidence,
+        "command": as_command(task.request),
+    }
+    name = task.study.add_probe(
+        f"{task.request.method}-{record['bits']}-{card.key}",
+        measured,
+        task.manifest,
+        probe=card.key,
+        method=task.request.method,
+        bits=record["bits"],
+        record=record,
+    )
+    return {**record, "name": name, "file": f"probes/{name}.json", "reused": False}
