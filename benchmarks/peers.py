@@ -199,7 +199,7 @@ def our_bytes(transformer: nn.Module) -> int:
         buffer.nbytes
         for layer in transformer.modules()
         if isinstance(layer, QuantLinear)
-        for name, buffer in layer.named_buffers(recurse=False)
+        for name, buffer in layer.state_dict().items()
         if name != "bias"
     )
 

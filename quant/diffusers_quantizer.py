@@ -99,6 +99,8 @@ class DQVizQuantizer(DiffusersQuantizer):
                     f"the checkpoint quantizes site '{name}', which this transformer does not have"
                 )
             swap(model, name, _empty(linear, site_plan, checkpoint, name, self.dtype))
+        for layer, (name, holder) in _shared_bases(model, checkpoint):
+            layer.share_basis(name, holder)  # so that its own copy is not missed
 
     def check_if_quantized_param(
         self, model: nn.Module, param_value: Any, param_name: str, *args: Any, **kwargs: Any
@@ -136,7 +138,10 @@ class DQVizQuantizer(DiffusersQuantizer):
         checkpoint = self.quantization_config.checkpoint
         for absent, present in checkpoint.shared.items():
             owner, _, last = absent.rpartition(".")
-            setattr(model.get_submodule(owner), last, model.get_parameter(present))
+            if not isinstance(model.get_submodule(owner), QuantLinear):
+                setattr(model.get_submodule(owner), last, model.get_parameter(present))
+        for layer, (name, holder) in _shared_bases(model, checkpoint):
+            layer.share_basis(name, holder)
         attach(model, checkpoint.plan.windows)
         return model
 
@@ -149,6 +154,24 @@ class DQVizQuantizer(DiffusersQuantizer):
     def is_trainable(self) -> bool:
         """Integers have no gradient."""
         return False
+
+
+def _shared_bases(
+    model: nn.Module, checkpoint: CheckpointConfig
+) -> list[tuple[QuantLinear, tuple[str, QuantLinear]]]:
+    """Sites whose change of basis lies in the file under another site's name, with that site."""
+    owners = {a.rpartition(".")[0]: p.rpartition(".")[0] for a, p in checkpoint.shared.items()}
+    found = []
+    for name, owner in owners.items():
+        layer, holder = model.get_submodule(name), model.get_submodule(owner)
+        if isinstance(layer, QuantLinear) and isinstance(holder, QuantLinear):
+            if layer.basis_buffers != holder.basis_buffers:
+                raise BadCheckpoint(
+                    f"the checkpoint stores the change of basis of site '{name}' at '{owner}', "
+                    "which has another; save it again"
+                )
+            found.append((layer, (owner, holder)))
+    return found
 
 
 def _empty(

@@ -60,6 +60,10 @@ class Transform:
         return {"scale": self.scale, "rotate": self.rotate, **present}
 
 
+# Buffers that are the same at every site that reads one tensor: its change of basis.
+OF_INPUT = ("channel_scale", "signs", "rotations", "order")
+
+
 class LowRank(NamedTuple):
     """A product of two thin matrices that stands beside the codes: its part of W' is `up` `down`."""
 
@@ -91,11 +95,13 @@ class QuantLinear(nn.Module):
         rotations   float32 [2, b, b], both factors of a block rotation, with it only
         order   int16 [i] (int32 beyond 32768 channels), the permutation between them
         bias    [o], where the linear has one
+    Sites that read one tensor hold one change of basis: `share_basis` makes them.
     A site whose weight stays in floating point holds the transformed `weight` [o, i] instead of codes;
     a requantized site the untransformed one. What was made for one window is dropped at the next.
     """
 
     dqviz_site = True
+    basis_of = ""  # full name of the site whose change of basis this one reads too
 
     # Registered as buffers where the formats ask for them; see above.
     codes: Tensor
@@ -228,6 +234,18 @@ class QuantLinear(nn.Module):
             own = values[0] if values[0].shape == buffer.shape else torch.stack(values)
             setattr(layer, name, own)
         return layer
+
+    def share_basis(self, name: str, other: QuantLinear) -> None:
+        """Read the change of basis of `other`, the site `name`; it is then saved there alone."""
+        for buffer in self.basis_buffers:
+            self._non_persistent_buffers_set.add(buffer)
+            setattr(self, buffer, other.get_buffer(buffer))
+        self.basis_of = name
+
+    @property
+    def basis_buffers(self) -> tuple[str, ...]:
+        """Those of `OF_INPUT` that this site has."""
+        return tuple(name for name in OF_INPUT if name in self._buffers)
 
     def packed_weight(self, window: int = 0) -> PackedWeight:
         """The integers of a window, as the kernels take them."""

@@ -20,6 +20,7 @@ from .models import Model
 from .plans import check_plan, steps_of
 from .schema import Plan, Sampler, SitePlan, Value, Window
 from .step import attach
+from .storage import share_bases
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ def quantize(
             notes[name] = said
         if on_site is not None:
             on_site(index + 1, len(groups))
+    share_bases(transformer, model.sites)
     attach(transformer, plan.windows)
     quantized = Quantized(transformer, method, plan, chosen.to_json(), _scope(model, plan), notes)
     _check_scope(quantized)

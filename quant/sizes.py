@@ -1,13 +1,14 @@
 """Storage of a quantized transformer: predicted from shapes alone, equal to the bytes on disk.
 
-Equal tensors count once: diffusers' DiT keeps a copy of its embedders in every block.
+Equal tensors count once: diffusers' DiT keeps a copy of its embedders in every block, and sites that
+read one tensor share its change of basis.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import nn
 from .adapters import Adapter, Site, adapters
 from .cards import load_method
 from .errors import BadInput, unknown
-from .layers import Transform, buffer_shapes
+from .layers import OF_INPUT, Transform, buffer_shapes
 from .schema import Bits, Plan, SitePlan
 from .storage import is_embedder, kept_dtype, stored_tensors
 
@@ -129,7 +130,8 @@ def predict_size(
             conversion makes.
     """
     left_out = copies(transformer) if shared is None else shared
-    quantized = {name: site for name, site in plan.items() if site.quantized}
+    planned = {site.name: plan.get(site.name) for site in sites}
+    quantized = {n: p for n, p in planned.items() if p is not None and p.quantized}
     # With nothing quantized it is the file that the model came from.
     stored = kept_dtype if quantized else lambda _, dtype: dtype
     full: Shapes = {
@@ -138,6 +140,8 @@ def predict_size(
         if name not in left_out
     }
     shapes = {n: v for n, v in full.items() if n.rpartition(".")[0] not in quantized}
+    inputs = {site.name: site.input_of for site in sites}
+    bases: set[tuple[str, Transform]] = set()  # that a site has already
     for name, site in quantized.items():
         transform = transforms if isinstance(transforms, Transform) else transforms[name]
         linear = transformer.get_submodule(name)
@@ -149,6 +153,10 @@ def predict_size(
             buffers["weight"] = buffers["weight"][0], kept_dtype(linear.weight, dtype)
         if linear.bias is not None:
             buffers["bias"] = buffers["bias"][0], kept_dtype(linear.bias, dtype)
+        basis = inputs[name], replace(transform, rank=0, requantized=False)
+        if basis in bases:
+            buffers = {n: value for n, value in buffers.items() if n not in OF_INPUT}
+        bases.add(basis)
         shapes |= {f"{name}.{buffer}": value for buffer, value in buffers.items()}
     half = {
         n: (shape, torch.float16 if kind.is_floating_point else kind)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from .adapters import Site
 from .layers import QuantLinear
 
 
@@ -22,22 +24,24 @@ class Stored:
 def stored_tensors(transformer: nn.Module, dtype: torch.dtype) -> Stored:
     """Every tensor once; floating ones as `kept_dtype` says, but for the exact parts of quantized sites.
 
-    Embedders are where families keep copies, so only they are compared.
+    Embedders are where families keep copies, so only they are compared; a change of basis that sites
+    share is written at the first of them.
     """
+    layers = {n: m for n, m in transformer.named_modules() if isinstance(m, QuantLinear)}
     exact = {
         f"{name}.{buffer}"
-        for name, module in transformer.named_modules()
-        if isinstance(module, QuantLinear)
-        for buffer, _ in module.named_buffers(recurse=False)
+        for name, layer in layers.items()
+        for buffer, _ in layer.named_buffers(recurse=False)
         if buffer not in ("bias", "weight")
     }
-    folded = {
-        f"{name}.weight"
-        for name, module in transformer.named_modules()
-        if isinstance(module, QuantLinear) and not module.transform.requantized
-    }
+    folded = {f"{name}.weight" for name, m in layers.items() if not m.transform.requantized}
     tensors: dict[str, Tensor] = {}
-    shared: dict[str, str] = {}
+    shared = {
+        f"{name}.{buffer}": f"{layer.basis_of}.{buffer}"
+        for name, layer in layers.items()
+        if layer.basis_of
+        for buffer in layer.basis_buffers
+    }
     first: dict[str, str] = {}
     for name, value in transformer.state_dict().items():
         tensor = value.detach().cpu().contiguous()
@@ -50,6 +54,23 @@ def stored_tensors(transformer: nn.Module, dtype: torch.dtype) -> Stored:
                 continue
         tensors[name] = tensor
     return Stored(tensors, shared)
+
+
+def share_bases(transformer: nn.Module, sites: Iterable[Site]) -> None:
+    """Quantized sites that read one tensor hold, and save, one copy of an equal change of basis."""
+    first: dict[str, tuple[str, QuantLinear]] = {}
+    for site in sites:
+        layer = transformer.get_submodule(site.name)
+        if isinstance(layer, QuantLinear):
+            name, holder = first.setdefault(site.input_of, (site.name, layer))
+            if holder is not layer and _same_basis(layer, holder):
+                layer.share_basis(name, holder)
+
+
+def _same_basis(one: QuantLinear, other: QuantLinear) -> bool:
+    return one.basis_buffers == other.basis_buffers and all(
+        torch.equal(one.get_buffer(name), other.get_buffer(name)) for name in one.basis_buffers
+    )
 
 
 def kept_dtype(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:

@@ -369,7 +369,7 @@ def test_t10_what_is_reported_is_what_is_stored(
     held = weights * model.source_dtype.itemsize if tier == "A" else copies * weights // 2
     assert report.parts["codes"] == held
     names = ("channel_scale", "rotations", "order")
-    transforms = sum(b.nbytes for m in layers for n, b in m.named_buffers() if n in names)
+    transforms = sum(b.nbytes for m in layers for n, b in m.state_dict().items() if n in names)
     assert report.parts["transforms"] == transforms
     forgetful = predict_size(
         model.transformer,
