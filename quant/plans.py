@@ -12,10 +12,8 @@ from .errors import BadInput, unknown
 from .generation import timesteps_of
 from .models import Model
 from .rounding import check_shape
-from .schema import Bits, Format, Plan, Sampler, SitePlan, Window
+from .schema import HIGHEST, LOWEST, Bits, Format, Plan, Sampler, SitePlan, Window
 from .step import window_of
-
-LOWEST, HIGHEST = -1.0e9, 1.0e9  # a window's open ends: every float timestep is in one window
 
 
 def refined(windows: Sequence[Window], timesteps: Sequence[float]) -> tuple[Window, ...]:
@@ -70,7 +68,18 @@ def windows_for(sampler: Sampler, count: int) -> tuple[Window, ...]:
 
 def windows_between(timesteps: Sequence[float], count: int) -> tuple[Window, ...]:
     """Cut timesteps, the noisiest first, into `count` equal runs, as `windows_for` does."""
-    starts = [len(timesteps) * k // count for k in range(1, count)]
+    return windows_from(timesteps, [len(timesteps) * k // count for k in range(1, count)])
+
+
+def windows_from(timesteps: Sequence[float], starts: Sequence[int]) -> tuple[Window, ...]:
+    """Cut timesteps, the noisiest first, before these steps: the first of every window but the first."""
+    steps = len(timesteps)
+    wrong = [s for s in starts if not 0 < s < steps]
+    if wrong:
+        raise BadInput(
+            f"no window can begin with step {wrong[0]} of a sampler of {steps} steps; its first step "
+            f"is 0, so windows begin with steps 1 to {steps - 1}"
+        )
     borders = [(timesteps[s - 1] + timesteps[s]) / 2 for s in starts]
     edges = [HIGHEST, *borders, LOWEST]
     return tuple(Window(low=low, high=high) for high, low in itertools.pairwise(edges))

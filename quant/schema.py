@@ -143,6 +143,9 @@ def parse_bits(text: str) -> Bits:
     return Bits(weight=weight, activation=None if activation == 16 else activation)
 
 
+LOWEST, HIGHEST = -1.0e9, 1.0e9  # a window's open ends: every float timestep is in one window
+
+
 class Window(Value):
     """A half-open range of scheduler timesteps, `low <= t < high`; the noisiest window comes first."""
 

@@ -62,7 +62,7 @@ def current_timestep() -> float:
     return timestep
 
 
-def _values(timestep: Any) -> list[float]:
+def values_of(timestep: Any) -> list[float]:
     """The different timesteps of a batch."""
     if not isinstance(timestep, torch.Tensor):
         return [float(timestep)]
@@ -75,7 +75,7 @@ def attach(transformer: nn.Module, windows: Sequence[Window]) -> None:
         return
 
     def one_window(timestep: Any) -> float:
-        values = _values(timestep)
+        values = values_of(timestep)
         if len({window_of(windows, v) for v in values}) > 1:
             raise BadInput(
                 f"one batch holds timesteps of different step windows ({min(values):g} and {max(values):g}); "
@@ -90,7 +90,7 @@ def attach_exact(transformer: nn.Module) -> None:
     """Like `attach`, for layers that depend on the timestep itself: a batch may hold only one."""
 
     def one_timestep(timestep: Any) -> float:
-        values = _values(timestep)
+        values = values_of(timestep)
         if len(values) > 1:
             raise BadInput(
                 f"one batch holds timesteps {min(values):g} and {max(values):g}, and layers of this "

@@ -8,7 +8,7 @@ family it has.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -95,6 +95,7 @@ class Adapter:
     ] = ()  # inputs whose channels can be rescaled
     noisiest_timestep: ClassVar[float] = 1000.0  # as the transformer's own argument counts
     conditioned_on: ClassVar[Literal["class", "prompt"]] = "class"
+    unshared: ClassVar[str] = ""  # why its guidance branches cannot share attention
 
     def sites(self, transformer: nn.Module) -> list[Site]:
         """Every `nn.Linear` (or its quantized stand-in) exactly once, in module order."""
@@ -139,6 +140,22 @@ class Adapter:
         """The rule as it counts in one list of blocks; families with several kinds of blocks refine it."""
         return rule
 
+    def spatial_attentions(self, transformer: nn.Module) -> list[str]:
+        """Full names of the self-attentions over picture tokens alone, in order."""
+        return [
+            site.name.rpartition(".")[0]
+            for site in self.sites(transformer)
+            if site.role == "self_q"
+        ]
+
+    def conditional_half(self, call: Mapping[str, Any]) -> int | None:
+        """Which half of a batch, 0 or 1, is the conditional one; None where it holds no guidance pair.
+
+        `call` are the arguments of one call of the transformer, by name. Both halves of a pair hold
+        the same latents at the same timesteps. diffusers puts the negative prompt's half first.
+        """
+        return 1 if halves_agree(call) else None
+
     def latent_shape(self, pipe: Any) -> tuple[int, ...]:
         """Shape of one sample's latent, without the batch axis."""
         config = pipe.transformer.config
@@ -175,6 +192,16 @@ def _first_match(table: Sequence[RolePattern], name: str) -> RolePattern:
         if re.fullmatch(rule.pattern, name):
             return rule
     return RolePattern(".*", "unknown", kept="its role is not known to this family's adapter")
+
+
+def halves_agree(call: Mapping[str, Any]) -> bool:
+    """Whether both halves of a batch hold the same latents, and the same timesteps."""
+    latents, timestep = call["hidden_states"], call.get("timestep")
+    if len(latents) % 2 or not torch.equal(*latents.chunk(2)):
+        return False
+    if isinstance(timestep, Tensor) and timestep.dim() and len(timestep) == len(latents):
+        return torch.equal(*timestep.chunk(2))
+    return True
 
 
 def adapters() -> dict[str, Adapter]:

@@ -7,7 +7,7 @@ in sizes and are stored once in our checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,15 @@ from torch import Tensor, nn
 
 from ..errors import BadInput
 from ..schema import Sample
-from .base import ADALN_KEPT, EMBED_KEPT, HEAD_KEPT, Adapter, Prediction, RolePattern
+from .base import (
+    ADALN_KEPT,
+    EMBED_KEPT,
+    HEAD_KEPT,
+    Adapter,
+    Prediction,
+    RolePattern,
+    halves_agree,
+)
 from .producers import Attended, Modulated
 
 NULL_CLASS = 1000  # the id that DiTPipeline uses for the unconditional branch
@@ -46,6 +54,14 @@ class DiT(Adapter):
         Modulated(r"ff\.net\.0\.proj", "norm1.linear", chunks=(6,), shift=3, scale=4),
         Attended(r"attn1\.to_out\.0", ("attn1.to_v",)),
     )
+
+    def conditional_half(self, call: Mapping[str, Any]) -> int | None:
+        """The half with classes; the other half's are all the null class."""
+        labels = call.get("class_labels")
+        if labels is None or not halves_agree(call):
+            return None
+        null = [bool((half == NULL_CLASS).all()) for half in labels.chunk(2)]
+        return None if not any(null) else 0 if null[1] else 1
 
     def conditions(self, pipe: Any, samples: Sequence[Sample]) -> Tensor:
         """Class ids, [n]."""

@@ -27,3 +27,6 @@ class Flux(Adapter):
         Attended(r"proj_out", ("attn.to_v",)),  # attention's channels come first, the MLP's after
     )
     noisiest_timestep = 1.0  # the transformer multiplies by 1000 itself
+    unshared = (
+        "its guidance is distilled into one branch, and its attention joins picture and text tokens"
+    )

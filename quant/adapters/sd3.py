@@ -52,3 +52,6 @@ class SD3(Adapter):
     roles = JOINT_ROLES
     outside = OUTSIDE
     produced = JOINT_PRODUCED
+    unshared = (
+        "its attention joins picture and text tokens, so the branches attend to different texts"
+    )

@@ -1,0 +1,192 @@
+"""Which attentions share one map between the guidance branches, at which steps, and what that saves.
+
+TR-DQ's attention sharing (released code) takes a fixed set of blocks at every step. Here the set is
+chosen per attention and step by what was measured (ours; DiTFastAttn does it by output error), or
+the released set is scaled to the model's depth. Plain values: nothing in this module imports torch.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import Field
+
+from .errors import BadInput
+from .schema import HIGHEST, LOWEST, Value, Window
+
+SharingMode = Literal["map", "output"]
+Chooser = Literal["similarity", "error", "released"]
+EVERY_STEP = (Window(low=LOWEST, high=HIGHEST),)
+RELEASED_DEPTH, RELEASED_FIRST, RELEASED_LAST = 28, 8, 6  # blocks {0..7, 22..27} of 28
+
+
+class SharingRequest(Value):
+    """What is asked of attention sharing before anything was measured."""
+
+    mode: SharingMode
+    chosen_by: Chooser
+    threshold: float = Field(ge=0, le=1)  # least agreement of the branches; not for `released`
+    steps: tuple[Window, ...] = EVERY_STEP  # it may hold in these timesteps only
+
+    @property
+    def measured(self) -> bool:
+        """Whether the choice needs a measured similarity."""
+        return self.chosen_by != "released"
+
+
+class Sharing(Value):
+    """Each shared attention by its full name, with the timesteps at which it is shared."""
+
+    mode: SharingMode
+    attentions: dict[str, tuple[Window, ...]]
+    sampler: str | None = None  # fingerprint of the sampler that the similarity was measured with
+
+    def at(self, timestep: float) -> frozenset[str]:
+        """The attentions that are shared at a timestep."""
+        return frozenset(
+            name for name, windows in self.attentions.items() if any(timestep in w for w in windows)
+        )
+
+
+class OutputError(Value):
+    """Relative error of the unconditional output, [attentions][steps], by mode."""
+
+    map: tuple[tuple[float, ...], ...]
+    output: tuple[tuple[float, ...], ...]
+
+    def of(self, mode: SharingMode) -> tuple[tuple[float, ...], ...]:
+        """Of one mode."""
+        return self.map if mode == "map" else self.output
+
+
+class Work(Value):
+    """Multiply-adds of one attention for one guidance pair at one step, both branches together."""
+
+    rows: int  # that the query and the key projection get
+    query_key: int  # both projections
+    scores: int  # Q K^T
+    rest: int  # value and output projections, and A V
+
+    def saved(self, mode: SharingMode) -> int:
+        """Multiply-adds that a shared map, or a shared output, does without."""
+        half = self.query_key + self.scores
+        return (half if mode == "map" else half + self.rest) // 2
+
+
+class Similarity(Value):
+    """How alike the two guidance branches attend, measured in full precision; see `quant.similarity`."""
+
+    model: str  # fingerprint
+    sampler: str  # fingerprint
+    samples: int
+    queries: int  # looked at per sample, head and step
+    attentions: tuple[str, ...]
+    timesteps: tuple[float, ...]
+    cosine: tuple[tuple[float, ...], ...]  # [attentions][steps], mean over samples, heads, queries
+    minimum: tuple[tuple[float, ...], ...]  # the same of the least similar head of a sample
+    output_error: OutputError
+    work: tuple[Work, ...]  # [attentions]
+    network: int  # multiply-adds of the whole network for one guidance pair at one step
+
+
+def chosen_sharing(
+    request: SharingRequest, attentions: Sequence[str], similarity: Similarity | None
+) -> Sharing:
+    """The attentions and steps of a request.
+
+    Args:
+        request: mode, and how the set is chosen.
+        attentions: spatial self-attentions of the model, in order.
+        similarity: measured on it; needed unless the released set is asked for.
+    """
+    if not request.measured:
+        names = released_set(attentions)
+        return Sharing(mode=request.mode, attentions=dict.fromkeys(names, request.steps))
+    if similarity is None:
+        raise BadInput(
+            f"sharing by {request.chosen_by} needs what quant.similarity.measure_similarity gives "
+            "for this model and sampler; measure it, or take the released set"
+        )
+    if similarity.attentions != tuple(attentions):
+        raise BadInput(
+            "the similarity of the guidance branches was measured on another model (its attentions "
+            f"are {', '.join(similarity.attentions[:2])}, ..); measure it on this one"
+        )
+    agreement = _agreement(request, similarity)
+    allowed = [any(t in window for window in request.steps) for t in similarity.timesteps]
+    shared = {
+        name: _runs(
+            similarity.timesteps,
+            [ok and a >= request.threshold for ok, a in zip(allowed, row, strict=True)],
+        )
+        for name, row in zip(attentions, agreement, strict=True)
+    }
+    return Sharing(
+        mode=request.mode,
+        attentions={name: windows for name, windows in shared.items() if windows},
+        sampler=similarity.sampler,
+    )
+
+
+def _agreement(request: SharingRequest, similarity: Similarity) -> list[list[float]]:
+    """What the threshold is held against, [attentions][steps]: 1 where the branches are equal."""
+    if request.chosen_by == "similarity":
+        return [list(row) for row in similarity.cosine]
+    return [[1 - error for error in row] for row in similarity.output_error.of(request.mode)]
+
+
+def released_set(attentions: Sequence[str]) -> list[str]:
+    """The first 8 and last 6 of 28, as many in proportion of another depth (released code; scaling ours)."""
+    count = len(attentions)
+    first = round(count * RELEASED_FIRST / RELEASED_DEPTH)
+    last = round(count * RELEASED_LAST / RELEASED_DEPTH)
+    return [name for i, name in enumerate(attentions) if i < first or i >= count - last]
+
+
+def _runs(timesteps: Sequence[float], shared: Sequence[bool]) -> tuple[Window, ...]:
+    """Half-open ranges that hold exactly the shared timesteps, the noisiest first.
+
+    Borders lie halfway between neighbours. A timestep that a sampler visits twice counts as shared
+    when it is both times.
+    """
+    at: dict[float, bool] = {}
+    for timestep, is_shared in zip(timesteps, shared, strict=True):
+        at[timestep] = is_shared and at.get(timestep, True)
+    visited = sorted(at, reverse=True)
+    edges = [HIGHEST, *((a + b) / 2 for a, b in itertools.pairwise(visited)), LOWEST]
+    windows: list[Window] = []
+    for index, timestep in enumerate(visited):
+        if not at[timestep]:
+            continue
+        if windows and windows[-1].low == edges[index]:
+            windows[-1] = Window(low=edges[index + 1], high=windows[-1].high)
+        else:
+            windows.append(Window(low=edges[index + 1], high=edges[index]))
+    return tuple(windows)
+
+
+def saving(sharing: Sharing, similarity: Similarity) -> dict[str, Any]:
+    """What a set saves over all steps, counted (so: predicted), as shares of what runs without it.
+
+    `cells` and `of_cells` count (attention, step); `qk_rows` is the share of the rows of spatial
+    self-attention's query and key projections, `multiply_adds` of the whole network's.
+    """
+    cells = rows = saved = 0
+    for timestep in similarity.timesteps:
+        names = sharing.at(timestep)
+        for name, work in zip(similarity.attentions, similarity.work, strict=True):
+            if name in names:
+                cells += 1
+                rows += work.rows // 2
+                saved += work.saved(sharing.mode)
+    steps = len(similarity.timesteps)
+    every_row = steps * sum(work.rows for work in similarity.work)
+    return {
+        "cells": cells,
+        "of_cells": steps * len(similarity.attentions),
+        "qk_rows": rows / every_row,
+        "multiply_adds": saved / (steps * similarity.network),
+        "evidence": "predicted",
+    }
