@@ -19,7 +19,7 @@ from .view import Column, Section, cell, synthetic, table
 TITLE = "Runs"
 NO_JOBS = {
     "title": "Nothing has run yet",
-    "text": "Long work shows up here: comparisons from the Compare page, captures from the Activations page.",
+    "text": "Long work shows up here: comparisons from the Compare page, captures from the Activations page, probes from the Methods page.",
     "link": {"text": "Open the Compare page and press Run", "href": "./"},
 }
 NO_STUDIES = {
@@ -34,7 +34,11 @@ STATES = {
     jobs.FAILED: ("failed", "warn"),
     jobs.CANCELLED: ("cancelled", "warn"),
 }
-PAGES = {"compare": "", "capture": "activations"}  # where what a job made is looked at
+PAGES = {
+    "compare": "",
+    "capture": "activations",
+    "probe": "methods",
+}  # where what a job made is looked at
 
 
 def job_list(

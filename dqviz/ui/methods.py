@@ -1,0 +1,225 @@
+"""The Methods page: one component, which asks for what it shows by one function.
+
+Like the Activations page: a choice is one request and one answer, and the browser names studies,
+methods and inputs by their listed names, never by a path.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from quant import probes
+from quant.errors import BadInput, DQVizError, unknown
+
+from .. import capturing, probing
+from ..capturing import CaptureRequest
+from ..files import read_json
+from ..jobs import JobStore
+from ..pages import methods as page
+from ..probing import ProbeRequest
+from ..studies import place
+from ..study import Study
+from . import components
+from .activations import Captures
+from .bench import Bench
+
+METHOD, BITS = "viditq", "w4a8"  # what the page looks at first
+KEPT = 16  # probes that stay parsed
+STATE = ("state", "stage", "done", "total", "seconds_left", "message")
+
+
+class Methods:
+    """Studies as the page shows them; the latest probes that were looked at stay parsed."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.captures = Captures(bench.library)
+        self.titles = {str(m["key"]): str(m["title"]) for m in bench.methods}
+        self.keys = sorted({m for card in probes.list_probes().values() for m in card.methods})
+        self._parsed: OrderedDict[tuple[Path, int, int], Mapping[str, Any]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def answer(self, query: Mapping[str, Any]) -> dict[str, Any]:
+        """What a query asks for: `want` names views, or "page" for everything."""
+        names = list(self.bench.library.folders())
+        study = _text(query.get("study")) or self._first(names)
+        if study is None:
+            return {"empty": True, "models": [str(m["key"]) for m in self.bench.models]}
+        opened = self.open(study, _text(query.get("method")), _text(query.get("bits")))
+        controls = page.controls(opened)
+        chosen, notes = page.select(query, opened, controls["keys"])
+        wanted = query.get("want")
+        whole = not isinstance(wanted, list) or "page" in wanted
+        found: dict[str, Any] = {
+            "study": study,
+            "method": opened.method,
+            "bits": opened.bits,
+            "selection": chosen.to_json(),
+            "notes": notes,
+            "sections": page.sections(opened, chosen, None if whole else wanted),
+        }
+        if whole:
+            found |= {
+                "headline": page.headline(opened),
+                "controls": {
+                    **controls,
+                    "study": names,
+                    "method": [(k, self.titles.get(k, k)) for k in self.keys],
+                    "bits": self._probed_bits(self._study(study), opened.method) or [opened.bits],
+                },
+                "missing": self._missing(opened),
+            }
+        return found
+
+    def open(self, study_name: str, method: str | None, bits: str | None) -> page.Opened:
+        """A study with the probes of one method, by default of the one probed last."""
+        study = self._study(study_name)
+        rows = study.probes()
+        if method is None:
+            method = str(rows[-1]["method"]) if rows else METHOD
+        if method not in self.keys:
+            raise unknown("method with views", method, self.keys)
+        known = self._probed_bits(study, method)
+        bits = bits if bits in known else known[-1] if known else bits or BITS
+        probed = {
+            str(row["probe"]): self._probed(study, row)
+            for row in rows
+            if (row["method"], row["bits"]) == (method, bits)
+        }
+        model = study.manifest["model"]
+        captures = [c for c in study.captures() if c["method"] == method] or study.captures()
+        options = next((p.manifest.get("method_options") for p in probed.values()), None)
+        return page.Opened(
+            study=study_name,
+            model=str(model.get("title") or model.get("key")),
+            key=str(model.get("ref") or model.get("key") or "MODEL"),
+            method=method,
+            bits=bits,
+            titles=self.titles,
+            captured=self.captures.open(study_name, captures[-1]["name"]) if captures else None,
+            probes=probed,
+            model_facts=model,
+            options=options or {},
+        )
+
+    def request(self, query: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Kind and request of the job that a query asks for: probes, or a capture with stages."""
+        method = _text(query.get("method")) or METHOD
+        plain = {"method": method, "bits": _text(query.get("bits")) or BITS}
+        if name := _text(query.get("study")):
+            study = self._study(name)
+            model = study.manifest["model"]
+            plain |= {"model": model.get("ref") or model.get("key")}
+            plain |= {"outliers": model.get("outliers"), "out": str(place(study.folder))}
+        else:
+            plain |= {"model": query.get("model")}
+        listed = [str(m["key"]) for m in self.bench.models]
+        if plain["model"] not in listed:
+            raise unknown("model", plain["model"], listed)
+        if query.get("what") == "capture":
+            return "capture", CaptureRequest.parse(plain, "the page").to_json()
+        return "probe", ProbeRequest.parse(plain, "the page").to_json()
+
+    def start(self, query: Mapping[str, Any]) -> dict[str, Any]:
+        """Queue it."""
+        kind, request = self.request(query)
+        return {"job": self.bench.desk.submit(kind, request).id}
+
+    def _missing(self, opened: page.Opened) -> dict[str, Any]:
+        """What could be measured yet, with the command that does."""
+        query = {"study": opened.study, "method": opened.method, "bits": opened.bits}
+        cards = page.missing(opened)
+        try:
+            probe = probing.as_command(ProbeRequest.parse(self.request(query)[1]))
+            asked = self.request({**query, "what": "capture"})[1]
+            capture = capturing.as_command(CaptureRequest.parse(asked))
+        except DQVizError as error:  # a model that is not listed here: the commands name it
+            return {"probes": [], "problem": str(error)}
+        return {
+            "probes": [{"key": c.key, "title": c.title, "summary": c.summary} for c in cards],
+            "command": probe,
+            "capture": capture,
+        }
+
+    def _first(self, names: list[str]) -> str | None:
+        """The study to open first: one with probes, else one with a capture, else any."""
+        tests = (lambda s: s.probes(), lambda s: s.captures(), lambda s: True)
+        for test in tests:
+            for name in names:
+                try:
+                    if test(self._study(name)):
+                        return name
+                except DQVizError:
+                    continue
+        return None
+
+    def _study(self, name: str) -> Study:
+        return self.bench.library.open(name)
+
+    def _probed_bits(self, study: Study, method: str) -> list[str]:
+        """Bits at which a method was probed, the latest last."""
+        return list(dict.fromkeys(str(r["bits"]) for r in study.probes() if r["method"] == method))
+
+    def _probed(self, study: Study, row: Mapping[str, Any]) -> page.Probed:
+        path = (study.folder / str(row["file"])).resolve()
+        if not path.is_relative_to(study.folder.resolve()) or not path.is_file():
+            raise BadInput(f"the file of probe {row['name']} is gone; probe again")
+        facts = path.stat()
+        key = (path, facts.st_mtime_ns, facts.st_size)
+        with self._lock:
+            data = self._parsed.pop(key, None) or read_json(path)
+            self._parsed[key] = data
+            while len(self._parsed) > KEPT:
+                self._parsed.popitem(last=False)
+        return page.Probed(str(row["name"]), data, row["record"], row["manifest"], row["created"])
+
+
+def _state(store: JobStore, query: Mapping[str, Any]) -> dict[str, Any]:
+    """How far a job is."""
+    job = store.get(query.get("job"))
+    return {name: getattr(job, name) for name in STATE}
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def server_functions(bench: Bench) -> list[Callable[[Any], str]]:
+    """What the browser may call; each answers with JSON text."""
+    shown = Methods(bench)
+
+    def safely(ask: Callable[[Mapping[str, Any]], dict[str, Any]], query: Any) -> str:
+        query = query[0] if isinstance(query, list) and len(query) == 1 else query
+        try:
+            found = ask(query if isinstance(query, dict) else {})
+        except DQVizError as error:
+            found = {"error": str(error)}
+        return json.dumps(found, allow_nan=False, separators=(",", ":"))
+
+    def methods(query: Any) -> str:
+        return safely(shown.answer, query)
+
+    def methods_start(query: Any) -> str:
+        return safely(shown.start, query)
+
+    def methods_state(query: Any) -> str:
+        return safely(lambda q: _state(bench.store, q), query)
+
+    return [methods, methods_start, methods_state]
+
+
+def build(bench: Bench) -> None:
+    """Put the page into the Blocks that is open."""
+    components.component(
+        "methods.js",
+        "methods",
+        "dq-methods",
+        (),
+        server_functions=server_functions(bench),
+        elem_id="dq-methods",
+    )
