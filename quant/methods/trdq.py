@@ -36,7 +36,7 @@ from ..calibration import InputStatistics
 from ..cards import Card, Option
 from ..errors import BadInput
 from ..layers import Transform
-from ..plans import refined, windows_between, with_windows
+from ..plans import refined, windows_between, windows_from, with_windows
 from ..ranges import clipped_ranges, static
 from ..rotations import BLOCK, block_rotation
 from ..schema import Plan, SitePlan, Value
@@ -55,7 +55,8 @@ CARD = Card(
         Option(
             "windows",
             4,
-            "equal runs of steps: 1, 2, 4 or step; a plan with several windows keeps its own",
+            "equal runs of steps: 1, 2, 4 or step, or borders: [5, 10] begins windows with steps 5 and 10; "
+            "a plan with several windows keeps its own",
         ),
         Option(
             "tier",
@@ -77,7 +78,7 @@ MOMENTUM = 0.5
 class Options(Value):
     """Knobs; see the card for what they mean."""
 
-    windows: Literal[1, 2, 4, "step"] = 4
+    windows: Literal[1, 2, 4, "step"] | tuple[int, ...] = 4
     tier: Literal["A", "B", "C"] = "C"
     alpha: Literal["search"] | float = "search"
     block: int = Field(default=BLOCK, ge=2, le=1024)
@@ -87,6 +88,11 @@ class Options(Value):
     def _consistent(self) -> Options:
         if isinstance(self.alpha, float) and not 0 <= self.alpha <= 1:
             raise ValueError("alpha lies between 0 and 1, or is 'search'")
+        borders = self.windows if isinstance(self.windows, tuple) else (1,)
+        if not borders or sorted({0, *borders}) != [0, *borders]:
+            raise ValueError(
+                "windows as borders are the first steps of the later windows, rising, e.g. [5, 10]"
+            )
         if self.block & (self.block - 1):
             raise ValueError("block is a power of two")
         if self.activations == "static" and self.tier != "B":
@@ -97,6 +103,12 @@ class Options(Value):
     def own_windows(self) -> bool:
         """Whether the plan is cut into windows."""
         return self.windows != 1 and (self.tier != "B" or self.activations == "static")
+
+    def count(self, steps: int) -> int:
+        """How many windows a sampler of so many steps is cut into."""
+        if isinstance(self.windows, tuple):
+            return len(self.windows) + 1
+        return steps if self.windows == "step" else min(self.windows, steps)
 
 
 def planned(
@@ -112,8 +124,10 @@ def planned(
             raise BadInput("trdq cuts the calibrated steps into windows; run calibrate first")
         if options.windows == "step":
             windows = refined(plan.windows, timesteps)
+        elif isinstance(options.windows, tuple):
+            windows = windows_from(timesteps, options.windows)
         else:
-            windows = windows_between(timesteps, min(options.windows, len(timesteps)))
+            windows = windows_between(timesteps, options.count(len(timesteps)))
         plan = with_windows(plan, windows)
     if options.activations == "static":
         plan = plan.model_copy(update={"sites": {n: static(s) for n, s in plan.sites.items()}})
@@ -123,8 +137,7 @@ def planned(
 def stored_formats(site: SitePlan, in_features: int, options: Options, steps: int) -> SitePlan:
     """As planned."""
     if options.own_windows and len(site.activations) == 1:
-        count = steps if options.windows == "step" else min(options.windows, steps)
-        site = SitePlan(weight=site.weight, activations=site.activations * count)
+        site = SitePlan(weight=site.weight, activations=site.activations * options.count(steps))
     return static(site) if options.activations == "static" else site
 
 
