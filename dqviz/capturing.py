@@ -11,27 +11,25 @@ from __future__ import annotations
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, field_validator
-
 from quant import cards
 from quant.errors import BadInput, Cancelled, EnvironmentFault, unknown
 from quant.models import resolve
-from quant.schema import Outliers, Sample, Sampler, Value, fingerprint, parse_bits, parse_seeds
+from quant.schema import Sample, Sampler, fingerprint, parse_bits
 from quant.seen_layout import CalibrationOptions
 
 from . import machine
 from .events import Done, OnEvent
-from .planning import load, needs_statistics, statistics, statistics_file
+from .planning import load, needs_statistics, statistics_file, watched_statistics
 from .request import (
     CALIBRATION_SEEDS,
-    DEVICES,
-    DTYPES,
-    check_sampling,
+    ModelRequest,
+    Seeds,
+    check_drawing,
     check_seeds,
     option_words,
     outlier_words,
@@ -49,62 +47,20 @@ if TYPE_CHECKING:
 PLAIN = "full-precision"
 
 
-class CaptureRequest(Value):
-    """One capture; what is None or empty comes from the model's card."""
+class CaptureRequest(ModelRequest):
+    """One capture."""
 
-    model: str
-    out: Path | None = None  # study folder; None: studies/MODEL
-    seeds: tuple[int, ...] = CALIBRATION_SEEDS  # the same that methods are calibrated on
-    classes: tuple[str, ...] = ()
-    prompts: tuple[str, ...] = ()
-    steps: int | None = None
-    guidance: float | None = None
+    seeds: Seeds = CALIBRATION_SEEDS  # the same that methods are calibrated on
     method: str | None = None  # record what its transforms do, too
     bits: str | None = None
     options: dict[str, Any] = {}  # of the method
-    calibration_seeds: tuple[int, ...] = CALIBRATION_SEEDS  # of the method
     record: CalibrationOptions = CalibrationOptions()
-    outliers: Outliers | None = None  # synthetic ones, put into the model
-    device: str = "auto"
-    dtype: str = "auto"
-    batch_size: int = Field(default=8, ge=1, le=1024)
-
-    @field_validator("seeds", "calibration_seeds", mode="before")
-    @classmethod
-    def _seeds(cls, value: object) -> object:
-        if isinstance(value, str):
-            return parse_seeds(value)
-        return tuple(value) if isinstance(value, Iterable) else value
-
-    @field_validator("classes", mode="before")
-    @classmethod
-    def _names(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
-        return tuple(value) if isinstance(value, Iterable) else value
-
-    @field_validator("prompts", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: object) -> object:
-        return (value,) if isinstance(value, str) else value
-
-    @classmethod
-    def parse(cls, data: object, where: str = "request") -> CaptureRequest:
-        """Validate plain data from the command line, the app or a file."""
-        return super().parse(data, where)
 
 
 def check_fields(request: CaptureRequest) -> None:
     """What can be told of a request without the engine; raises BadInput."""
     check_seeds(request.seeds)
-    check_seeds(request.calibration_seeds)
-    check_sampling(request.steps, request.guidance)
-    for what, value, known in (
-        ("device", request.device, DEVICES),
-        ("dtype", request.dtype, DTYPES),
-    ):
-        if value not in known:
-            raise unknown(what, value, known, f"They are: {', '.join(known)}")
+    check_drawing(request)
     if request.method is None:
         for what, given in (("--bits", request.bits), ("--option", request.options)):
             if given:
@@ -306,14 +262,14 @@ def _calibrated(task: _Task) -> Any:
         task.watch.plan(steps + len(task.samples) * task.sampler.steps)
     else:
         steps = 0
-    task.watch.stage("calibrate", f"calibrating on {len(task.calibration)} samples", steps)
-    return statistics(
+    return watched_statistics(
         task.model,
         task.calibration,
         task.sampler,
         task.request.batch_size,
         task.study.folder,
-        on_step=lambda event: task.watch.advance(len(event.samples)),
+        task.watch,
+        steps,
     )
 
 

@@ -24,8 +24,8 @@ from .planning import (
     RowCount,
     needs_statistics,
     plan_bits,
-    statistics,
     transforms_of,
+    watched_statistics,
 )
 from .preparation import FULL_PRECISION, Drawn, Task, prepare
 from .records import (
@@ -38,7 +38,7 @@ from .records import (
     timing,
 )
 from .report import write_report
-from .request import CompareRequest, Job, check_request
+from .request import CompareRequest, RunRequest, check_request
 from .resumption import load_generation, save_generation
 from .studies import writable
 from .study import MANIFEST, NewRun, Study, check_folder, default_folder
@@ -219,19 +219,19 @@ def _store_reference(task: Task, drawn: Drawn) -> None:
 
 
 def _calibrate(task: Task, steps: int) -> Seen:
-    task.watch.stage("calibrate", f"calibrating on {len(task.calibration)} samples", steps)
-    return statistics(
+    return watched_statistics(
         task.model,
         task.calibration,
         task.sampler,
         task.request.batch_size,
         task.study.folder,
-        on_step=lambda event: task.watch.advance(len(event.samples)),
+        task.watch,
+        steps,
     )
 
 
 def _quantized_run(
-    task: Task, name: str, job: Job, plan: Plan, seen: Seen | None, reference: Drawn
+    task: Task, name: str, job: RunRequest, plan: Plan, seen: Seen | None, reference: Drawn
 ) -> None:
     from quant.quantization import quantize
 

@@ -12,7 +12,7 @@ from quant.schema import Outliers, Plan, Sample, Sampler, fingerprint
 from quant.seen_layout import CalibrationOptions, describe
 
 from . import machine
-from .request import CompareRequest, Job
+from .request import CompareRequest, RunRequest
 from .study import faults
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from quant.calibration import Seen
     from quant.generation import StepEvent
     from quant.models import Model
+
+    from .watch import Watch
 
 _BASE_MEMORY = 512 * machine.MIB  # interpreter, torch, activations of a small batch
 _COPIES = 3  # model, quantized weights expanded, the ladder's bf16 copy; outliers take one more
@@ -70,7 +72,7 @@ def given_plan(request: CompareRequest) -> Plan | None:
 
 
 def plan_for(
-    request: CompareRequest, job: Job, model: Model, sampler: Sampler, given: Plan | None
+    request: CompareRequest, job: RunRequest, model: Model, sampler: Sampler, given: Plan | None
 ) -> Plan:
     """The plan of one run: the file's, checked against the model, or the same bits everywhere."""
     from quant.plans import check_plan, uniform_plan
@@ -159,6 +161,27 @@ def statistics(
         seen.save(file)
         checkpoint.unlink(missing_ok=True)
     return seen
+
+
+def watched_statistics(
+    model: Model,
+    samples: tuple[Sample, ...],
+    sampler: Sampler,
+    batch_size: int,
+    folder: Path,
+    watch: Watch,
+    steps: int,
+) -> Seen:
+    """`statistics` as a stage of a watched piece of work; `steps` is 0 where they are there already."""
+    watch.stage("calibrate", f"calibrating on {len(samples)} samples", steps)
+    return statistics(
+        model,
+        samples,
+        sampler,
+        batch_size,
+        folder,
+        on_step=lambda event: watch.advance(len(event.samples)),
+    )
 
 
 def statistics_file(folder: Path, manifest: Mapping[str, Any]) -> Path | None:

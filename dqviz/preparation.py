@@ -20,7 +20,7 @@ from .planning import (
     statistics_bytes,
 )
 from .records import classifier_of, describe, image_bytes, versions
-from .request import CompareRequest, Job, as_command
+from .request import CompareRequest, RunRequest, as_command
 from .study import Study
 from .watch import Watch
 
@@ -44,7 +44,7 @@ class Task:
     sampler: Sampler
     calibration: tuple[Sample, ...]
     reference: str  # name of the full-precision run
-    runs: list[tuple[str, Job, Plan]]  # name, what to do, formats
+    runs: list[tuple[str, RunRequest, Plan]]  # name, what to do, formats
     foreign: list[tuple[str, Path]]  # name, folder
     classifier: Classifier | None
     study: Study
@@ -82,7 +82,7 @@ class Drawn:
 
 
 def prepare(
-    request: CompareRequest, jobs: Sequence[Job], folder: Path, watch: Watch, key: str | None
+    request: CompareRequest, jobs: Sequence[RunRequest], folder: Path, watch: Watch, key: str | None
 ) -> Task:
     """Load the model and check all that only it can tell; the study is opened last."""
     from quant.checkpoint import check_checkpoint
@@ -138,7 +138,7 @@ def prepare(
     )
 
 
-def _names(study: Study, request: CompareRequest, jobs: Sequence[Job]) -> list[str]:
+def _names(study: Study, request: CompareRequest, jobs: Sequence[RunRequest]) -> list[str]:
     """Names of the runs, full precision first: free in the study, and also their folders' names."""
     names: list[str] = [study.free_name(FULL_PRECISION)]
     for job in jobs:

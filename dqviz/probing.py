@@ -9,29 +9,25 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-from pydantic import BeforeValidator, Field
+from typing import TYPE_CHECKING, Any
 
 from quant import cards, probes
 from quant.errors import BadInput, unknown
 from quant.models import resolve
 from quant.probes import ProbeCard
-from quant.schema import Outliers, Sample, Sampler, Value, parse_bits, parse_seeds
+from quant.schema import Sample, Sampler, Value, parse_bits
 from quant.seen_layout import CalibrationOptions
 
 from .events import Done, OnEvent
 from .files import dump
-from .planning import load, statistics, statistics_file
+from .planning import load, statistics_file, watched_statistics
 from .request import (
-    CALIBRATION_SEEDS,
-    DEVICES,
-    DTYPES,
-    check_sampling,
-    check_seeds,
+    ModelRequest,
+    Names,
+    check_drawing,
     option_words,
     outlier_words,
     seeds_text,
@@ -46,42 +42,13 @@ if TYPE_CHECKING:
     from quant.models import Model
 
 
-def _listed(value: object) -> object:
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    return tuple(value) if isinstance(value, Iterable) else value
+class ProbeRequest(ModelRequest):
+    """Probes of one method."""
 
-
-def _seeds(value: object) -> object:
-    return parse_seeds(value) if isinstance(value, str) else _listed(value)
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
-
-
-class ProbeRequest(Value):
-    """Probes of one method; what is None or empty comes from the model's card."""
-
-    model: str
     method: str
     bits: str
     options: dict[str, Any] = {}  # of the method
     only: Names = ()  # keys of probes; empty: all of the method
-    out: Path | None = None  # study folder; None: studies/MODEL
-    calibration_seeds: Annotated[tuple[int, ...], BeforeValidator(_seeds)] = CALIBRATION_SEEDS
-    classes: Names = ()
-    prompts: tuple[str, ...] = ()
-    steps: int | None = None
-    guidance: float | None = None
-    outliers: Outliers | None = None  # synthetic ones, put into the model
-    device: str = "auto"
-    dtype: str = "auto"
-    batch_size: int = Field(default=8, ge=1, le=1024)
-
-    @classmethod
-    def parse(cls, data: object, where: str = "request") -> ProbeRequest:
-        """Validate plain data from the command line, the app or a file."""
-        return super().parse(data, where)
 
 
 def check_fields(request: ProbeRequest) -> dict[str, ProbeCard]:
@@ -96,14 +63,7 @@ def check_fields(request: ProbeRequest) -> dict[str, ProbeCard]:
         if key not in found:
             raise unknown(f"probe of {request.method}", key, found, f"They are: {', '.join(found)}")
     parse_bits(request.bits)
-    check_seeds(request.calibration_seeds)
-    check_sampling(request.steps, request.guidance)
-    for what, value, known in (
-        ("device", request.device, DEVICES),
-        ("dtype", request.dtype, DTYPES),
-    ):
-        if value not in known:
-            raise unknown(what, value, known, f"They are: {', '.join(known)}")
+    check_drawing(request)
     return {key: card for key, card in found.items() if not request.only or key in request.only}
 
 
@@ -235,14 +195,14 @@ def _planned_and_calibrated(task: _Task, missing: dict[str, ProbeCard]) -> Seen 
     if not needed:
         return None
     steps = task.steps if recorded else 0
-    task.watch.stage("calibrate", f"calibrating on {len(task.samples)} samples", steps)
-    return statistics(
+    return watched_statistics(
         task.model,
         task.samples,
         task.sampler,
         task.request.batch_size,
         task.study.folder,
-        on_step=lambda event: task.watch.advance(len(event.samples)),
+        task.watch,
+        steps,
     )
 
 

@@ -6,9 +6,9 @@ import json
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
-from pydantic import field_validator
+from pydantic import BeforeValidator
 
 from quant import cards
 from quant.errors import BadInput, unknown
@@ -21,57 +21,62 @@ CALIBRATION_SEEDS = tuple(range(100_000, 100_008))
 MAX_STEPS, MAX_GUIDANCE = 1000, 100.0
 
 
-class CompareRequest(Value):
-    """One comparison; what is None or empty comes from the model's card."""
+def _listed(value: object) -> object:
+    """A comma list as people write it, or any sequence."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return tuple(value) if isinstance(value, Iterable) else value
+
+
+def _seeds(value: object) -> object:
+    return parse_seeds(value) if isinstance(value, str) else _listed(value)
+
+
+def _one_or_many(value: object) -> object:
+    return (value,) if isinstance(value, str | Path) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Seeds = Annotated[tuple[int, ...], BeforeValidator(_seeds)]
+
+
+class ModelRequest(Value):
+    """What all requests have; what is None or empty comes from the model's card."""
 
     model: str
-    methods: tuple[str, ...] = ()
-    bits: tuple[str, ...] = ()  # one per method, or one for all
-    plan: Path | None = None  # JSON file, instead of bits
-    candidates: tuple[Path, ...] = ()  # checkpoint folders that diffusers loads
-    seeds: tuple[int, ...] = tuple(range(8))
-    classes: tuple[str, ...] = ()
-    prompts: tuple[str, ...] = ()
+    out: Path | None = None  # study folder; None: studies/MODEL
+    classes: Names = ()
+    prompts: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = ()
     steps: int | None = None
     guidance: float | None = None
-    options: dict[str, Any] = {}  # "alpha": .5 for all methods that know it, "viditq.alpha" for one
-    windows: int = 1
-    group_size: int | None = None  # weights: one scale per so many inputs instead of per row
+    calibration_seeds: Seeds = CALIBRATION_SEEDS  # of methods
     outliers: Outliers | None = None  # synthetic ones, put into the model
-    calibration_seeds: tuple[int, ...] = CALIBRATION_SEEDS
     device: str = "auto"
     dtype: str = "auto"
-    backend: str = "auto"
-    out: Path | None = None  # study folder; None: studies/MODEL
-    ladder: bool = True
     batch_size: int = 8
 
-    @field_validator("seeds", "calibration_seeds", mode="before")
     @classmethod
-    def _seeds(cls, value: object) -> object:
-        if isinstance(value, str):
-            return parse_seeds(value)
-        return tuple(value) if isinstance(value, Iterable) else value
-
-    @field_validator("methods", "bits", "classes", mode="before")
-    @classmethod
-    def _names(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
-        return tuple(value) if isinstance(value, Iterable) else value
-
-    @field_validator("prompts", "candidates", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: object) -> object:
-        return (value,) if isinstance(value, str | Path) else value
-
-    @classmethod
-    def parse(cls, data: object, where: str = "request") -> CompareRequest:
+    def parse(cls, data: object, where: str = "request") -> Self:
         """Validate plain data from the command line, the app or a file."""
         return super().parse(data, where)
 
 
-class Job(Value):
+class CompareRequest(ModelRequest):
+    """One comparison."""
+
+    methods: Names = ()
+    bits: Names = ()  # one per method, or one for all
+    plan: Path | None = None  # JSON file, instead of bits
+    candidates: Annotated[tuple[Path, ...], BeforeValidator(_one_or_many)] = ()  # checkpoints
+    seeds: Seeds = tuple(range(8))
+    options: dict[str, Any] = {}  # "alpha": .5 for all methods that know it, "viditq.alpha" for one
+    windows: int = 1
+    group_size: int | None = None  # weights: one scale per so many inputs instead of per row
+    backend: str = "auto"
+    ladder: bool = True
+
+
+class RunRequest(Value):
     """One quantized run to make: a method with its bits (None: the plan's) and options."""
 
     method: str
@@ -79,12 +84,14 @@ class Job(Value):
     options: dict[str, Any]
 
 
-def check_request(request: CompareRequest) -> tuple[Job, ...]:
+def check_request(request: CompareRequest) -> tuple[RunRequest, ...]:
     """Everything about a request that can be told without its model; returns the runs to make."""
     check_fields(request)
     bits = _bits_per_method(request)
     shares = split_options(request.methods, request.options)
-    return tuple(Job(method=m, bits=b, options=o) for m, b, o in zip(request.methods, bits, shares))
+    return tuple(
+        RunRequest(method=m, bits=b, options=o) for m, b, o in zip(request.methods, bits, shares)
+    )
 
 
 def check_fields(request: CompareRequest) -> None:
@@ -98,10 +105,18 @@ def check_fields(request: CompareRequest) -> None:
         )
     check_seeds(request.seeds)
     disjoint(request.seeds, request.calibration_seeds, "--seeds", "--calibration-seeds")
-    check_sampling(request.steps, request.guidance)
     check_windows(request.windows, request.steps)
+    if request.backend not in BACKENDS:
+        raise unknown("backend", request.backend, BACKENDS, f"They are: {', '.join(BACKENDS)}")
+    check_drawing(request)
+    _bits_per_method(request)
+
+
+def check_drawing(request: ModelRequest) -> None:
+    """What every request says of drawing: seeds, steps, guidance, device, batches."""
+    check_seeds(request.calibration_seeds)
+    check_sampling(request.steps, request.guidance)
     for what, value, known in (
-        ("backend", request.backend, BACKENDS),
         ("device", request.device, DEVICES),
         ("dtype", request.dtype, DTYPES),
     ):
@@ -109,7 +124,6 @@ def check_fields(request: CompareRequest) -> None:
             raise unknown(what, value, known, f"They are: {', '.join(known)}")
     if not 1 <= request.batch_size <= 1024:
         raise BadInput(f"batch size {request.batch_size} is out of range; 1 to 1024")
-    _bits_per_method(request)
 
 
 def check_seeds(seeds: tuple[int, ...]) -> None:

@@ -60,7 +60,7 @@ def probe(
     batch_size: BatchSize = 8,
     json_: Json = False,
 ) -> None:
-    """Measure what only one method needs to know, for the Methods page."""
+    """Measure what only one method has, for its views."""
     from ..probing import ProbeRequest
     from ..probing import probe as run
     from ..tables import probed
