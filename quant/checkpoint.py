@@ -24,6 +24,7 @@ from .layers import QuantLinear
 from .models import Model, safetensors_header
 from .quantization import Quantized
 from .schema import Injection, Plan, Value
+from .sharing_choice import Sharing
 from .sizes import SizeReport, file_bytes, report
 from .storage import digest, stored_tensors
 
@@ -46,6 +47,7 @@ class CheckpointConfig(Value):
     base: str | None = None  # the pipeline that this transformer belongs to
     recipe: str | None = None  # fingerprint
     outliers: Injection | None = None  # synthetic ones in the weights
+    sharing: Sharing | None = None  # attention shared between the guidance branches
 
 
 def save_checkpoint(
@@ -86,6 +88,7 @@ def save_checkpoint(
         base=None if pipeline else (model.ref if model.from_hub else model.key),
         recipe=recipe,
         outliers=model.outliers,
+        sharing=quantized.sharing,
     )
     described = {
         **{k: v for k, v in dict(model.pipe.transformer.config).items() if not k.startswith("_")},

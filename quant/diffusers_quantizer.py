@@ -18,11 +18,13 @@ from diffusers.quantizers.base import DiffusersQuantizer
 from diffusers.quantizers.quantization_config import QuantizationConfigMixin
 from torch import nn
 
+from .adapters import adapter_for
 from .checkpoint import CheckpointConfig, check_files, parse_config
 from .errors import BadCheckpoint, EnvironmentFault
 from .layers import QuantLinear, Transform
 from .quantization import swap
 from .schema import SitePlan
+from .sharing import attach as attach_sharing
 from .step import attach
 
 SUPPORTED = ("0.42",)
@@ -143,6 +145,8 @@ class DQVizQuantizer(DiffusersQuantizer):
         for layer, (name, holder) in _shared_bases(model, checkpoint):
             layer.share_basis(name, holder)
         attach(model, checkpoint.plan.windows)
+        if checkpoint.sharing is not None:
+            attach_sharing(model, adapter_for(model), checkpoint.sharing)
         return model
 
     @property

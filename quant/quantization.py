@@ -19,6 +19,9 @@ from .methods.base import Group, Rounded, SiteWeight
 from .models import Model
 from .plans import check_plan, steps_of
 from .schema import Plan, Sampler, SitePlan, Value, Window
+from .sharing import attach as attach_sharing
+from .sharing import check_family, check_guidance
+from .sharing_choice import Sharing, SharingRequest, Similarity, chosen_sharing
 from .step import attach
 from .storage import share_bases
 
@@ -52,6 +55,7 @@ class Quantized:
     notes: dict[str, dict[str, object]] = field(
         default_factory=dict
     )  # per site: what the method chose
+    sharing: Sharing | None = None  # attention shared between the guidance branches; None: off
 
 
 def backend_report(transformer: nn.Module, rows: int) -> BackendReport:
@@ -94,15 +98,20 @@ def quantize(
     *,
     seed: int = 0,
     backend: str | None = None,
+    similarity: Similarity | None = None,
+    share: bool = True,
     on_site: Callable[[int, int], None] | None = None,
 ) -> Quantized:
     """Quantize the transformer of `model` with one method and one plan.
 
     The result shares every tensor that it does not change with the model. `seen` is needed by
-    methods whose card names statistics. `on_site(done, total)` reports progress and may raise
-    `Cancelled`.
+    methods whose card names statistics, `similarity` where the options ask for attention sharing
+    that is chosen by what was measured. `share=False` leaves attention as it is, whatever they ask.
+    `on_site(done, total)` reports progress and may raise `Cancelled`.
     """
     chosen = parse_options(method, options or {})
+    asked = sharing_asked(method, options or {}) if share else None
+    sharing = None if asked is None else _sharing(asked, model, seen, similarity)
     module = load_method(method)
     check_plan(plan, model)
     transformer = shallow_copy(model.transformer)
@@ -119,9 +128,28 @@ def quantize(
             on_site(index + 1, len(groups))
     share_bases(transformer, model.sites)
     attach(transformer, plan.windows)
-    quantized = Quantized(transformer, method, plan, chosen.to_json(), _scope(model, plan), notes)
+    if sharing is not None:
+        attach_sharing(transformer, model.adapter, sharing)
+    quantized = Quantized(
+        transformer, method, plan, chosen.to_json(), _scope(model, plan), notes, sharing
+    )
     _check_scope(quantized)
     return quantized
+
+
+def sharing_asked(method: str, options: Mapping[str, Any]) -> SharingRequest | None:
+    """The attention sharing that a method's options ask for; None where they ask for none."""
+    asked = getattr(load_method(method), "sharing", None)
+    return None if asked is None else asked(parse_options(method, options))
+
+
+def _sharing(
+    asked: SharingRequest, model: Model, seen: Seen | None, similarity: Similarity | None
+) -> Sharing:
+    check_family(model.adapter)
+    if seen is not None:
+        check_guidance(model.adapter, float(seen.manifest["sampler"]["guidance"]))
+    return chosen_sharing(asked, model.adapter.spatial_attentions(model.transformer), similarity)
 
 
 def groups_of(

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from .errors import BadInput
 from .schema import HIGHEST, LOWEST, Value, Window
@@ -34,6 +34,39 @@ class SharingRequest(Value):
     def measured(self) -> bool:
         """Whether the choice needs a measured similarity."""
         return self.chosen_by != "released"
+
+
+class SharingOptions(Value):
+    """Options of a method that can share attention; its card lists them."""
+
+    sharing: Literal["off", "map", "output"] = "off"
+    sharing_set: Chooser = "similarity"
+    sharing_threshold: float = Field(default=0.9, ge=0, le=1)
+    sharing_steps: Literal["all"] | tuple[tuple[float, float], ...] = "all"
+
+    @model_validator(mode="after")
+    def _ranges(self) -> SharingOptions:
+        ranges = () if self.sharing_steps == "all" else self.sharing_steps
+        if self.sharing_steps == () or any(low >= high for low, high in ranges):
+            raise ValueError(
+                "sharing_steps are timestep ranges with the lower end first, e.g. [[300, 1000]], or 'all'"
+            )
+        return self
+
+    @property
+    def sharing_request(self) -> SharingRequest | None:
+        """What they ask for; None where sharing is off."""
+        if self.sharing == "off":
+            return None
+        steps = EVERY_STEP
+        if self.sharing_steps != "all":
+            steps = tuple(Window(low=low, high=high) for low, high in self.sharing_steps)
+        return SharingRequest(
+            mode=self.sharing,
+            chosen_by=self.sharing_set,
+            threshold=self.sharing_threshold,
+            steps=steps,
+        )
 
 
 class Sharing(Value):

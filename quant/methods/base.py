@@ -1,4 +1,4 @@
-"""What a method is: a module with five names, and two more where it changes formats.
+"""What a method is: a module with five names, and more where it changes formats or shares attention.
 
 CARD      a literal `quant.cards.Card`
 Options   a pydantic model of its documented options, the paper's defaults
@@ -9,6 +9,7 @@ quantize_group(group, seen, options, seed) -> one `Rounded` for each site of the
 
 planned(plan, groups, timesteps, options, seed) -> the plan with this method's own formats or windows
 stored_formats(site, in_features, options, steps) -> the formats that a site of that plan has at most
+sharing(options) -> what is asked of attention sharing, or None (`quant.sharing_choice.SharingOptions`)
 
 A group is the sites that read the same tensor (q, k and v of one attention): they share whatever is
 done to it. Methods never import one another; shared mathematics lives in `quant.balancing`,

@@ -14,6 +14,9 @@ and one set of codes from all windows; windows have activation ranges alone, whe
 C: the codes of every window. A and C compute with the same integers; four windows of 4-bit codes take
 as many bytes as the 16-bit weight, which `dqviz size` says before anything runs.
 
+Attention sharing (`sharing`) is the paper's too: where both guidance branches attend alike, one map
+serves both. It changes no weight; `quant.sharing` has its equations, `quant.similarity` its choice.
+
 Reconstructed from the released code (the paper's body was not at hand). Departs from it: rotations come
 from real token rows of all samples and both guidance branches (the code averages over the batch);
 windows are half-open ranges of float timesteps; every window has its own step sizes (the code keeps
@@ -39,7 +42,8 @@ from ..layers import Transform
 from ..plans import refined, windows_between, windows_from, with_windows
 from ..ranges import clipped_ranges, static
 from ..rotations import BLOCK, block_rotation
-from ..schema import Plan, SitePlan, Value
+from ..schema import Plan, SitePlan
+from ..sharing_choice import SharingOptions, SharingRequest
 from ..transforms import BlockRotation, channel_scale, to_input
 from .base import Group, Rounded, transformed_and_rounded
 
@@ -68,6 +72,22 @@ CARD = Card(
         Option(
             "activations", "dynamic", "per row, or with tier=B static: a clipped range per window"
         ),
+        Option(
+            "sharing",
+            "off",
+            "spatial self-attention of both guidance branches from one: map (own values) or output (one result)",
+        ),
+        Option(
+            "sharing_set",
+            "similarity",
+            "attentions and steps that share: where maps are similar, outputs differ little (error), or released",
+        ),
+        Option(
+            "sharing_threshold",
+            0.9,
+            "least cosine of the maps, or with sharing_set=error least 1 - relative output error",
+        ),
+        Option("sharing_steps", "all", "timesteps that may share, half-open ranges: [[300, 1000]]"),
     ),
 )
 
@@ -75,7 +95,7 @@ ALPHAS = tuple(a / 10 for a in range(10))
 MOMENTUM = 0.5
 
 
-class Options(Value):
+class Options(SharingOptions):
     """Knobs; see the card for what they mean."""
 
     windows: Literal[1, 2, 4, "step"] | tuple[int, ...] = 4
@@ -139,6 +159,11 @@ def stored_formats(site: SitePlan, in_features: int, options: Options, steps: in
     if options.own_windows and len(site.activations) == 1:
         site = SitePlan(weight=site.weight, activations=site.activations * options.count(steps))
     return static(site) if options.activations == "static" else site
+
+
+def sharing(options: Options) -> SharingRequest | None:
+    """Attention shared between the guidance branches, `quant.sharing`; None unless it is asked for."""
+    return options.sharing_request
 
 
 def stored_transform(options: Options) -> Transform:
