@@ -37,6 +37,7 @@ from .amplified import Amplified, amplify
 from .errors import BadInput
 from .models import Model
 from .quantization import shallow_copy
+from .rescaling import Rows
 from .schema import Injection, Outliers
 from .step import attach_exact, current_timestep
 
@@ -62,12 +63,16 @@ def inject(model: Model, outliers: Outliers) -> Model:
                 f"{model.key} is quantized already ({name}); outliers go into full precision"
             )
     transformer = shallow_copy(model.transformer)
-    weights = _Weights(transformer)
+    rows = Rows(
+        transformer,
+        f"outliers x{outliers.factor:g} overflow {{dtype}} in '{{name}}'; take a smaller factor, or "
+        "--dtype float32",
+    )
     for producer in producers:
         channels = chosen(producer.channels, outliers.seed, producer.name)
         if outliers.kind == "static":
-            _amplify_rows(weights, producer, channels, outliers.factor)
-            _divide_columns(weights, producer, channels, outliers.factor)
+            _amplify_rows(rows, producer, channels, outliers.factor)
+            _divide_columns(rows, producer, channels, outliers.factor)
         else:
             _wrap(transformer, producer, channels, outliers, model.adapter.noisiest_timestep)
     if outliers.kind == "drifting":
@@ -104,67 +109,25 @@ def _read(producers: list[Producer]) -> set[str]:
     return {name for producer in producers for name in producer.read_by}
 
 
-class _Weights:
-    """Parameters of a transformer that are copied when they are first changed."""
-
-    def __init__(self, transformer: nn.Module) -> None:
-        self.transformer = transformer
-        self._own: set[str] = set()
-
-    def multiply(self, name: str, index: object, factor: float, offset: float = 0.0) -> None:
-        """parameter[index] -> factor * parameter[index] + offset."""
-        parameter = self._writable(name)
-        with torch.no_grad():
-            changed = (parameter[index].double() * factor + offset).to(parameter.dtype)  # type: ignore[index]
-            if not bool(torch.isfinite(changed).all()):
-                raise BadInput(
-                    f"outliers x{factor:g} overflow {str(parameter.dtype).removeprefix('torch.')} in "
-                    f"'{name}'; take a smaller factor, or --dtype float32"
-                )
-            parameter[index] = changed  # type: ignore[index]
-
-    def get(self, name: str) -> Tensor | None:
-        """A parameter by its full name; None when its module has none of that name."""
-        owner, _, last = name.rpartition(".")
-        return getattr(self.transformer.get_submodule(owner), last)
-
-    def _writable(self, name: str) -> Tensor:
-        owner, _, last = name.rpartition(".")
-        module = self.transformer.get_submodule(owner)
-        if name not in self._own:
-            self._own.add(name)
-            old = getattr(module, last)
-            setattr(module, last, nn.Parameter(old.detach().clone(), requires_grad=False))
-        return getattr(module, last)
-
-
-def _amplify_rows(weights: _Weights, producer: Producer, channels: Tensor, factor: float) -> None:
+def _amplify_rows(rows: Rows, producer: Producer, channels: Tensor, factor: float) -> None:
     """Multiply the channels where they are made."""
     made_by = producer.made_by
     if not isinstance(made_by, Modulation):
         for value in made_by:
-            for name in (f"{value}.weight", f"{value}.bias"):
-                if weights.get(name) is not None:
-                    weights.multiply(name, channels, factor)
+            rows.multiply_outputs(value, channels, factor)
         return
-    if weights.get(f"{made_by.linear}.bias") is None:
+    if rows.get(f"{made_by.linear}.bias") is None:
         raise BadInput(
             f"{made_by.linear} has no bias, so 1 + scale cannot be multiplied exactly; "
             "--outliers-kind drifting and token do not need it"
         )
-    for first, offset in ((made_by.shift, 0.0), (made_by.scale, factor - 1)):
-        rows = channels + first
-        weights.multiply(f"{made_by.linear}.weight", rows, factor)
-        weights.multiply(f"{made_by.linear}.bias", rows, factor, offset)
-    for table, shift, scale in made_by.tables:
-        for row in (shift, scale):
-            weights.multiply(table, (row, channels), factor)
+    rows.multiply_modulated(made_by, channels, factor)
 
 
-def _divide_columns(weights: _Weights, producer: Producer, channels: Tensor, factor: float) -> None:
+def _divide_columns(rows: Rows, producer: Producer, channels: Tensor, factor: float) -> None:
     """Divide where they are read."""
     for reader in producer.read_by:
-        weights.multiply(f"{reader}.weight", (slice(None), channels), 1 / factor)
+        rows.multiply(f"{reader}.weight", (slice(None), channels), 1 / factor)
 
 
 def _wrap(

@@ -25,6 +25,7 @@ from quant.models import Model, ModelCard
 from quant.outliers import chosen, drift, inject, share_of
 from quant.plans import check_plan, uniform_plan
 from quant.quantization import quantize
+from quant.rescaling import Rows
 from quant.schema import Outliers, parse_bits
 from quant.sizes import predict_size
 from quant.storage import stored_tensors
@@ -99,9 +100,9 @@ def test_one_forward_is_the_same(family, kind, dtype, factor, seed, timestep):
 
 def without_the_offset(monkeypatch):
     """F (1 + scale) written as 1 + F scale."""
-    multiply = outliers._Weights.multiply
+    multiply = Rows.multiply
     monkeypatch.setattr(
-        outliers._Weights,
+        Rows,
         "multiply",
         lambda self, name, index, factor, offset=0.0: multiply(self, name, index, factor),
     )
