@@ -70,6 +70,9 @@ class SeenFile:
             InputEntry(**{**entry, **{k: tuple(entry[k]) for k in ("sites", "roles", "stages")}})
             for entry in found["inputs"]
         )
+        self.windows: tuple[tuple[float, float], ...] = tuple(
+            (w["low"], w["high"]) for w in found["windows"]
+        )  # in which transforms differ, the noisiest first; empty where they hold for all steps
         self._weights: dict[str, list[str]] = found["weights"]
         self._inputs = {entry.name: entry for entry in self.inputs}
         self._by_site = {site: entry for entry in self.inputs for site in entry.sites}
@@ -139,8 +142,20 @@ class SeenFile:
         """How many rows the histograms, kurtosis and share of negatives look at, [steps, branches]."""
         return self._tensor(name, layout.INPUT, "histogram_rows")
 
-    def weights(self, site: str, stage: str = layout.INPUT) -> dict[str, Any]:
-        """The site's weight [o, i]: `in_absmax` [i], `out_absmax` [o], `histogram` [BINS], `edges`, `incoherence`."""
+    def window(self, step: int) -> int:
+        """The window of steps whose transforms are those of this step; 0 where they hold for all."""
+        timestep = self.timesteps[self._at(step, 0)[0]]
+        return next(
+            (k for k, (low, _) in enumerate(self.windows) if timestep >= low),
+            max(0, len(self.windows) - 1),
+        )
+
+    def weights(self, site: str, stage: str = layout.INPUT, window: int = 0) -> dict[str, Any]:
+        """The site's weight [o, i]: `in_absmax` [i], `out_absmax` [o], `histogram` [BINS], `edges`, `incoherence`.
+
+        After a transform, the weight of one window of steps.
+        """
+        stage = stage if stage == layout.INPUT else layout.of_window(stage, window)
         stages = self._weights.get(site)
         if stages is None:
             raise KeyError(f"no weight '{site}'; there are {_some(self._weights)}")

@@ -30,7 +30,7 @@ from .generation import StepEvent, generate, timesteps_of
 from .models import Model, safetensors_header
 from .recording import FIELDS, InputShape, InputStatistics, Recorder
 from .row_choice import Chosen
-from .schema import Sample, Sampler
+from .schema import Sample, Sampler, Window
 from .seen_layout import CalibrationOptions
 from .stages import Stages, WeightStatistics
 from .summaries import STATISTICS, summarize
@@ -52,6 +52,7 @@ class Seen:
     entries: tuple[dict[str, Any], ...]  # of every input: its sites, roles, block, width, tokens
     stages: dict[str, dict[str, InputStatistics]] = field(default_factory=dict)  # after "input"
     weights: dict[str, dict[str, WeightStatistics]] = field(default_factory=dict)  # by stage, site
+    windows: tuple[Window, ...] = ()  # in which the transforms of the stages differ
 
     def save(self, path: Path) -> None:
         """Write one safetensors file, atomically; see `quant.seen_layout`."""
@@ -80,6 +81,7 @@ class Seen:
                 site: [s for s, sites in self.weights.items() if site in sites]
                 for site in self.weights.get(layout.INPUT, {})
             },
+            "windows": [window.to_json() for window in self.windows],
         }
         write_tensors(path, tensors, layout.metadata(described), durable=True)
 
@@ -119,7 +121,7 @@ class Seen:
             }
             weights: dict[str, dict[str, WeightStatistics]] = {}
             for site, its_stages in described["weights"].items():
-                for stage in (s for s in its_stages if s in wanted):
+                for stage in (s for s in its_stages if layout.base_of(s) in wanted):
                     read = {
                         f: file.get_tensor(layout.weight(stage, site, f))
                         for f in WeightStatistics.__dataclass_fields__
@@ -132,6 +134,7 @@ class Seen:
             entries=tuple({k: v for k, v in entry.items() if k != "stages"} for entry in entries),
             stages=by_stage,
             weights=weights,
+            windows=tuple(Window.parse(w, f"a window of {path}") for w in described["windows"]),
         )
 
 
@@ -220,6 +223,7 @@ class _Pass:
             for stage in (layout.INPUT, *(s.name for s in self.stages.by_input.get(name, ())))
         }
         self.manifest = manifest_of(model, samples, sampler, options, self.stages)
+        self.timesteps = timesteps_of(sampler)
         self._step = self._first = self._count = 0
         self._pending: list[tuple[str, str, Chosen, int, list[Tensor]]] = []
         self._chosen: dict[int, tuple[Chosen, Chosen]] = {}
@@ -260,10 +264,11 @@ class _Pass:
             found.setdefault(stage, {})[name] = recorder.finish()
         return Seen(
             inputs=found[layout.INPUT],
-            timesteps=timesteps_of(self.sampler),
+            timesteps=self.timesteps,
             manifest=self.manifest,
             entries=entries_of(self.model, self.shapes),
             stages={s: found[s] for s in self.stages.names if s != layout.INPUT},
+            windows=self.stages.windows,
         )
 
     def _hook(self, name: str) -> Callable[..., None]:
@@ -280,8 +285,9 @@ class _Pass:
                     )
                 x = x.reshape(self.branches, -1, x.shape[-1])
                 here, there = self._rows(shape.tokens, x.device)
+                window = self.stages.window_at(self.timesteps[self._step])
                 for stage in (None, *stages):
-                    x = x if stage is None else stage.of_input(x)
+                    x = x if stage is None else stage.of_input(x, window)
                     key = layout.INPUT if stage is None else stage.name
                     recorder = self.recorders[key, name]
                     parts = recorder.measure(x, there, self._step, self._first == 0)

@@ -128,7 +128,14 @@ def footprint(
         memory += count * 4 * branches * c * (4 + int(quota.max()))
     for site in model.sites:
         if site.kept_reason is None:
-            own = (layout.INPUT, *(s.name for s in stages.by_input.get(site.input_of, ())))
+            own = (
+                layout.INPUT,
+                *(
+                    layout.of_window(s.name, window)
+                    for s in stages.by_input.get(site.input_of, ())
+                    for window in range(len(s.bases))
+                ),
+            )
             each = 4 * (site.in_features + site.out_features) + 8 * BINS + 4
             file += len(own) * each
             memory += len(own) * each

@@ -7,7 +7,8 @@ One safetensors file. `S` steps, `B` guidance branches (conditional first), `c` 
     summary/STAGE/STATISTIC         [inputs, S, B] float32, NaN where an input lacks the stage
 
 The header's metadata holds JSON: `format`, `manifest`, `timesteps`, `branches`, `stages`, `inputs`
-(name, sites, roles, block, channels, tokens, group, stages) and `weights` (site -> stages).
+(name, sites, roles, block, channels, tokens, group, stages), `weights` (site -> stages) and, where
+transforms differ between windows of steps, `windows` (low and high of each, the noisiest first).
 Stage "input" is what the full-precision model feeds the site; others are named by the transform
 that made them.
 """
@@ -35,6 +36,7 @@ HALF = (HIGHEST_OCTAVE - LOWEST_OCTAVE) * BINS_PER_OCTAVE
 BINS = 2 * HALF + 1  # negative, zero, positive
 
 DESCRIBED = ("manifest", "timesteps", "branches", "stages", "inputs", "weights")
+OPTIONAL = ("windows",)
 
 
 class CalibrationOptions(Value):
@@ -68,6 +70,16 @@ def weight(stage: str, site: str, field: str) -> str:
     return f"weight/{stage}/{site}/{field}"
 
 
+def of_window(stage: str, window: int) -> str:
+    """Stage of a weight in a window of steps with transforms of its own; the first goes by the plain name."""
+    return stage if window == 0 else f"{stage}, window {window + 1}"
+
+
+def base_of(stage: str) -> str:
+    """The stage without its window."""
+    return stage.partition(", window ")[0]
+
+
 def summary(stage: str, statistic: str) -> str:
     """Name of the small tensor of one statistic, [inputs, S, B]."""
     return f"summary/{stage}/{statistic}"
@@ -77,7 +89,11 @@ def metadata(described: Mapping[str, Any]) -> dict[str, str]:
     """What goes into the header; `described` has the keys of `DESCRIBED`."""
     return {
         "format": str(FORMAT),
-        **{key: json.dumps(described[key], allow_nan=False) for key in DESCRIBED},
+        **{
+            key: json.dumps(described[key], allow_nan=False)
+            for key in (*DESCRIBED, *OPTIONAL)
+            if key in DESCRIBED or described.get(key)
+        },
     }
 
 
@@ -95,6 +111,7 @@ def describe(path: Path) -> dict[str, Any]:
             "capture again"
         )
     try:
-        return {key: json.loads(found[key]) for key in DESCRIBED}
+        read = {key: json.loads(found[key]) for key in DESCRIBED}
+        return read | {key: json.loads(found.get(key, "[]")) for key in OPTIONAL}
     except (KeyError, ValueError) as error:
         raise BadCheckpoint(f"{path}: its header is damaged ({error}); capture again") from None

@@ -1,25 +1,30 @@
 """What a method makes of an input and of a weight before rounding, one transform after the other.
 
 The stages come from what a quantized layer says of itself (`QuantLinear.transform` and its buffers),
-not from the method's name: "scaled" after a channel scale, "rotated" after a rotation.
+not from the method's name: "scaled" after a channel scale, "rotated" after a rotation. Where windows of
+steps have transforms of their own, a step's input goes through those of its window.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from .adapters import Site
-from .errors import BadInput
 from .layers import QuantLinear
 from .recording import bin_of
-from .seen_layout import BINS, INPUT
-from .transforms import to_input, to_weight
+from .schema import Window
+from .seen_layout import BINS, INPUT, of_window
+from .step import window_of
+from .transforms import BlockRotation, to_input, to_weight
 
 CHUNK = 2**20  # weights that are binned at once
+
+
+Basis = tuple[Tensor | None, Tensor | None, BlockRotation | None]  # as `to_input` takes it
 
 
 @dataclass(frozen=True)
@@ -27,8 +32,15 @@ class Stage:
     """One transform: of inputs [..., i], and of weights [o, i] so that the product stays the same."""
 
     name: str
-    of_input: Callable[[Tensor], Tensor]
-    of_weight: Callable[[Tensor], Tensor]
+    bases: tuple[Basis, ...]  # one for every window of the plan, or one for all
+
+    def of_input(self, x: Tensor, window: int = 0) -> Tensor:
+        """What the layer makes of its input in this window."""
+        return to_input(x, *self.bases[window if len(self.bases) > 1 else 0])
+
+    def of_weight(self, weight: Tensor, window: int = 0) -> Tensor:
+        """What is rounded for this window."""
+        return to_weight(weight, *self.bases[window if len(self.bases) > 1 else 0])
 
 
 @dataclass(frozen=True)
@@ -37,12 +49,17 @@ class Stages:
 
     by_input: Mapping[str, tuple[Stage, ...]]
     manifest: Mapping[str, object] = field(default_factory=dict)  # method, bits, options
+    windows: tuple[Window, ...] = ()  # in which transforms differ; empty: they hold for all steps
 
     @property
     def names(self) -> tuple[str, ...]:
         """Every stage that some input has, "input" first, in the order of application."""
         found = dict.fromkeys(s.name for stages in self.by_input.values() for s in stages)
         return (INPUT, *sorted(found, key=_ORDER.index))
+
+    def window_at(self, timestep: float) -> int:
+        """The window whose transforms are those of this step."""
+        return window_of(self.windows, timestep) if self.windows else 0
 
 
 _ORDER = ("scaled", "rotated")
@@ -60,25 +77,13 @@ class WeightStatistics:
 
 def stages_of(layer: QuantLinear) -> tuple[Stage, ...]:
     """The transforms of one quantized layer, in order; none where it rounds the plain input."""
-    if layer.transform.per_window:
-        raise BadInput(
-            "this method has a transform of its own in every step window, which a capture cannot show "
-            "yet; give it one for all steps (windows=1)"
-        )
+    windows = len(layer.windows) if layer.transform.per_window else 1
+    bases = [layer.basis(window) for window in range(windows)]
     found = []
-    scale, signs, blocks = layer.basis()
-    if scale is not None:
-        found.append(
-            Stage("scaled", lambda x: to_input(x, scale, None), lambda w: to_weight(w, scale, None))
-        )
-    if signs is not None or blocks is not None:
-        found.append(
-            Stage(
-                "rotated",
-                lambda x: to_input(x, None, signs, blocks),
-                lambda w: to_weight(w, None, signs, blocks),
-            )
-        )
+    if layer.transform.scale:
+        found.append(Stage("scaled", tuple((scale, None, None) for scale, _, _ in bases)))
+    if layer.transform.rotate or layer.transform.block:
+        found.append(Stage("rotated", tuple((None, signs, blocks) for _, signs, blocks in bases)))
     return tuple(found)
 
 
@@ -87,17 +92,24 @@ def stages_by_input(
 ) -> Stages:
     """Of a whole quantized transformer; sites that read one tensor share its transforms."""
     found: dict[str, tuple[Stage, ...]] = {}
+    windows: tuple[Window, ...] = ()
     for site in sites:
         layer = transformer.get_submodule(site.name)
         if isinstance(layer, QuantLinear):
             found.setdefault(site.input_of, stages_of(layer))
-    return Stages(found, manifest)
+            if layer.transform.per_window and len(layer.windows) > 1:
+                windows = layer.windows
+    return Stages(found, manifest, windows)
 
 
 def weight_statistics(
     transformer: nn.Module, sites: list[Site], stages: Stages | None = None
 ) -> dict[str, dict[str, WeightStatistics]]:
-    """Of every quantizable weight of the full-precision transformer: {stage: {site: statistics}}."""
+    """Of every quantizable weight of the full-precision transformer: {stage: {site: statistics}}.
+
+    Where windows have transforms of their own, every window after the first is a stage of its own
+    (`quant.seen_layout.of_window`).
+    """
     found: dict[str, dict[str, WeightStatistics]] = {}
     for site in sites:
         if site.kept_reason is None:
@@ -109,11 +121,13 @@ def weight_statistics(
     return found
 
 
-def _staged(weight: Tensor, stages: tuple[Stage, ...]) -> Iterator[tuple[str, Tensor]]:
-    yield INPUT, weight
-    for stage in stages:
-        weight = stage.of_weight(weight)
-        yield stage.name, weight
+def _staged(plain: Tensor, stages: tuple[Stage, ...]) -> Iterator[tuple[str, Tensor]]:
+    yield INPUT, plain
+    for window in range(max((len(stage.bases) for stage in stages), default=0)):
+        weight = plain
+        for stage in stages:
+            weight = stage.of_weight(weight, window)
+            yield of_window(stage.name, window), weight
 
 
 def _measured(weight: Tensor) -> WeightStatistics:

@@ -17,6 +17,7 @@ from dqviz import capturing, machine
 from dqviz.capturing import CaptureRequest, as_command, capture
 from dqviz.cli import main
 from dqviz.events import Done, Progress, Stage
+from dqviz.pages import activations as page
 from dqviz.study import Study
 from quant.errors import BadInput, Cancelled, EnvironmentFault
 from quant.seen_layout import CalibrationOptions
@@ -113,6 +114,24 @@ def test_a_methods_transforms_are_recorded_in_the_same_pass(tiny_dit: Path, tmp_
     assert np.median(after) < np.median(before), "a rotation spreads what stands out"
     site = seen.inputs[0].sites[0]
     assert seen.weights(site, "rotated")["histogram"].sum() == seen.inputs[0].channels ** 2
+
+
+def test_transforms_of_windows_are_shown_by_the_activations_page(
+    tiny_dit: Path, tmp_path: Path
+) -> None:
+    options = {"alpha": 0.3, "windows": [1, 3]}
+    method = {"method": "trdq", "bits": "w4a8", "options": options}
+    made = capture(asked(tiny_dit, tmp_path / "s", **method, calibration_seeds="200-201"))
+    assert made["stages"] == ["input", "scaled", "rotated"]
+    seen = Study.open(tmp_path / "s").capture(made["capture"])
+    opened = page.Opened(seen, "s", made["capture"], "A model", "key")
+    assert [seen.window(step) for step in range(4)] == [0, 1, 1, 2]
+    for step, window in ((0, 1), (3, 3)):
+        chosen, _ = page.select({"step": str(step), "stage": "rotated"}, seen)
+        (shown,) = [s for s in page.panels(opened, chosen) if s["key"] == "weights"]
+        assert f"of window {window} of 3" in shown["lede"]
+    chosen, _ = page.select({"map": "weights"}, seen)
+    assert "the highest of them" in page.overview(opened, chosen)["map"]["lede"]
 
 
 def test_a_method_that_transforms_nothing_has_one_stage(tiny_dit: Path, tmp_path: Path) -> None:

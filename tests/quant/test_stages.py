@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from dqviz.seen_file import SeenFile
 from quant.calibration import Seen, calibrate, recorded_sites
+from quant.footprint import footprint, input_shapes
 from quant.generation import generate
 from quant.layers import QuantLinear
 from quant.plans import uniform_plan
 from quant.quantization import quantize
 from quant.recording import counts_of
 from quant.schema import parse_bits
+from quant.seen_layout import CalibrationOptions
 from quant.stages import stages_by_input, stages_of, weight_statistics
+from quant.step import window_of
 from quant.transforms import to_weight
 
 
@@ -99,8 +105,6 @@ def test_weights_before_and_after(model, both, staged):
 
 
 def test_stages_and_weights_survive_the_disk(staged, tmp_path):
-    from dataclasses import replace
-
     _, seen, weights = staged
     whole = replace(seen, weights=weights)
     whole.save(tmp_path / "seen.safetensors")
@@ -113,3 +117,65 @@ def test_stages_and_weights_survive_the_disk(staged, tmp_path):
     plain = Seen.load(tmp_path / "seen.safetensors", stages=())
     assert not plain.stages
     assert plain.inputs.keys() == whole.inputs.keys()
+
+
+@pytest.fixture(scope="module")
+def windowed(model, sampler, seen):
+    """trdq with two windows: its layers, and what a capture records of them."""
+    plan = uniform_plan(model, parse_bits("w4a8"), sampler=sampler)
+    made = quantize(model, "trdq", plan, {"alpha": 0.3, "windows": 2}, seen)
+    stages = stages_by_input(made.transformer, model.sites, {"method": "trdq"})
+    found = calibrate(model, model.samples(range(1000, 1002)), sampler, stages=stages)
+    weights = weight_statistics(model.transformer, model.sites, stages)
+    return made, stages, replace(found, weights=weights)
+
+
+def check_steps_by_window(model, sampler, made, stages, found):
+    """Every step's input was recorded after the transform of its own window."""
+    key, site = next(iter(recorded_sites(model).items()))
+    layer, raw = made.transformer.get_submodule(site), []
+    handle = model.transformer.get_submodule(site).register_forward_pre_hook(
+        lambda _, args: raw.append(args[0].reshape(2, -1, args[0].shape[-1]))
+    )
+    generate(model, model.samples(range(1000, 1002)), sampler)
+    handle.remove()
+    for step, x in enumerate(raw):
+        x = layer.input_transform(x, window_of(layer.windows, found.timesteps[step]))
+        got = found.stages["rotated"][key].maximum[step]
+        torch.testing.assert_close(got, x.amax(1), rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_goes_through_the_transforms_of_its_window(model, sampler, windowed):
+    made, stages, found = windowed
+    assert stages.windows == made.plan.windows == found.windows
+    assert len(stages.windows) == 2
+    check_steps_by_window(model, sampler, made, stages, found)
+    first = replace(stages, windows=())  # the first window's at every step
+    stale = calibrate(model, model.samples(range(1000, 1002)), sampler, stages=first)
+    with pytest.raises(AssertionError):
+        check_steps_by_window(model, sampler, made, first, stale)
+
+
+def test_weights_of_every_window_are_recorded_and_read_back(
+    model, sampler, samples, windowed, tmp_path
+):
+    made, stages, found = windowed
+    found.save(tmp_path / "seen.safetensors")
+    read = SeenFile(tmp_path / "seen.safetensors")
+    assert read.stages == ("input", "scaled", "rotated")
+    assert [read.window(step) for step in range(read.steps)] == [0, 0, 1, 1]
+    name = next(s.name for s in model.sites if s.kept_reason is None)
+    layer = made.transformer.get_submodule(name)
+    plain = model.transformer.get_submodule(name).weight.detach().float()
+    for window in range(2):
+        exact = to_weight(plain, *layer.basis(window)).abs().amax(0)
+        own = read.weights(name, "rotated", window)["in_absmax"]
+        torch.testing.assert_close(torch.from_numpy(own), exact)
+    assert not (own == read.weights(name, "rotated")["in_absmax"]).all()
+    assert (read.weights(name, window=1)["in_absmax"] == plain.abs().amax(0).numpy()).all()
+    again = Seen.load(tmp_path / "seen.safetensors")
+    assert again.windows == found.windows
+    assert list(again.weights) == list(found.weights)
+    shapes = input_shapes(model, samples[0], sampler)
+    bound = footprint(model, sampler, CalibrationOptions(), shapes, stages, 2)
+    assert (tmp_path / "seen.safetensors").stat().st_size <= bound.file_bytes

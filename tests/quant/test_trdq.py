@@ -353,16 +353,22 @@ def test_it_needs_a_calibration():
         Trial("trdq", heavy.plan(4, 8), 0, seen=False)
 
 
-def test_a_capture_shows_one_transform_and_refuses_several():
-    one = Trial("trdq", heavy.plan(4, 8), 0, {**FIXED, "windows": 1}).layers["site0"]
-    assert [s.name for s in stages_of(one)] == ["scaled", "rotated"]
-    x = y = torch.randn(5, CHANNELS, generator=seeded())
-    for stage in stages_of(one):
-        y = stage.of_input(y)
-    torch.testing.assert_close(y, one.input_transform(x))
-    several = Trial("trdq", heavy.plan(4, 8), 0, FIXED).layers["site0"]
-    with pytest.raises(BadInput, match="windows=1"):
-        stages_of(several)
+@pytest.mark.parametrize("windows", [1, 2])
+def test_a_capture_shows_the_transform_of_every_window(windows):
+    made = Trial("trdq", heavy.plan(4, 8), 0, {**FIXED, "windows": windows})
+    layer, (site,) = made.layers["site0"], made.group.sites
+    assert [s.name for s in stages_of(layer)] == ["scaled", "rotated"]
+    x = torch.randn(5, CHANNELS, generator=seeded())
+    for window in range(windows):
+        y, w = x, site.weight
+        for stage in stages_of(layer):
+            y, w = stage.of_input(y, window), stage.of_weight(w, window)
+        assert torch.equal(y, layer.input_transform(x, window))
+        own = layer.dequantized_weight(window)
+        assert float((w - own).norm() / w.norm()) < 0.15, "what was rounded for this window"
+        if window:
+            first = layer.dequantized_weight(0)
+            assert float((w - first).norm() / w.norm()) > 0.5
 
 
 def test_casting_leaves_rotations_exact():

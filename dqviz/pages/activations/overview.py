@@ -158,7 +158,9 @@ def _weights(opened: Opened, chosen: Selection) -> dict[str, Any]:
     for row, (entry, site) in enumerate(layers):
         for stage in entry.stages:
             with suppress(KeyError):  # a layer whose weight was not recorded
-                values[row, seen.stages.index(stage)] = seen.weights(site, stage)["incoherence"]
+                windows = range(max(1, len(seen.windows)) if stage != "input" else 1)
+                each = [seen.weights(site, stage, window)["incoherence"] for window in windows]
+                values[row, seen.stages.index(stage)] = max(each)
     rows = [
         f"{block_label(entry.block)} · {entry.roles[entry.sites.index(site)].replace('_', ' ')}"
         for entry, site in layers
@@ -181,7 +183,12 @@ def _weights(opened: Opened, chosen: Selection) -> dict[str, Any]:
         height=heatmap.height(len(rows)),
         source=opened.source("weights of all layers"),
         part="weights",
-        lede="Incoherence of every layer's weight: largest over mean |w|. One scale per output row must cover both.",
+        lede="Incoherence of every layer's weight: largest over mean |w|. One scale per output row must cover both."
+        + (
+            " Windows of steps have transforms of their own: the highest of them."
+            if seen.windows
+            else ""
+        ),
         badges=[opened.badge],
         words=_weight_words(values, rows, seen.stages),
     )

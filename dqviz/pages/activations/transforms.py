@@ -91,10 +91,11 @@ def _decibels(effect: grids.Effect | None) -> str:
 def weights(at: At) -> Section | None:
     """Largest weight per input channel, of every layer that reads this input, before and after."""
     found: list[tuple[str, str, dict[str, Any]]] = []
+    window = at.seen.window(at.step)
     for site in at.entry.sites:
         for stage in at.entry.stages:
             try:
-                found.append((site, stage, at.seen.weights(site, stage)))
+                found.append((site, stage, at.seen.weights(site, stage, window)))
             except KeyError:
                 continue
     if not found:
@@ -116,7 +117,8 @@ def weights(at: At) -> Section | None:
         height=280,
         source=at.source(),
         part=at.part("weights"),
-        lede="The largest |w| per input channel of the layers that read this input: what a channel scale moves here from the activation.",
+        lede="The largest |w| per input channel of the layers that read this input: what a channel scale moves here from the activation."
+        + (f" After transforms: of window {window + 1} of {len(at.seen.windows)}, that of this step." if at.seen.windows else ""),
         badges=[at.evidence],
         words=_weight_words(found),
         wide=True,
