@@ -77,11 +77,15 @@ def zigzag(absmax: Tensor, blocks: int) -> Tensor:
     return falling.T.reshape(-1)
 
 
+def generator_of(seed: int, name: str) -> torch.Generator:
+    """Random numbers of the rotations of one input."""
+    mixed = hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7]
+    return torch.Generator().manual_seed(int.from_bytes(mixed, "little"))
+
+
 def block_rotation(rows: Tensor, seed: int, name: str, most: int = BLOCK) -> BlockRotation:
     """R for rows [n, i]; its random part comes from the seed and the name of the input."""
-    generator = torch.Generator().manual_seed(
-        int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "little")
-    )
+    generator = generator_of(seed, name)
     b = block_of(rows.shape[1], most)
     x = rows[:ROWS].float()
     first, _ = greedy_rotation(x, b, generator)
