@@ -1,4 +1,4 @@
-# make app | test | check | docs | pictures | recorded | quality | balance | peers | lock | clean      (CONTRIBUTING.md says what each is for)
+# make app | test | check | docs | pictures | recorded | quality | balance | transforms | peers | lock | clean      (CONTRIBUTING.md says what each is for)
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -11,7 +11,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-.PHONY: help app test check docs pictures recorded quality balance peers lock clean env
+.PHONY: help app test check docs pictures recorded quality balance transforms peers lock clean env
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -62,6 +62,9 @@ balance: env ## docs/results/balance.*: the choice of a transform against every 
 
 capture: env ## docs/results/capture.*: what capturing costs in time, memory and bytes
 	@$(BIN)/python -m benchmarks.capture $(ARGS)
+
+transforms: .venv-peers/.installed ## docs/results/transforms.*: every method against every kind of outlier
+	@.venv-peers/bin/python -m benchmarks.transforms $(ARGS)
 
 peers: .venv-peers/.installed ## docs/results/peers.*: torchao and optimum-quanto beside ours, in an environment of its own
 	@.venv-peers/bin/python -m benchmarks.peers $(ARGS)
