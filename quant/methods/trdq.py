@@ -34,6 +34,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from ..alphas import SEARCH, Alpha, alpha_of, check_names
 from ..balancing import moving_average, output_error, required, weight_max
 from ..calibration import InputStatistics
 from ..cards import Card, Option
@@ -67,7 +68,11 @@ CARD = Card(
             "C",
             "A: 16-bit weights, requantized when a window begins; B: one set of codes for all; C: codes per window",
         ),
-        Option("alpha", "search", "share moved into the weight, 0 to 1; 'search': best per window"),
+        Option(
+            "alpha",
+            "search",
+            "share moved into the weight, 0 to 1; 'search': best per window; {name: alpha}: inputs by name or pattern",
+        ),
         Option("block", 128, "channels that a rotation mixes, a power of two; fewer if they must"),
         Option(
             "activations", "dynamic", "per row, or with tier=B static: a clipped range per window"
@@ -100,14 +105,12 @@ class Options(SharingOptions):
 
     windows: Literal[1, 2, 4, "step"] | tuple[int, ...] = 4
     tier: Literal["A", "B", "C"] = "C"
-    alpha: Literal["search"] | float = "search"
+    alpha: Alpha = SEARCH
     block: int = Field(default=BLOCK, ge=2, le=1024)
     activations: Literal["dynamic", "static"] = "dynamic"
 
     @model_validator(mode="after")
     def _consistent(self) -> Options:
-        if isinstance(self.alpha, float) and not 0 <= self.alpha <= 1:
-            raise ValueError("alpha lies between 0 and 1, or is 'search'")
         borders = self.windows if isinstance(self.windows, tuple) else (1,)
         if not borders or sorted({0, *borders}) != [0, *borders]:
             raise ValueError(
@@ -139,6 +142,7 @@ def planned(
     seed: int,
 ) -> Plan:
     """The calibrated steps cut into windows; static formats where they are asked for."""
+    check_names(options.alpha, (group for group, _ in groups))
     if options.own_windows and len(plan.windows) == 1:
         if not timesteps:
             raise BadInput("trdq cuts the calibrated steps into windows; run calibrate first")
@@ -180,6 +184,7 @@ def quantize_group(
     group: Group, seen: InputStatistics | None, options: Options, seed: int
 ) -> Sequence[Rounded | tuple[Rounded, ...]]:
     """One transform for the sites of the group in each window, or for all windows."""
+    options = options.model_copy(update={"alpha": alpha_of(options.alpha, group)})
     found = required(seen, group)
     if not stored_transform(options).per_window:
         return _in_one_basis(group, found, options, seed)
@@ -214,7 +219,7 @@ def chosen(
     """s and R of the alpha with the least error on the calibration rows, and what was chosen."""
     a, w_max = moving_average(seen.absmax.amax(1), MOMENTUM), weight_max(group)
     tried = []
-    for alpha in ALPHAS if options.alpha == "search" else (options.alpha,):
+    for alpha in (options.alpha,) if isinstance(options.alpha, float) else ALPHAS:
         scale = channel_scale(a, w_max, alpha)
         blocks = block_rotation(seen.rows / scale, seed, group.input_of, options.block)
         error = None

@@ -22,14 +22,15 @@ less error on those rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
+from ..alphas import SEARCH, Alpha, alpha_of, check_names
 from ..balancing import STATISTICS, Candidate, output_error, required, transform_of
 from ..calibration import InputStatistics
 from ..cards import Card, Option
 from ..layers import Transform
-from ..schema import Value
+from ..schema import Plan, Value
 from .base import Group, Rounded, transformed_and_rounded
 
 CARD = Card(
@@ -44,7 +45,7 @@ CARD = Card(
         Option(
             "alpha",
             "search",
-            "share of the difficulty moved into the weight, 0 to 1; 'search' takes the best of 0, 0.1 .. 0.9",
+            "share of the difficulty moved into the weight, 0 to 1; 'search' takes the best of 0, 0.1 .. 0.9; {name: alpha} sets inputs by name or pattern and searches the others",
         ),
         Option(
             "act_stat", "max", "channel statistic over the steps: first, max, mean, ema, or search"
@@ -63,14 +64,21 @@ ALPHAS = tuple(a / 10 for a in range(10))
 class Options(Value):
     """Knobs; see the card for what they mean."""
 
-    alpha: Literal["search"] | float = "search"
+    alpha: Alpha = SEARCH
     act_stat: Literal["first", "max", "mean", "ema", "search"] = "max"
     transform: Literal["plain", "scale", "rotate", "both", "choose"] = "choose"
 
-    def model_post_init(self, _: object) -> None:
-        """Alpha is a share."""
-        if isinstance(self.alpha, float) and not 0 <= self.alpha <= 1:
-            raise ValueError("alpha lies between 0 and 1, or is 'search'")
+
+def planned(
+    plan: Plan,
+    groups: Iterable[tuple[Group, InputStatistics | None]],
+    timesteps: Sequence[float],
+    options: Options,
+    seed: int,
+) -> Plan:
+    """As given, once every name in the option alpha is an input's."""
+    check_names(options.alpha, (group for group, _ in groups))
+    return plan
 
 
 def candidates(options: Options) -> list[Candidate]:
@@ -80,7 +88,7 @@ def candidates(options: Options) -> list[Candidate]:
         if options.transform == "choose"
         else (options.transform,)
     )
-    alphas = ALPHAS if options.alpha == "search" else (options.alpha,)
+    alphas = (options.alpha,) if isinstance(options.alpha, float) else ALPHAS
     statistics = STATISTICS if options.act_stat == "search" else (options.act_stat,)
     found = []
     for kind in kinds:
@@ -105,6 +113,7 @@ def quantize_group(
     group: Group, seen: InputStatistics | None, options: Options, seed: int
 ) -> list[Rounded]:
     """Choose the transform on calibration rows, fold it, round once."""
+    options = options.model_copy(update={"alpha": alpha_of(options.alpha, group)})
     ways = candidates(options)
     errors = {}
     if len(ways) > 1:

@@ -1,0 +1,74 @@
+"""The option alpha: one number for all inputs, a search for each, or numbers by name.
+
+    alpha=0.4                                        every input
+    alpha=search                                     every input the best on its calibration rows
+    alpha={"*.ff.net.2": 0.2, "transformer_blocks.0.attn1": 0.6}      these; every other one searched
+
+A name is that of an input or of a site that reads it; `*` stands for any characters. A name without
+`*` comes first, then the first pattern that fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator
+
+from .errors import BadInput
+from .methods.base import Group
+
+Searched = Literal["search"]
+SEARCH: Searched = "search"
+
+
+def _checked(alpha: Searched | float | dict[str, Searched | float]) -> object:
+    """Alpha is a share."""
+    values = alpha.values() if isinstance(alpha, dict) else (alpha,)
+    for value in values:
+        if value != SEARCH and not 0 <= float(value) <= 1:
+            raise ValueError("alpha lies between 0 and 1, or is 'search'")
+    return alpha
+
+
+Alpha = Annotated[
+    Searched | float | dict[str, Searched | float],
+    AfterValidator(_checked),
+]
+
+
+def alpha_of(
+    alpha: Searched | float | Mapping[str, Searched | float], group: Group
+) -> Searched | float:
+    """What the option says of the input that a group reads."""
+    if not isinstance(alpha, Mapping):
+        return alpha
+    names = _names(group)
+    exact = [value for name, value in alpha.items() if name in names]
+    fitting = [value for name, value in alpha.items() if _fits(name, names)]
+    return (*exact, *fitting, SEARCH)[0]
+
+
+def check_names(
+    alpha: Searched | float | Mapping[str, Searched | float], groups: Iterable[Group]
+) -> None:
+    """Stop at a name that no quantized input has."""
+    if not isinstance(alpha, Mapping):
+        return
+    listed = [_names(group) for group in groups]
+    for name in alpha:
+        if not any(_fits(name, names) for names in listed):
+            known = [names[0] for names in listed]
+            raise BadInput(
+                f"alpha names '{name}', which no quantized input or layer has; inputs are "
+                f"{', '.join(known[:3])} ({len(known)} in all), and * stands for any characters"
+            )
+
+
+def _names(group: Group) -> tuple[str, ...]:
+    return (group.input_of, *(site.name for site in group.sites))
+
+
+def _fits(pattern: str, names: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for name in names)
