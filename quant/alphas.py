@@ -45,9 +45,9 @@ def alpha_of(
     if not isinstance(alpha, Mapping):
         return alpha
     names = _names(group)
-    exact = [value for name, value in alpha.items() if name in names]
-    fitting = [value for name, value in alpha.items() if _fits(name, names)]
-    return (*exact, *fitting, SEARCH)[0]
+    found = [alpha[name] for name in alpha if name in names]
+    found += [alpha[name] for name in alpha if _fits(name, names)]
+    return found[0] if found else SEARCH
 
 
 def check_names(

@@ -25,6 +25,7 @@ from torch import Tensor
 
 import kernels
 
+from ..alphas import SEARCH, alpha_of
 from ..balancing import moving_average, output_error, weight_max
 from ..calibration import Seen
 from ..methods.base import Group
@@ -125,7 +126,7 @@ def chosen_scale(
 ) -> tuple[float, Tensor]:
     """Alpha and s: given, or of the least error with the rotation that belongs to it."""
     a, w_max = moving_average(seen.absmax.amax(1), MOMENTUM), weight_max(group)
-    given = getattr(options, "alpha", "search")
+    given = alpha_of(getattr(options, "alpha", SEARCH), group)
     if isinstance(given, float):
         return given, channel_scale(a, w_max, given)
     tried = []
