@@ -25,7 +25,7 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,9 @@ from quant.quantization import quantize
 from quant.schema import fingerprint, parse_bits, parse_seeds
 from quant.sizes import predict_size
 
+from .peer_libraries import PEERS, Peer, peer_bytes
+from .peers_page import conclusion, markdown
+
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".peers"
 OURS = ("rtn", "viditq")
@@ -56,141 +59,7 @@ CALIBRATION_SEEDS = tuple(range(100_000, 100_008))  # the product's own; never t
 LIBRARIES = ("torch", "diffusers", "torchao", "optimum-quanto")
 
 
-@dataclass(frozen=True)
-class Peer:
-    """One configuration of another library."""
-
-    key: str
-    library: str
-    title: str
-    bits: str  # what ours is set to
-    apply: Callable[[nn.Module, list[str], Callable[[nn.Module], None]], None]
-    stored_bits: int  # of a weight code, where the library keeps it in a wider integer
-
-
-# -- the peers, each exactly as its documentation says to call it
-
-
-def torchao_config(name: str, **options: Any) -> Callable[..., None]:
-    """`quantize_` with a configuration, on our sites only."""
-
-    def apply(transformer: nn.Module, sites: list[str], _: object) -> None:
-        from torchao import quantization
-
-        wanted = set(sites)
-        if options.get("group"):
-            config = getattr(quantization, name)(
-                weight_dtype=torch.int4,  # pyright: ignore[reportAttributeAccessIssue]
-                weight_granularity=quantization.PerGroup(options["group"]),
-            )
-        else:
-            config = getattr(quantization, name)()
-        quantization.quantize_(transformer, config, filter_fn=lambda _, fqn: fqn in wanted)
-
-    return apply
-
-
-def quanto_config(weights: str, activations: str | None = None) -> Callable[..., None]:
-    """`quantize`, calibration where activations are quantized, `freeze`."""
-
-    def apply(transformer: nn.Module, sites: list[str], draw: Callable[[nn.Module], None]) -> None:
-        from optimum import quanto
-
-        types = {"weights": getattr(quanto, weights)}
-        if activations:
-            types["activations"] = getattr(quanto, activations)
-        quanto.quantize(transformer, include=sites, **types)
-        if activations:
-            with quanto.Calibration():
-                draw(transformer)
-        quanto.freeze(transformer)
-
-    return apply
-
-
-PEERS = (
-    Peer(
-        "torchao-w8a8",
-        "torchao",
-        "Int8DynamicActivationInt8WeightConfig (per row)",
-        "w8a8",
-        torchao_config("Int8DynamicActivationInt8WeightConfig"),
-        8,
-    ),
-    Peer(
-        "torchao-w4a8",
-        "torchao",
-        "Int8DynamicActivationIntxWeightConfig (int4, group 128)",
-        "w4a8",
-        torchao_config("Int8DynamicActivationIntxWeightConfig", group=128),
-        4,
-    ),
-    Peer(
-        "torchao-w8a16",
-        "torchao",
-        "Int8WeightOnlyConfig (per row)",
-        "w8a16",
-        torchao_config("Int8WeightOnlyConfig"),
-        8,
-    ),
-    Peer(
-        "quanto-w8a16",
-        "optimum-quanto",
-        "weights=qint8",
-        "w8a16",
-        quanto_config("qint8"),
-        8,
-    ),
-    Peer(
-        "quanto-w4a16",
-        "optimum-quanto",
-        "weights=qint4 (group 128)",
-        "w4a16",
-        quanto_config("qint4"),
-        4,
-    ),
-    Peer(
-        "quanto-w8a8",
-        "optimum-quanto",
-        "weights=qint8, activations=qint8 (static, calibrated)",
-        "w8a8",
-        quanto_config("qint8", "qint8"),
-        8,
-    ),
-)
-
-
 # -- bytes
-
-
-def leaves(tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """The plain tensors inside a tensor subclass, by attribute name."""
-    flatten = getattr(tensor, "__tensor_flatten__", None)
-    if flatten is None or type(tensor) in (Tensor, nn.Parameter):
-        yield "", tensor
-        return
-    for name in flatten()[0]:
-        for below, leaf in leaves(getattr(tensor, name)):
-            yield f"{name}.{below}".rstrip("."), leaf
-
-
-def peer_bytes(transformer: nn.Module, sites: list[str], stored_bits: int) -> int:
-    """Weights with their scales and zero points; codes at the width that they would be saved in.
-
-    torchao keeps int4 codes in int8 on a CPU: they count as four bits, as in its packed formats.
-    """
-    total = 0
-    for name in sites:
-        module = transformer.get_submodule(name)
-        weight = module.weight
-        assert isinstance(weight, Tensor)
-        for _, leaf in leaves(weight):
-            codes = leaf.dtype == torch.int8 and leaf.numel() == weight.numel()
-            total += leaf.numel() * stored_bits // 8 if codes else leaf.nbytes
-        for scale in ("input_scale", "output_scale"):  # static activation scales of quanto
-            value = getattr(module, scale, None)
-            total += value.nbytes if isinstance(value, Tensor) else 0
-    return total
 
 
 def our_bytes(transformer: nn.Module) -> int:
@@ -388,7 +257,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-# -- the report
+# -- pairs
 
 
 def compared(
@@ -473,97 +342,6 @@ def run(bench: Bench) -> dict[str, Any]:
         "date": datetime.date.today().isoformat(),
         "rows": rows,
     }
-
-
-def markdown(result: dict[str, Any]) -> str:
-    """peers.md from peers.json: nothing in it is written by hand."""
-    versions_line = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    sampler = result["sampler"]
-    n = len(result["seeds"])
-    lines = [
-        "# Other quantizers beside ours",
-        "",
-        "Written by `make peers` from `docs/results/peers.json`; do not edit.",
-        "",
-        f"Model `{result['model']}` (weights {result['weights']}), {result['sites']} sites, the same for everyone; "
-        f"{n} seeds ({result['seeds'][0]} to {result['seeds'][-1]}), {sampler['scheduler']}, {sampler['steps']} steps, "
-        f"guidance {sampler['guidance']:g}. Calibration, where a method has one: seeds "
-        f"{result['calibration_seeds'][0]} to {result['calibration_seeds'][-1]}. {result['device']}; {versions_line}; {result['date']}.",
-        "",
-        "PSNR is against full precision with the same seed, class, starting noise and sampler. Difference: ours minus "
-        "the peer, per seed, mean with its 95 % bootstrap interval. Bytes are those of the quantized sites: codes, "
-        "scales, zero points and transforms; `/ peer` compares them, `file / peer` the transformer's whole file, whose "
-        f"other {result['rest_bytes']:,} bytes are the same for everyone (equal means within 3 %). Decibels of this "
-        "small model say nothing about other models.",
-        "",
-        "| who | bits | bytes | / peer | file / peer | PSNR dB (95 %) | min dB | ours - peer, dB (95 %) | wins | verdict |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|---|",
-    ]
-    for row in result["rows"]:
-        if row["error"]:
-            lines.append(
-                f"| **{row['library']}** {row['title']} | {row['bits']} | | | | | | | | does not run: {cell(row['error'])} |"
-            )
-            continue
-        lines.append(
-            f"| **{row['library']}** {row['title']} | {row['bits']} | {row['site_bytes']:,} | 1 | 1 | {interval(row['psnr_db'])} "
-            f"| {row['psnr_db']['min']:.2f} | | | |"
-        )
-        for ours in row["ours"]:
-            group = f", group {ours['group']}" if ours["group"] else ", per row"
-            diff = ours["diff_db"]
-            lines.append(
-                f"| ours: {ours['method']}{group} | {ours['bits']} | {ours['site_bytes']:,} | {ours['site_bytes_ratio']:.3f} | {ours['file_bytes_ratio']:.3f} "
-                f"| {interval(ours['psnr_db'])} | {ours['psnr_db']['min']:.2f} | {interval(diff, sign=True)} "
-                f"| {ours['win_rate']:.0%} | {verdict(ours)} |"
-            )
-    lines += ["", conclusion(result), ""]
-    return "\n".join(lines)
-
-
-def verdict(ours: dict[str, Any]) -> str:
-    """One or two words per row."""
-    words = "worse" if ours["worse"] else "not worse"
-    diff = ours["diff_db"]
-    if diff and diff["lo"] is not None and diff["lo"] > 0:
-        words = "better"
-    if not ours["same_bytes"]:
-        words += "; bytes differ by more than 3 %"
-    if not ours["enough"]:
-        words += "; too few seeds"
-    return words
-
-
-def conclusion(result: dict[str, Any]) -> str:
-    """The checked sentence below the table."""
-    ours = [(row, mine) for row in result["rows"] for mine in row["ours"]]
-    lost = [f"{mine['method']} beside {row['key']}" for row, mine in ours if mine["worse"]]
-    unlike = [
-        f"{mine['method']} beside {row['key']}" for row, mine in ours if not mine["same_bytes"]
-    ]
-    bound = result["not_worse_db"]
-    text = f"No interval lies wholly below {bound} dB: ours is not worse in any of the {len(ours)} comparisons."
-    if lost:
-        text = f"**Worse** (interval wholly below {bound} dB): {', '.join(lost)}."
-    if unlike:
-        text += f" Not at equal bytes: {', '.join(unlike)}."
-    return text
-
-
-def interval(value: dict[str, Any] | None, sign: bool = False) -> str:
-    """`12.34 (12.00 to 12.70)`."""
-    if value is None:
-        return "identical"
-    plus = "+" if sign else ""
-    mean = format(value["mean"], f"{plus}.2f")
-    if value["lo"] is None:
-        return mean
-    return f"{mean} ({format(value['lo'], f'{plus}.2f')} to {format(value['hi'], f'{plus}.2f')})"
-
-
-def cell(text: str) -> str:
-    """Text that cannot break a table."""
-    return text.replace("|", "\\|").replace("\n", " ")[:200]
 
 
 def write(result: dict[str, Any], out: Path) -> None:

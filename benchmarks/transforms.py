@@ -47,7 +47,8 @@ from quant.quantization import quantize
 from quant.schema import OUTLIER_KINDS, Outliers, fingerprint, parse_bits, parse_seeds
 from quant.storage import stored_tensors
 
-from .peers import PEERS, digest_of, our_bytes, peer_bytes, source_digest, versions
+from .peer_libraries import PEERS, peer_bytes
+from .peers import digest_of, our_bytes, source_digest, versions
 from .transforms_page import markdown
 
 ROOT = Path(__file__).resolve().parent.parent

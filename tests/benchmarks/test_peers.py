@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import peers
+from benchmarks import peer_libraries, peers, peers_page
 from quant.intervals import paired_difference
 
 COMMITTED = Path(__file__).parents[2] / "docs" / "results" / "peers.json"
-PEER = peers.PEERS[0]
+PEER = peer_libraries.PEERS[0]
 
 
 def row(*decibels: float, site_bytes: int = 1000) -> dict[str, Any]:
@@ -38,13 +38,13 @@ def test_only_an_interval_wholly_below_the_bound_is_a_loss(
 ) -> None:
     verdict = judged(shift)
     assert verdict["worse"] is worse
-    assert peers.verdict(verdict) == word
+    assert peers_page.verdict(verdict) == word
 
 
 def test_bytes_and_few_seeds_are_said() -> None:
-    assert "bytes differ" in peers.verdict(judged(1.0, site_bytes=1040))
-    assert "bytes differ" not in peers.verdict(judged(1.0, site_bytes=1029))
-    assert "too few seeds" in peers.verdict(judged(1.0, n=8))
+    assert "bytes differ" in peers_page.verdict(judged(1.0, site_bytes=1040))
+    assert "bytes differ" not in peers_page.verdict(judged(1.0, site_bytes=1029))
+    assert "too few seeds" in peers_page.verdict(judged(1.0, n=8))
 
 
 def test_identical_pictures_do_not_break_a_row() -> None:
@@ -63,13 +63,13 @@ def test_identical_pictures_do_not_break_a_row() -> None:
 def test_bytes_count_what_is_saved() -> None:
     """A plain weight counts its bytes, int8 codes of a 4-bit peer half of them."""
     network = nn.Sequential(nn.Linear(8, 4))
-    assert peers.peer_bytes(network, ["0"], 8) == 8 * 4 * 4
+    assert peer_libraries.peer_bytes(network, ["0"], 8) == 8 * 4 * 4
     network[0].weight = nn.Parameter(torch.zeros(4, 8, dtype=torch.int8), requires_grad=False)
-    assert peers.peer_bytes(network, ["0"], 4) == 8 * 4 // 2
+    assert peer_libraries.peer_bytes(network, ["0"], 4) == 8 * 4 // 2
 
 
 def test_a_peer_that_does_not_run_is_listed() -> None:
-    text = peers.markdown(
+    text = peers_page.markdown(
         {
             **skeleton(),
             "rows": [
@@ -117,11 +117,13 @@ def committed() -> dict[str, Any]:
 
 
 def test_the_page_is_made_from_the_numbers(committed: dict[str, Any]) -> None:
-    assert COMMITTED.with_suffix(".md").read_text(encoding="utf-8") == peers.markdown(committed)
+    assert COMMITTED.with_suffix(".md").read_text(encoding="utf-8") == peers_page.markdown(
+        committed
+    )
 
 
 def test_every_peer_is_in_the_results(committed: dict[str, Any]) -> None:
-    assert [r["key"] for r in committed["rows"]] == [p.key for p in peers.PEERS]
+    assert [r["key"] for r in committed["rows"]] == [p.key for p in peer_libraries.PEERS]
     for found in committed["rows"]:
         assert found["error"] or [m["method"] for m in found["ours"]] == list(peers.OURS)
 
