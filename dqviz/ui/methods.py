@@ -123,7 +123,8 @@ class Methods:
             raise unknown("model", plain["model"], listed)
         if query.get("what") == "capture":
             return "capture", CaptureRequest.parse(plain, "the page").to_json()
-        return "probe", ProbeRequest.parse(plain, "the page").to_json()
+        asked = {k: query[k] for k in ("only", "options") if query.get(k)}
+        return "probe", ProbeRequest.parse({**plain, **asked}, "the page").to_json()
 
     def start(self, query: Mapping[str, Any]) -> dict[str, Any]:
         """Queue it."""

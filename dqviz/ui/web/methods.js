@@ -4,11 +4,13 @@
 import { drawers as alpha } from "./methods/alpha.js";
 import { drawers as incoherence } from "./methods/incoherence.js";
 import { drawers as rotation } from "./methods/rotation.js";
+import { drawers as sharing } from "./methods/sharing.js";
+import { drawers as windows } from "./methods/windows.js";
 import { loadPlotly } from "./plots.js";
 import { drawers as tables } from "./tables.js";
 import { choice, clock, copy, el, options } from "./tools.js";
 
-const drawers = { ...alpha, ...incoherence, ...rotation };
+const drawers = { ...alpha, ...incoherence, ...rotation, ...sharing, ...windows };
 const NAMED = ["study", "method", "bits", "site", "window"];
 
 export function methods({ element, server }) {
