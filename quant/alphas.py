@@ -42,10 +42,10 @@ def alpha_of(
     alpha: Searched | float | Mapping[str, Searched | float], group: Group
 ) -> Searched | float:
     """What the option says of the input that a group reads."""
-    if not isinstance(alpha, Mapping):
+    if isinstance(alpha, str | float):
         return alpha
     names = _names(group)
-    found = [alpha[name] for name in alpha if name in names]
+    found: list[Searched | float] = [alpha[name] for name in alpha if name in names]
     found += [alpha[name] for name in alpha if _fits(name, names)]
     return found[0] if found else SEARCH
 
@@ -54,7 +54,7 @@ def check_names(
     alpha: Searched | float | Mapping[str, Searched | float], groups: Iterable[Group]
 ) -> None:
     """Stop at a name that no quantized input has."""
-    if not isinstance(alpha, Mapping):
+    if isinstance(alpha, str | float):
         return
     listed = [_names(group) for group in groups]
     for name in alpha:
