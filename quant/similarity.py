@@ -190,14 +190,14 @@ def _attended(attn: Any, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _output(attn: Any, y: Tensor) -> Tensor:
-    """Heads [n, h, q, d] joined, through the output projection, float32 [n, q, o]."""
+    """Heads [n, h, q, d] joined, through the output projection, [n, q, o]."""
     return _linear(attn.to_out[0], y.transpose(1, 2).flatten(2))
 
 
 def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    """In float32 and by the weights alone: hooks on the layer count whole calls, not some rows."""
-    bias = None if layer.bias is None else layer.bias.float()
-    return F.linear(x, layer.weight.float(), bias)
+    """In x's dtype and by the weights alone: hooks on the layer count whole calls, not some rows."""
+    bias = None if layer.bias is None else layer.bias.to(x)
+    return F.linear(x, layer.weight.to(x), bias)
 
 
 def _queries(seed: int, step: int, tokens: int, count: int) -> Tensor:
