@@ -18,6 +18,7 @@ rows of all samples and branches (the code: at the first sample); products are a
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -39,7 +40,9 @@ def reflection(b: int) -> Tensor:
 
 
 def base_rotation(b: int, generator: torch.Generator) -> Tensor:
-    """R0, float64 [b, b]."""
+    """R0, float64 [b, b]; of a single channel, nothing is rotated."""
+    if b == 1:
+        return torch.eye(1, dtype=torch.float64)
     gaussian = torch.randn(b - 1, b - 1, generator=generator, dtype=torch.float64)
     q, r = torch.linalg.qr(gaussian)
     rest = torch.eye(b, dtype=torch.float64)
@@ -49,25 +52,41 @@ def base_rotation(b: int, generator: torch.Generator) -> Tensor:
 
 def greedy_rotation(x: Tensor, b: int, generator: torch.Generator) -> tuple[Tensor, list[float]]:
     """B, float32 [b, b], and max - min of x [n, i] after 0, 1, .. factors, as far as was looked."""
-    left = x.reshape(-1, b).float()
-    peaks, steps, best = [_spread(left)], [], 0
-    base = base_rotation(b, generator) if b > 1 else torch.eye(1, dtype=torch.float64)
+    return _from_base(x, base_rotation(b, generator))
+
+
+def _from_base(x: Tensor, base: Tensor) -> tuple[Tensor, list[float]]:
+    """The same from R0, float64 [b, b]."""
+    left, rounded = x.reshape(-1, len(base)).float(), base.float()
+    column, peak = _peak(left)
+    peaks, columns, best = [peak], [], 0
     while len(peaks) <= FACTORS and len(peaks) - best <= PATIENCE:
-        column = int(left.abs().amax(0).argmax())
-        swapped = torch.arange(b)
-        swapped[[0, column]] = swapped[[column, 0]]
-        steps.append(base[swapped][:, swapped])  # S R0 S
-        left = left @ steps[-1].float()
-        peaks.append(_spread(left))
-        best = len(steps) if peaks[-1] < peaks[best] else best
-    product = torch.eye(b, dtype=torch.float64)
-    for step in steps[:best]:
-        product = product @ step
+        columns.append(column)
+        left = left @ _exchanged(rounded, column)
+        column, peak = _peak(left)
+        peaks.append(peak)
+        best = len(columns) if peak < peaks[best] else best
+    product = torch.eye(len(base), dtype=torch.float64)
+    for chosen in columns[:best]:
+        product = product @ _exchanged(base, chosen)
     return product.float(), peaks
 
 
-def _spread(x: Tensor) -> float:
-    return float(x.amax() - x.amin())
+def _exchanged(base: Tensor, column: int) -> Tensor:
+    """S R0 S: the first row and column exchanged with another."""
+    step = base.clone()
+    step[0], step[column] = base[column], base[0]
+    first = step[:, 0].clone()
+    step[:, 0] = step[:, column]
+    step[:, column] = first
+    return step
+
+
+def _peak(x: Tensor) -> tuple[int, float]:
+    """The column of the entry of x [n, b] that is largest in magnitude, and max - min."""
+    high, low = x.amax(0), x.amin(0)  # [b]
+    column = int(torch.maximum(-low, high).argmax())
+    return column, float(high.amax() - low.amin())
 
 
 def zigzag(absmax: Tensor, blocks: int) -> Tensor:
@@ -83,13 +102,20 @@ def generator_of(seed: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(mixed, "little"))
 
 
+@lru_cache(maxsize=64)
+def _bases(b: int, seed: int, name: str) -> tuple[Tensor, Tensor]:
+    """R0 of B1 and of B2: the same for every window and scale of an input, so they are drawn once."""
+    generator = generator_of(seed, name)
+    return base_rotation(b, generator), base_rotation(b, generator)
+
+
 def block_rotation(rows: Tensor, seed: int, name: str, most: int = BLOCK) -> BlockRotation:
     """R for rows [n, i]; its random part comes from the seed and the name of the input."""
-    generator = generator_of(seed, name)
     b = block_of(rows.shape[1], most)
+    one, two = _bases(b, seed, name)
     x = rows[:ROWS].float()
-    first, _ = greedy_rotation(x, b, generator)
+    first, _ = _from_base(x, one)
     x = in_blocks(x, first)
     order = zigzag(x.abs().amax(0), x.shape[1] // b)
-    second, _ = greedy_rotation(x[:, order], b, generator)
+    second, _ = _from_base(x[:, order], two)
     return BlockRotation(first, order, second)

@@ -7,7 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quant.rotations import base_rotation, block_rotation, greedy_rotation, reflection, zigzag
+from quant.rotations import (
+    base_rotation,
+    block_rotation,
+    generator_of,
+    greedy_rotation,
+    reflection,
+    zigzag,
+)
 from quant.rounding import round_to_nearest, rounded_rows
 from quant.schema import Format
 from quant.transforms import (
@@ -184,3 +191,42 @@ def test_t4_rotation_then_permutation_then_rotation_lowers_incoherence_and_error
     undone = BlockRotation(blocks.first, torch.arange(1152), blocks.first.T.contiguous())
     with pytest.raises(AssertionError):
         check_each_part_helps(x, w, undone)
+
+
+def by_definition(x, b, generator):
+    """The search as its docstring says it, without anything that saves time."""
+    base, left = base_rotation(b, generator), x.reshape(-1, b).float()
+    peaks, factors = [spread(left)], []
+    while len(peaks) <= 256 and len(peaks) - peaks.index(min(peaks)) <= 16:
+        swapped = torch.arange(b)
+        column = int(left.abs().amax(0).argmax())
+        swapped[[0, column]] = swapped[[column, 0]]
+        factors.append(base[swapped][:, swapped])
+        left = left @ factors[-1].float()
+        peaks.append(spread(left))
+    product = torch.eye(b, dtype=torch.float64)
+    for factor in factors[: peaks.index(min(peaks))]:
+        product = product @ factor
+    return product.float(), peaks
+
+
+@settings(max_examples=16, deadline=None)
+@given(seed=st.integers(0, 10_000), b=st.sampled_from([1, 2, 16, 64, 128]), heavy=st.booleans())
+def test_the_search_is_bit_for_bit_the_one_of_its_definition(seed, b, heavy):
+    x = torch.randn(40, 128, generator=seeded(seed))
+    x[:, :3] *= 20 if heavy else 1
+    rotation, peaks = greedy_rotation(x, b, seeded(seed))
+    expected, found = by_definition(x, b, seeded(seed))
+    assert torch.equal(rotation, expected)
+    assert peaks == found
+
+
+def test_what_is_drawn_once_for_an_input_is_what_is_drawn_each_time():
+    for x in (spiked(192, seed=1), spiked(192, seed=2)):
+        generator = generator_of(5, "input")
+        first, _ = greedy_rotation(x, 64, generator)
+        blocks = block_rotation(x, 5, "input")
+        second, _ = greedy_rotation(in_blocks(x, first)[:, blocks.order], 64, generator)
+        assert torch.equal(blocks.first, first)
+        assert torch.equal(blocks.second, second)
+    assert not torch.equal(block_rotation(x, 5, "another").first, blocks.first)
