@@ -10,7 +10,7 @@ A name is that of an input or of a site that reads it; `*` stands for any charac
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
@@ -21,40 +21,32 @@ from .methods.base import Group
 
 Searched = Literal["search"]
 SEARCH: Searched = "search"
+Given = Searched | float | dict[str, Searched | float]
 
 
-def _checked(alpha: Searched | float | dict[str, Searched | float]) -> object:
+def _checked(alpha: Given) -> Given:
     """Alpha is a share."""
     values = alpha.values() if isinstance(alpha, dict) else (alpha,)
-    for value in values:
-        if value != SEARCH and not 0 <= float(value) <= 1:
-            raise ValueError("alpha lies between 0 and 1, or is 'search'")
+    if not all(value == SEARCH or 0 <= value <= 1 for value in values):  # type: ignore[operator]
+        raise ValueError("alpha lies between 0 and 1, or is 'search'")
     return alpha
 
 
-Alpha = Annotated[
-    Searched | float | dict[str, Searched | float],
-    AfterValidator(_checked),
-]
+Alpha = Annotated[Given, AfterValidator(_checked)]
 
 
-def alpha_of(
-    alpha: Searched | float | Mapping[str, Searched | float], group: Group
-) -> Searched | float:
+def alpha_of(alpha: Given, group: Group) -> Searched | float:
     """What the option says of the input that a group reads."""
-    if isinstance(alpha, str | float):
+    if not isinstance(alpha, dict):
         return alpha
     names = _names(group)
-    found: list[Searched | float] = [alpha[name] for name in alpha if name in names]
-    found += [alpha[name] for name in alpha if _fits(name, names)]
-    return found[0] if found else SEARCH
+    found = [n for n in alpha if n in names] or [n for n in alpha if _fits(n, names)]
+    return alpha[found[0]] if found else SEARCH
 
 
-def check_names(
-    alpha: Searched | float | Mapping[str, Searched | float], groups: Iterable[Group]
-) -> None:
+def check_names(alpha: Given, groups: Iterable[Group]) -> None:
     """Stop at a name that no quantized input has."""
-    if isinstance(alpha, str | float):
+    if not isinstance(alpha, dict):
         return
     listed = [_names(group) for group in groups]
     for name in alpha:

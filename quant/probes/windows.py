@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 
+from ..alphas import alpha_of
 from ..balancing import output_error
 from ..calibration import Seen
 from ..generation import make_scheduler
@@ -74,14 +75,14 @@ def measure(
     errors, alphas = [], []
     for index, (group, found) in enumerate(groups):
         fit, held = _halves(found)
-        best, first = _errors(group, fit, held, whole, trdq.ALPHAS)
+        own = whole.model_copy(update={"alpha": alpha_of(whole.alpha, group)})
+        best, first = _errors(group, fit, held, own, trdq.ALPHAS)
         errors.append([base.rounded(first)])
         alphas.append([best])
         near = sorted({min(max(round(best + d, 6), 0.0), 1.0) for d in NEAR})
-        tried = near if whole.alpha == "search" else [whole.alpha]
         for number, (a, b) in enumerate(intervals[1:], 1):
             run = range(a, b)
-            alpha, error = _errors(group, fit.during(run), held.during(run), whole, tried)
+            alpha, error = _errors(group, fit.during(run), held.during(run), own, near)
             errors[-1].append(base.rounded(error))
             alphas[-1].append(alpha)
             if on_step is not None:
@@ -119,7 +120,7 @@ def _errors(
 ) -> tuple[float, float]:
     """The alpha of the least error on the rows that the transform is found on, and its error on the others."""
     tried = []
-    for alpha in alphas if options.alpha == "search" else (options.alpha,):
+    for alpha in (options.alpha,) if isinstance(options.alpha, float) else alphas:
         fixed = options.model_copy(update={"alpha": alpha})
         scale, blocks, _ = trdq.chosen(group, fit, fixed, base.SEED)
         on_fit = output_error(group, fit.rows, fit.row_steps, scale, None, blocks=blocks)
