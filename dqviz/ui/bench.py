@@ -138,6 +138,11 @@ class Bench:
         except DQVizError:
             return None
 
+    def form_of_link(self, asked: Mapping[str, str]) -> Form | None:
+        """The form that a link names; None when it names none, BadInput for what cannot be had."""
+        first = str(self.models[0]["key"]) if self.models else None
+        return Form.of_link(asked, first, self.facts)
+
     def form_of_job(self, job_id: str) -> Form | None:
         """The form that a job was made from."""
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
@@ -277,6 +277,10 @@ def _wire(
         asked_for = name or (known and not is_recorded(bench.library.folders()[known]))
         filled = bench.form_of(known, comparison) if asked_for else None
         filled = bench.form_of_job(job) if job else filled
+        try:
+            filled = bench.form_of_link(asked) or filled
+        except DQVizError as error:
+            screen = replace(screen, status=failed(str(error), "Link not followed:").status)
         return [_status(screen), _result(screen), drop_down, job, *_filled(bench, filled)]
 
     def on_study(name: str | None) -> list[Any]:

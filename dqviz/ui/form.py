@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quant.errors import BadInput
+from quant.cards import methods
+from quant.errors import BadInput, unknown
 from quant.models import CARD_NAME, embedded_models
 from quant.schema import options_from_pairs
 
@@ -56,13 +57,43 @@ class Form:
             calibration=seeds_text(request.calibration_seeds),
             backend=request.backend,
             windows=request.windows,
-            options=" ".join(
-                f"{name}={value if isinstance(value, str) else json.dumps(value)}"
-                for name, value in request.options.items()
-            ),
+            options=" ".join(_option(name, value) for name, value in request.options.items()),
             plan=None if request.plan is None else str(request.plan),
             candidates="\n".join(str(path) for path in request.candidates),
             ladder=request.ladder,
+        )
+
+    @classmethod
+    def of_link(
+        cls, asked: Mapping[str, str], first: str | None, facts: Callable[[str | None], ModelFacts]
+    ) -> Form | None:
+        """The form that a link names: method, bits, model and options as `option.alpha=0.4`.
+
+        None for a link without a method. RTN at the same bits stands beside it.
+
+        Args:
+            asked: what the link says.
+            first: the model where it names none.
+            facts: what is known of a model.
+        """
+        method = asked.get("method")
+        if not method:
+            return None
+        if method not in methods():
+            raise unknown("method in the link", method, methods())
+        model, bits = asked.get("model") or first, asked.get("bits") or "w4a8"
+        given = {k.removeprefix("option."): v for k, v in asked.items() if k.startswith("option.")}
+        read = options_from_pairs([f"{name}={value}" for name, value in given.items()])
+        known = facts(model)
+        return cls(
+            model=model,
+            runs=[{"method": m, "bits": bits} for m in dict.fromkeys(("rtn", method))],
+            seeds=FIRST_SEEDS,
+            classes=(),
+            prompts="",
+            steps=known.steps,
+            guidance=known.guidance,
+            options=" ".join(_option(f"{method}.{name}", value) for name, value in read.items()),
         )
 
     def request(self, local_folders: bool = True) -> CompareRequest:
@@ -121,6 +152,12 @@ class Form:
             return as_command(self.request())
         except BadInput as error:
             return f"# {error}"
+
+
+def _option(name: str, value: object) -> str:
+    """`name=value` in one word: the text box of options is read word by word."""
+    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+    return f"{name}={''.join(text.split())}"
 
 
 def names_a_folder(model: str) -> bool:
