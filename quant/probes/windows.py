@@ -106,7 +106,7 @@ def intervals_of(steps: int, windows: object) -> list[tuple[int, int]]:
     found = list(itertools.combinations(cuts, 2))
     if steps <= MOST_SINGLE:
         found += [(step, step + 1) for step in range(steps)]
-    if isinstance(windows, (list, tuple)):
+    if isinstance(windows, tuple):
         found += itertools.pairwise([0, *windows, steps])
     return [(0, steps), *sorted(set(found) - {(0, steps)})]
 

@@ -147,9 +147,9 @@ def axes(data: Mapping[str, Any]) -> dict[str, list[float]]:
     """Where every step lies, by axis, from left to right; log-SNR only where it is known at every step."""
     times = [float(t) for t in data["timesteps"]]
     found = {"step": [float(i) for i in range(len(times))], "timestep": [-t for t in times]}
-    snr = data.get("log_snr") or [None]
-    if all(v is not None for v in snr) and all(a < b for a, b in itertools.pairwise(snr)):
-        found["snr"] = [float(v) for v in snr]
+    snr = [float(v) for v in data["log_snr"] if v is not None]
+    if len(snr) == len(times) and all(a < b for a, b in itertools.pairwise(snr)):
+        found["snr"] = snr
     return {name: plots.edges(places) for name, places in found.items()}
 
 

@@ -161,7 +161,7 @@ function drawSharing(section, context) {
       el("div", { class: "dq-field" }, el("span", {}, "Sharing"), modes),
       el("div", { class: "dq-field" }, el("span", {}, "Chosen by"), choosers),
       el("label", { class: "dq-slider" }, name, slider, value),
-      el("div", { class: "dq-field" }, el("span", {}, "Steps that may share"), el("div", { class: "dq-pair" }, ends))),
+      el("div", { class: "dq-field" }, el("span", {}, "Steps that may share"), el("div", { class: "dq-edits" }, ends))),
     el("div", { class: "dq-beside" },
       el("div", {}, el("h3", {}, "Who shares, when"), el("p", { class: "dq-sub" }, "Faded: each branch keeps its own. A click on a cell sets the threshold there."), map),
       el("div", {}, el("h3", {}, "What a threshold saves, and what it costs"), el("p", { class: "dq-sub" }, "The error is that of the unconditional half's attention output. A click takes a threshold."), trade)),

@@ -275,7 +275,7 @@ function drawWindows(section, context) {
       Object.keys(best).length ? el("div", { class: "dq-field" }, el("span", {}, "Least error measured, windows"), least) : "",
       el("div", { class: "dq-field" }, el("span", {}, "Axis"), axis),
       over ? el("div", { class: "dq-field" }, el("span", {}, "Errors of"), over) : "",
-      el("div", { class: "dq-pair dq-edits" }, add, remove, undo, redo)),
+      el("div", { class: "dq-edits" }, add, remove, undo, redo)),
     stage, keys, facts, gap,
     el("ul", { class: "dq-says" }, section.words.map((w) => el("li", {}, w)), section.note ? el("li", {}, section.note) : ""),
     el("div", { class: "dq-headed" }, el("h3", {}, "Memory of the tiers ", badge(section.predicted)), el("div", { class: "dq-scroll", tabindex: "0", role: "region", "aria-label": "Memory of the tiers" }, sizes)),
