@@ -247,6 +247,7 @@ def _stages(task: _Task) -> Stages:
         plan,
         task.method["method_options"],
         seen,
+        share=False,
         on_site=lambda done, total: task.watch.check(),
     )
     return stages_by_input(quantized.transformer, model.sites, task.method)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from quant.cards import methods
 from quant.errors import Cancelled
 from quant.models import resolve
-from quant.schema import Plan, Recipe
+from quant.schema import Plan, Recipe, Sample, Sampler
 
 from .candidates import check_candidate, check_outliers, load_candidate
 from .events import Done, OnEvent, RunFinished
@@ -40,6 +40,7 @@ from .records import (
 from .report import write_report
 from .request import CompareRequest, RunRequest, check_request
 from .resumption import load_generation, save_generation
+from .sharing import described, needs_similarity, similarity_steps, watched_similarity
 from .studies import writable
 from .study import MANIFEST, NewRun, Study, check_folder, default_folder
 from .watch import Watch, to_uint8
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
     from quant.calibration import Seen
     from quant.generation import Generation
+    from quant.models import Model
 
 LADDER_COST = 8  # generations that a ladder costs, about
 
@@ -119,12 +121,19 @@ def _run(task: Task) -> None:
     calibration = len(task.calibration) * task.sampler.steps if calibrated else 0
     ladder = task.ladder_samples * task.sampler.steps * LADDER_COST if request.ladder else 0
     runs = len(task.runs) + len(task.foreign)
-    watch.plan(task.steps * (runs + 1) + traced * runs + calibration + ladder)
+    alike = needs_similarity([job for _, job, _ in task.runs])
+    compared = similarity_steps(*_calibration_of(task)) if alike else 0
+    watch.plan(task.steps * (runs + 1) + traced * runs + calibration + compared + ladder)
 
     finished = {record["name"] for record in task.records}
     reference = _reference(task, stored=task.reference in finished)
     watch.skip((task.steps + traced) * len(finished - {task.reference}))
     seen = _calibrate(task, calibration) if calibrated else None
+    if alike:
+        model, samples, sampler, folder = _calibration_of(task)
+        task.similarity = watched_similarity(
+            model, samples, sampler, request.batch_size, watch, folder
+        )
     for name, job, plan in task.runs:
         if name not in finished:
             _quantized_run(task, name, job, plan, seen, reference)
@@ -230,6 +239,11 @@ def _calibrate(task: Task, steps: int) -> Seen:
     )
 
 
+def _calibration_of(task: Task) -> tuple[Model, tuple[Sample, ...], Sampler, Path]:
+    """What the similarity of the guidance branches is measured from, and where it is kept."""
+    return task.model, task.calibration, task.sampler, task.study.folder
+
+
 def _quantized_run(
     task: Task, name: str, job: RunRequest, plan: Plan, seen: Seen | None, reference: Drawn
 ) -> None:
@@ -244,6 +258,7 @@ def _quantized_run(
         job.options,
         seen,
         backend=task.request.backend,
+        similarity=task.similarity,
         on_site=lambda done, total: task.watch.check(),
     )
     plan = quantized.plan  # the method may have given sites formats of its own
@@ -266,6 +281,7 @@ def _quantized_run(
             "kept": quantized.scope.kept,
         },
         "choices": quantized.notes,
+        "sharing": described(quantized, task.similarity, task.model, task.sampler, task.samples[0]),
     }
     drift = _trace(task, name, reference, drawn, quantized.transformer)
     manifest = None if seen is None or not methods()[job.method].needs else seen.manifest

@@ -24,6 +24,14 @@ from .planning import (
     statistics,
 )
 from .request import CompareRequest, check_request
+from .sharing import (
+    check_sharing,
+    described,
+    needs_similarity,
+    shares,
+    sharing_warnings,
+    watched_similarity,
+)
 from .study import faults
 from .watch import Watch, to_uint8
 
@@ -64,14 +72,17 @@ def quantize_to(
     given = given_plan(request)
     model = load(request.model, request.device, request.dtype, request.backend, request.outliers)
     sampler = model.sampler(request.steps, request.guidance)
+    check_sharing([job], [], model, sampler)
     plan = plan_for(request, job, model, sampler, given)
     samples: tuple[Sample, ...] = ()
-    seen = None
-    if needs_statistics([job.method]):
+    seen = similarity = None
+    alike = needs_similarity([job])
+    if shares(job) or needs_statistics([job.method]):
         classes, prompts = request.classes or None, request.prompts or None
         samples = model.samples(request.calibration_seeds, classes, prompts)
-        steps = len(samples) * sampler.steps
-        watch.plan(steps)
+    steps = len(samples) * sampler.steps
+    watch.plan(steps * (needs_statistics([job.method]) + alike))
+    if needs_statistics([job.method]):
         watch.stage("calibrate", f"calibrating on {len(samples)} samples", steps, "calibration")
         seen = statistics(
             model,
@@ -80,6 +91,8 @@ def quantize_to(
             request.batch_size,
             on_step=lambda event: watch.advance(len(event.samples)),
         )
+    if alike:
+        similarity = watched_similarity(model, samples, sampler, request.batch_size, watch)
     watch.stage("quantize", f"quantizing with {job.method}")
     quantized = quantize(
         model,
@@ -88,6 +101,7 @@ def quantize_to(
         job.options,
         seen,
         backend=request.backend,
+        similarity=similarity,
         on_site=lambda done, total: watch.check(),
     )
     plan = quantized.plan  # the method may have given sites formats of its own
@@ -122,6 +136,7 @@ def quantize_to(
             "quantized": list(quantized.scope.quantized),
             "kept": quantized.scope.kept,
         },
+        "sharing": described(quantized, similarity, model, sampler, samples),
         "warnings": plan_warnings(given, sampler),
     }
 
@@ -153,6 +168,7 @@ def draw_to(
 
     from quant.generation import generate
     from quant.quantization import backend_report
+    from quant.sharing import check_guidance, sharing_of
 
     watch = Watch(on_event, cancelled, previews=False)
     watch.stage("load", f"loading {target}")
@@ -164,6 +180,9 @@ def draw_to(
     watch.plan(steps)
     watch.stage("draw", f"drawing {len(samples)} samples", steps, model.key)
     network = model.transformer if transformer is None else transformer
+    sharing = sharing_of(network)
+    if sharing is not None:
+        check_guidance(model.adapter, sampler.guidance)
     with RowCount(network) as counted:
         drawn = generate(
             model,
@@ -185,6 +204,7 @@ def draw_to(
         "outliers": None if model.outliers is None else model.outliers.to_json(),
         "samples": [sample.to_json() for sample in samples],
         "sampler": sampler.to_json(),
+        "warnings": sharing_warnings(sharing, sampler),
     }
 
 

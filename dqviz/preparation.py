@@ -21,6 +21,7 @@ from .planning import (
 )
 from .records import classifier_of, describe, image_bytes, versions
 from .request import CompareRequest, RunRequest, as_command
+from .sharing import check_sharing, sharing_warnings
 from .study import Study
 from .watch import Watch
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from quant.evaluate import Classifier
     from quant.generation import Generation
     from quant.models import Model
+    from quant.sharing_choice import Similarity
 
 FULL_PRECISION = "full-precision"
 TRACED = 4  # samples whose trajectory is kept and traced
@@ -54,6 +56,7 @@ class Task:
     kept: Path | None  # where full precision is kept for a resumption
     records: list[dict[str, Any]] = field(default_factory=list)
     ladder: list[dict[str, Any]] = field(default_factory=list)
+    similarity: Similarity | None = None  # of the guidance branches' attention, where a run asks
 
     @property
     def steps(self) -> int:
@@ -89,13 +92,16 @@ def prepare(
     from quant.storage import stored_tensors
 
     given = given_plan(request)
-    for path in request.candidates:
-        if check_candidate(path).get("quantization_config", {}).get("quant_method") == OURS:
-            check_checkpoint(path)
+    saved = [
+        check_checkpoint(path).sharing
+        for path in request.candidates
+        if check_candidate(path).get("quantization_config", {}).get("quant_method") == OURS
+    ]
     model = load(request.model, request.device, request.dtype, request.backend, request.outliers)
     classes, prompts = request.classes or None, request.prompts or None
     samples = model.samples(request.seeds, classes, prompts)
     sampler = model.sampler(request.steps, request.guidance)
+    check_sharing(jobs, saved, model, sampler)
 
     plans = [plan_for(request, job, model, sampler, given) for job in jobs]
     needed = (len(jobs) + len(request.candidates) + 1) * len(samples) * image_bytes(model)
@@ -131,7 +137,10 @@ def prepare(
         classifier=classifier_of(model),
         study=study,
         comparison=comparison,
-        warnings=plan_warnings(given, sampler),
+        warnings=[
+            *plan_warnings(given, sampler),
+            *(text for sharing in saved for text in sharing_warnings(sharing, sampler)),
+        ],
         shared=set(stored_tensors(model.transformer, model.source_dtype).shared),
         kept=None if key is None else folder / f"resume-{comparison}.safetensors",
         records=study.runs(comparison),

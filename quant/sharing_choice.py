@@ -8,7 +8,7 @@ the released set is scaled to the model's depth. Plain values: nothing in this m
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -200,26 +200,27 @@ def _runs(timesteps: Sequence[float], shared: Sequence[bool]) -> tuple[Window, .
     return tuple(windows)
 
 
-def saving(sharing: Sharing, similarity: Similarity) -> dict[str, Any]:
+def saving(
+    sharing: Sharing, timesteps: Sequence[float], work: Mapping[str, Work], network: int
+) -> dict[str, Any]:
     """What a set saves over all steps, counted (so: predicted), as shares of what runs without it.
+
+    Args:
+        sharing: the set.
+        timesteps: of the sampler.
+        work: of every spatial self-attention, by name.
+        network: multiply-adds of the whole network for one guidance pair at one step.
 
     `cells` and `of_cells` count (attention, step); `qk_rows` is the share of the rows of spatial
     self-attention's query and key projections, `multiply_adds` of the whole network's.
     """
-    cells = rows = saved = 0
-    for timestep in similarity.timesteps:
-        names = sharing.at(timestep)
-        for name, work in zip(similarity.attentions, similarity.work, strict=True):
-            if name in names:
-                cells += 1
-                rows += work.rows // 2
-                saved += work.saved(sharing.mode)
-    steps = len(similarity.timesteps)
-    every_row = steps * sum(work.rows for work in similarity.work)
+    shared = [name for timestep in timesteps for name in sharing.at(timestep)]
+    every_row = len(timesteps) * sum(each.rows for each in work.values())
     return {
-        "cells": cells,
-        "of_cells": steps * len(similarity.attentions),
-        "qk_rows": rows / every_row,
-        "multiply_adds": saved / (steps * similarity.network),
+        "cells": len(shared),
+        "of_cells": len(timesteps) * len(work),
+        "qk_rows": sum(work[name].rows // 2 for name in shared) / every_row,
+        "multiply_adds": sum(work[name].saved(sharing.mode) for name in shared)
+        / (len(timesteps) * network),
         "evidence": "predicted",
     }
