@@ -51,7 +51,7 @@ def unknown(what: str, value: object, choices: Iterable[str], hint: str = "") ->
     if near:
         works = f"nearest: {', '.join(near)}"
     elif names:
-        works = f"known: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
+        works = f"known: {', '.join(names[:16])}{', ...' if len(names) > 16 else ''}"
     else:
         works = "none is known here"
     return BadInput(f"unknown {what} '{value}'; {works}" + (f". {hint}" if hint else ""))

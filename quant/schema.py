@@ -45,10 +45,11 @@ class Value(BaseModel):
             return cls.model_validate(data)
         except ValidationError as error:
             first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"]) or "the top level"
+            place = f"at {'.'.join(map(str, first['loc']))}: " if first["loc"] else ""
             got = repr(first["input"])
             got = got if len(got) <= 80 else got[:77] + "..."
-            raise BadInput(f"{where}: at {place}: {first['msg']} (got {got})") from None
+            told = first["msg"].removeprefix("Value error, ")
+            raise BadInput(f"{where}: {place}{told} (got {got})") from None
 
 
 def fingerprint(data: object) -> str:

@@ -29,7 +29,7 @@ BitsText = Annotated[
         "--bits",
         "-b",
         metavar="BITS",
-        help="w4a8, w4a16 (weights only), fp8; one for all, or a comma list with one per method.",
+        help="w4a8, w4a16 (weights only), fp8, mxfp4; one for all, or one per method.",
     ),
 ]
 PlanFile = Annotated[

@@ -15,7 +15,7 @@ from quant.schema import options_from_pairs
 
 from ..request import CALIBRATION_SEEDS, CompareRequest, as_command, check_sampling, seeds_text
 
-PRESETS = ("w8a8", "w6a6", "w4a8", "w4a4", "w8a16", "w4a16", "fp8")
+PRESETS = ("w8a8", "w6a6", "w4a8", "w4a4", "w8a16", "w4a16", "fp8", "mxfp8", "mxfp4", "nvfp4")
 MOST_RUNS = 6
 FIRST_RUNS = ({"method": "rtn", "bits": "w4a8"}, {"method": "viditq", "bits": "w4a8"})
 FIRST_SEEDS = "0-3"
