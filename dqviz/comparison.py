@@ -281,7 +281,7 @@ def _quantized_run(
             "kept": quantized.scope.kept,
         },
         "choices": quantized.notes,
-        "sharing": described(quantized, task.similarity, task.model, task.sampler, task.samples[0]),
+        "sharing": described(quantized, task.similarity, task.model, task.sampler, task.samples),
     }
     drift = _trace(task, name, reference, drawn, quantized.transformer)
     manifest = None if seen is None or not methods()[job.method].needs else seen.manifest

@@ -221,24 +221,26 @@ def transforms_of(transformer: nn.Module) -> dict[str, Any]:
 
 
 class RowCount:
-    """Rows that the first quantized site gets per call, counted while a block of code runs."""
+    """Rows that a quantized site gets per call at most, counted while a block of code runs.
+
+    Sites of a shared attention get half of what the others get.
+    """
 
     def __init__(self, transformer: nn.Module | None) -> None:
         from quant.layers import QuantLinear
 
-        layers = () if transformer is None else transformer.modules()
-        self._layer = next((layer for layer in layers if isinstance(layer, QuantLinear)), None)
-        self._handle: Any = None
+        modules = () if transformer is None else transformer.modules()
+        self._layers = [layer for layer in modules if isinstance(layer, QuantLinear)]
+        self._handles: list[Any] = []
         self.rows = 1
 
     def __enter__(self) -> RowCount:
-        if self._layer is not None:
-            self._handle = self._layer.register_forward_pre_hook(self._count)
+        self._handles = [layer.register_forward_pre_hook(self._count) for layer in self._layers]
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._handle is not None:
-            self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
 
     def _count(self, _: nn.Module, args: tuple[Any, ...]) -> None:
         self.rows = max(self.rows, args[0].numel() // args[0].shape[-1])
