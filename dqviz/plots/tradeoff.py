@@ -34,6 +34,7 @@ def figure(
                 "x": [],
                 "y": [],
                 "hoverinfo": "skip",
+                "cliponaxis": False,
                 "marker": {"size": 13, "symbol": "circle-open", "color": "var(--run-2)", "line": {"width": 3}},
             },
         ],

@@ -80,7 +80,7 @@ def section(opened: Opened, chosen: Selection) -> Section:
         "tier": chosen.one_of("tier", [t for t, _, _ in TIERS], str(options.get("tier") or FIRST_TIER)),
         "axis": chosen.one_of("axis", list(plots.AXES), "step"),
         "over": over if own is not None else "all",
-        "input": opened.labels.get(chosen.site, chosen.site) if own is not None else "",
+        "has_input": own is not None,
         "tiers": TIERS,
         "memory": data["memory"],
         "predicted": badge("predicted", "simulated", "bytes counted from shapes; nothing ran"),

@@ -9,13 +9,14 @@ const mebibytes = (bytes) => `${(bytes / 2 ** 20).toFixed(bytes < 10 * 2 ** 20 ?
 const pairs = (cut) => cut.slice(1).map((end, i) => [cut[i], end]);
 const said = (first, end) => (end === first + 1 ? `step ${first}` : `steps ${first} to ${end - 1}`);
 const signed = (value, digits) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(digits)}`;
+const histories = {}; // what undo and redo go to, while the page is open
 const NAMES = { 1: "one", step: "each step" };
 
 function drawWindows(section, context) {
   const { steps, timesteps, errors, presets, best, memory, tiers } = section;
   const state = { borders: section.borders, tier: section.tier, axis: section.axes[section.axis] ? section.axis : "step" };
-  const done = []; // what undo goes back to
-  const undone = [];
+  const { study } = context.chosen();
+  const { done, undone } = (histories[[study, section.method, section.bits].join()] ??= { done: [], undone: [] });
 
   const edges = () => [0, ...state.borders, steps];
   const counted = () => (state.tier === "B" ? [0, steps] : edges()); // tier B has one transform
@@ -39,7 +40,7 @@ function drawWindows(section, context) {
   const least = choice("Least error", Object.keys(best).map((k) => [k, k]), null, (k) => put({ borders: best[k].slice(1, -1) }));
   const titles = { step: "steps", timestep: "timesteps", snr: "log-SNR" };
   const axis = choice("Axis", Object.keys(section.axes).map((k) => [k, titles[k]]), state.axis, (k) => { state.axis = k; context.keep({ axis: k }); show(); });
-  const over = section.input ? choice("Errors of", [["all", "all inputs"], ["one", "chosen input"]], section.over, (k) => context.choose({ over: k }, ["windows"])) : null;
+  const over = section.has_input ? choice("Errors of", [["all", "all inputs"], ["one", "chosen input"]], section.over, (k) => context.choose({ over: k }, ["windows"])) : null;
   const button = (text, title, f) => el("button", { type: "button", class: "dq-small", title, on: { click: f } }, text);
   const add = button("Add border", "In the middle of the longest window", () => split());
   const remove = button("Remove border", "The one that was moved last", () => take(Math.min(latest, state.borders.length - 1)));
