@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor, nn
 
 from . import seen_layout as layout
+from .adapters import Site
 from .generation import predict, starting_noise, timesteps_of
 from .models import Model
 from .recording import FIELDS, SURFACE, InputShape
@@ -95,8 +97,17 @@ def surface_steps(
     return sorted({round(i * (steps - 1) / max(1, count - 1)) for i in range(count)})
 
 
+class Recorded(Protocol):
+    """What is calibrated: a model, or a network of which only shapes are known."""
+
+    @property
+    def sites(self) -> list[Site]:
+        """Its linear layers."""
+        ...
+
+
 def footprint(
-    model: Model,
+    model: Recorded,
     sampler: Sampler,
     options: CalibrationOptions,
     shapes: Mapping[str, InputShape],

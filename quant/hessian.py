@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from .calibration import InputStatistics
+from .effort import GroupShape, Work
 from .methods.base import Group
 from .rounding import WeightCodes, grid_of
 from .schema import Format
@@ -114,3 +115,18 @@ def _factor(h: Tensor, damping: float) -> Tensor:
     silent = torch.where(h.diagonal() > 0, 0.0, 1.0)
     damped = h + torch.diag(mean * (damping + silent))
     return torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)
+
+
+def moments_work(shape: GroupShape, mixed: float) -> Work:
+    """What `hessian` takes, in a basis of so many multiply-adds per number; float64 counts twice."""
+    squares = shape.width**2
+    macs = shape.rows * (squares + shape.weights) + 4 * mixed * squares
+    return Work(2 * macs, 2 * (12 * squares + 6 * shape.rows * shape.width), 60)
+
+
+def compensation_work(shape: GroupShape, block: int) -> Work:
+    """What `round_with` takes for all weights of a group."""
+    each, squares = len(shape.outputs), shape.width**2
+    factor = Work(2 * shape.width**3, 8 * squares)
+    later = Work(shape.weights * (shape.width / 2 + 4 * shape.width), 3 * block * shape.weights)
+    return factor * each + later + Work(0, 0, 14 * shape.width * each)

@@ -23,12 +23,14 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from .effort import GroupShape, Work
 from .transforms import BlockRotation, block_of, in_blocks
 
 BLOCK = 128
 FACTORS = 256  # of a product, at most
 PATIENCE = 16
 ROWS = 2048  # that are looked at, at most
+LOOKED, KEPT = 25, 9  # factors of a search as it went on dit-emoji, for predictions
 
 
 def reflection(b: int) -> Tensor:
@@ -119,3 +121,14 @@ def block_rotation(rows: Tensor, seed: int, name: str, most: int = BLOCK) -> Blo
     order = zigzag(x.abs().amax(0), x.shape[1] // b)
     second, _ = _from_base(x[:, order], two)
     return BlockRotation(first, order, second)
+
+
+def searching(shape: GroupShape, most: int, windows: int) -> Work:
+    """What `block_rotation` takes in each of some windows that share the rows, about."""
+    b = block_of(shape.width, most)
+    rows = min(shape.rows, ROWS * windows) * shape.width
+    return Work(
+        macs=(2 * LOOKED + 1) * rows * b + 2 * KEPT * b**3 * windows,
+        numbers=2 * LOOKED * 2 * rows,
+        calls=2 * (LOOKED * 16 + KEPT * 8) * windows,
+    )

@@ -21,7 +21,8 @@ from pydantic import Field
 from ..balancing import Candidate, StatisticName, TransformName, required, transform_of
 from ..calibration import InputStatistics
 from ..cards import Card, Option
-from ..hessian import Compensation, hessian, round_with
+from ..effort import GroupShape, Work, mixing, rounding
+from ..hessian import Compensation, compensation_work, hessian, moments_work, round_with
 from ..layers import Transform
 from ..schema import Value
 from ..transforms import to_weight
@@ -63,6 +64,13 @@ def stored_transform(options: Options) -> Transform:
     return Transform(
         scale=options.transform in ("scale", "both"), rotate=options.transform in ("rotate", "both")
     )
+
+
+def work(shape: GroupShape, options: Options) -> Work:
+    """One Hessian in its basis, then every weight column by column."""
+    mixed = mixing(stored_transform(options), shape.width)
+    moments = moments_work(shape, mixed)
+    return moments + rounding(shape, mixed) + compensation_work(shape, options.block)
 
 
 def quantize_group(

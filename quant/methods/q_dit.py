@@ -30,6 +30,7 @@ from pydantic import Field
 from ..balancing import output_error, required
 from ..calibration import InputStatistics
 from ..cards import Card, Option
+from ..effort import GroupShape, Work, judging, rounding
 from ..errors import BadInput
 from ..knapsack import cheapest_loss
 from ..layers import Transform
@@ -133,6 +134,11 @@ def stored_formats(site: SitePlan, in_features: int, options: Options, steps: in
 def stored_transform(options: Options) -> Transform:
     """Nothing is stored beside codes and scales."""
     return Transform()
+
+
+def work(shape: GroupShape, options: Options) -> Work:
+    """A judgement for every candidate size, then the codes."""
+    return judging(shape) * len(sizes_for(shape.width)) + rounding(shape)
 
 
 def quantize_group(

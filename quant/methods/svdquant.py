@@ -30,7 +30,8 @@ from torch import Tensor
 from ..balancing import Candidate, StatisticName, output_error, required, transform_of
 from ..calibration import InputStatistics
 from ..cards import Card, Option
-from ..hessian import Compensation, hessian, round_with
+from ..effort import GroupShape, Work, judging, rounding
+from ..hessian import Compensation, compensation_work, hessian, moments_work, round_with
 from ..layers import LowRank, Transform
 from ..rounding import WeightCodes, round_to_nearest
 from ..schema import Format, Value
@@ -78,6 +79,23 @@ class Options(Value):
 def stored_transform(options: Options) -> Transform:
     """A channel scale and a branch at every site."""
     return Transform(scale=True, rank=options.rank)
+
+
+def work(shape: GroupShape, options: Options) -> Work:
+    """A branch at every weight and a judgement for every alpha, then the branch and the codes."""
+    once = rounding(shape)
+    for out in shape.outputs:
+        small, large = sorted((out, shape.width))
+        # The Gram matrix, its eigenvectors, the right factor, and the product that is taken off.
+        once = once + Work(
+            small**2 * large + 9 * small**3 + 3 * options.rank * small * large, 0, 20
+        )
+    if options.rounding == "hessian":
+        once = once + moments_work(shape, 0) + compensation_work(shape, Compensation().block)
+    if isinstance(options.alpha, float):
+        return once
+    beside = Work(shape.rows * options.rank * (sum(shape.outputs) + shape.width))
+    return (judging(shape) + once + beside) * len(ALPHAS) + once
 
 
 def branch(weight: Tensor, rank: int) -> LowRank:

@@ -38,11 +38,12 @@ from ..alphas import SEARCH, Alpha, alpha_of, check_names
 from ..balancing import moving_average, output_error, required, weight_max
 from ..calibration import InputStatistics
 from ..cards import Card, Option
+from ..effort import GroupShape, Work, judging, mixing, rounding
 from ..errors import BadInput
 from ..layers import Transform
 from ..plans import refined, windows_between, windows_from, with_windows
 from ..ranges import clipped_ranges, static
-from ..rotations import BLOCK, block_rotation
+from ..rotations import BLOCK, block_rotation, searching
 from ..schema import Plan, SitePlan
 from ..sharing_choice import SharingOptions, SharingRequest
 from ..transforms import BlockRotation, channel_scale, to_input
@@ -178,6 +179,17 @@ def stored_transform(options: Options) -> Transform:
         per_window=options.tier != "B" and options.windows != 1,
         requantized=options.tier == "A",
     )
+
+
+def work(shape: GroupShape, options: Options) -> Work:
+    """A search and a judgement for every alpha and window, then the codes of each."""
+    windows = options.count(shape.steps) if stored_transform(options).per_window else 1
+    mixed = mixing(stored_transform(options), shape.width)
+    once = rounding(shape, mixed) * (0 if options.tier == "A" else windows)
+    found = searching(shape, options.block, windows)
+    if isinstance(options.alpha, float):
+        return found + once
+    return (found + judging(shape, mixed, windows)) * len(ALPHAS) + once
 
 
 def quantize_group(

@@ -1,0 +1,219 @@
+"""How much a calibration and a method will take, counted from shapes before anything runs.
+
+Shapes: r calibration rows of an input, i its channels, O outputs of all weights that read it; T rows of
+a sample in one guidance branch; b channels that a change of basis mixes (its multiply-adds per number).
+
+    drawing    sum over layers T i o, and 2 T^2 i per attention, for every sample, step and branch
+    recording  the sums over every row (`quant.recording`)
+    rounding   b i O to fold a change of basis, then a few passes over i O weights
+    judging    2 r i O for the exact and the rounded product, b (r + O) i for the change of basis
+
+Counted, so predicted: seconds are counts over rates that this machine had for a moment
+(`dqviz.machine.rates`). Passes per number and calls per step were counted in the code; how near the sum
+comes is measured by `benchmarks/trdq.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+import kernels
+
+from .adapters import Site
+from .footprint import Recorded, footprint
+from .layers import Transform
+from .recording import InputShape
+from .row_choice import quotas
+from .schema import Sampler, Value
+from .seen_layout import CalibrationOptions
+from .transforms import block_of
+
+TEXT_TOKENS = 256  # of a prompt, where no text encoder is at hand
+_ROUND = 10  # passes over the numbers that are rounded: extremes, scale, zero, codes, values
+_JUDGE = 6  # over an output: difference, square, sums over steps
+_RECORD = 9  # over an input: extremes, sums, squares, magnitudes
+_DRAW = 30  # over a layer's input: norms, modulation, activation functions, residuals
+_CALLS = 30  # operations that a layer and what stands about it are made of
+_ATTENDING = ("self_q", "temporal_q", "joint_q", "single_in")
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a machine does in a second."""
+
+    macs: float  # multiply-adds of float32 matrices
+    numbers: float  # that pass through an operation element by element
+    calls: float  # operations on next to nothing
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be done."""
+
+    macs: float = 0.0
+    numbers: float = 0.0
+    calls: float = 0.0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.macs + other.macs, self.numbers + other.numbers, self.calls + other.calls)
+
+    def __mul__(self, times: float) -> Work:
+        return Work(self.macs * times, self.numbers * times, self.calls * times)
+
+    def seconds(self, rates: Rates) -> float:
+        """About how long it takes."""
+        return self.macs / rates.macs + self.numbers / rates.numbers + self.calls / rates.calls
+
+
+@dataclass(frozen=True)
+class GroupShape:
+    """The sites that read one tensor, as far as work depends on them."""
+
+    width: int  # i
+    outputs: tuple[int, ...]  # o of every site
+    rows: int  # r
+    steps: int  # of the calibration
+
+    @property
+    def weights(self) -> int:
+        """i O."""
+        return self.width * sum(self.outputs)
+
+
+def rounding(shape: GroupShape, mixed: float = 0) -> Work:
+    """Fold a change of basis that costs `mixed` multiply-adds per number, and round once."""
+    passes = _ROUND + (2 if mixed else 1)
+    return Work(mixed * shape.weights, passes * shape.weights, 25 * len(shape.outputs))
+
+
+def judging(shape: GroupShape, mixed: float = 0, windows: int = 1) -> Work:
+    """`quant.balancing.output_error` of one candidate, in each of some windows that share the rows."""
+    rows = shape.rows * shape.width
+    products = Work(2 * shape.rows * shape.weights + mixed * rows)
+    sums = Work(0, _ROUND * rows * len(shape.outputs) + _JUDGE * shape.rows * sum(shape.outputs))
+    calls = Work(0, 0, (15 + 40 * len(shape.outputs)) * windows)
+    return products + sums + calls + rounding(shape, mixed) * windows
+
+
+def method_work(module: Any, shapes: Iterable[GroupShape], options: Value) -> Work:
+    """Of a whole model; a method without a `work` of its own folds what it stores, and rounds once."""
+    total = Work()
+    for shape in shapes:
+        if hasattr(module, "work"):
+            total = total + module.work(shape, options)
+        else:
+            total = total + rounding(shape, mixing(module.stored_transform(options), shape.width))
+    return total
+
+
+def mixing(transform: Transform, width: int) -> float:
+    """Multiply-adds per number of a change of basis."""
+    blocks = 2 * block_of(width, transform.block) if transform.block else 0
+    return blocks + (kernels.hadamard.cost(width) if transform.rotate else 0)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network of which only shapes are known."""
+
+    sites: list[Site]
+
+
+def group_shapes(
+    sites: Sequence[Site], quantized: Iterable[str], sampler: Sampler, record: CalibrationOptions
+) -> list[GroupShape]:
+    """The groups of these sites after a calibration with this sampler."""
+    inside, outputs, widths = set(quantized), {}, {}
+    for site in sites:
+        if site.name in inside:
+            outputs.setdefault(site.input_of, []).append(site.out_features)
+            widths[site.input_of] = site.in_features
+    rows = int(quotas(record.reservoir, sampler.steps, _branches(sampler)).sum())
+    return [
+        GroupShape(widths[name], tuple(of), rows, sampler.steps) for name, of in outputs.items()
+    ]
+
+
+def drawing(sites: Sequence[Site], shapes: Mapping[str, InputShape], frames: int = 1) -> Work:
+    """One evaluation of the network for one sample in one branch; kept layers see one row."""
+    total = Work()
+    for site in sites:
+        tokens = shapes[site.input_of].tokens if site.input_of in shapes else 1
+        total = total + Work(
+            tokens * site.in_features * site.out_features, _DRAW * tokens * site.in_features
+        )
+        if site.role in _ATTENDING and tokens > 1:
+            across = frames if site.role.startswith("temporal") else tokens // frames
+            each = site.in_features * across * tokens
+            total = total + Work(2 * each, 4 * across * tokens * site.in_features / 64)
+    return total
+
+
+def calibrating(
+    sites: Sequence[Site],
+    shapes: Mapping[str, InputShape],
+    sampler: Sampler,
+    samples: int,
+    batch_size: int,
+    frames: int = 1,
+) -> Work:
+    """Draw the samples once and record every input."""
+    recorded = sum(shape.tokens * shape.channels for shape in shapes.values())
+    each = drawing(sites, shapes, frames) + Work(0, _RECORD * recorded)
+    batches = -(-samples // batch_size)
+    calls = Work(0, 0, _CALLS * (len(sites) + 2 * len(shapes)) * batches * sampler.steps)
+    return each * (samples * sampler.steps * _branches(sampler)) + calls
+
+
+def calibration_memory(
+    network: Recorded,
+    shapes: Mapping[str, InputShape],
+    sampler: Sampler,
+    record: CalibrationOptions,
+    batch_size: int,
+) -> int:
+    """Bytes of the statistics while they are recorded, at most."""
+    return footprint(network, sampler, record, shapes, None, batch_size).memory_bytes
+
+
+def method_memory(shapes: Iterable[GroupShape]) -> int:
+    """Bytes that a method works with at the input that needs most: rows, weights and outputs, thrice each."""
+    return max(
+        (
+            4 * 3 * (s.rows * s.width + s.weights + s.rows * max(s.outputs, default=0))
+            for s in shapes
+        ),
+        default=0,
+    )
+
+
+def shapes_of(transformer: nn.Module, sites: Sequence[Site]) -> tuple[dict[str, InputShape], int]:
+    """Rows of every input of a network that is not run, from its configuration, and frames.
+
+    Empty where the configuration does not say how large a picture is. Text has `TEXT_TOKENS`.
+    """
+    config: Any = transformer.config
+    size, patch = config.get("sample_size"), config.get("patch_size") or 1
+    if not isinstance(size, int):
+        return {}, 1
+    frames = config.get("video_length") or 1
+    tokens = (size // patch) ** 2 * frames
+    return {
+        site.input_of: InputShape(
+            TEXT_TOKENS if site.role in _OF_TEXT or "text" in site.input_of else tokens,
+            site.in_features,
+        )
+        for site in sites
+        if site.kept_reason is None
+    }, frames
+
+
+_OF_TEXT = ("cross_k", "cross_v", "context_fc1", "context_fc2")
+
+
+def _branches(sampler: Sampler) -> int:
+    return 2 if sampler.guidance > 1 else 1

@@ -1,0 +1,120 @@
+"""What is said before the start is what runs: multiply-adds are counted while a method works."""
+
+from __future__ import annotations
+
+import pytest
+from torch.utils.flop_counter import FlopCounterMode
+
+from quant.cards import load_method, methods
+from quant.effort import (
+    GroupShape,
+    Rates,
+    Work,
+    calibrating,
+    drawing,
+    group_shapes,
+    judging,
+    method_work,
+    rounding,
+    shapes_of,
+)
+from quant.footprint import input_shapes
+from quant.generation import predict, starting_noise
+from quant.seen_layout import CalibrationOptions
+from quant.sizes import load_shape
+
+from .heavy import plan
+from .trial import CHANNELS, ROWS, STEPS, Trial, inputs
+
+OUTS = (96, 48)
+SHAPE = GroupShape(CHANNELS, OUTS, ROWS * STEPS, STEPS)
+CASES = [
+    *((key, {}) for key in sorted(methods())),
+    ("trdq", {"windows": 1}),
+    ("trdq", {"windows": (2,), "alpha": 0.3}),
+    ("trdq", {"tier": "A", "block": 32}),
+    ("gptq", {"transform": "both"}),
+    ("svdquant", {"alpha": 0.5}),
+]
+
+
+FACTORED = ("gptq", "svdquant")  # factorizations are predicted, the counter does not see them
+
+
+def multiply_adds(make):
+    """Of the matrix products that run."""
+    with FlopCounterMode(display=False) as counter:
+        make()
+    return counter.get_total_flops() / 2
+
+
+def counted(key, options):
+    """Of the method alone, without the draw of its inputs."""
+    drawn = multiply_adds(lambda: inputs(0))
+    return multiply_adds(lambda: Trial(key, plan(4, 4), 0, options, outs=OUTS)) - drawn
+
+
+def check_count(predicted, found, above=1.5):
+    """How long a search goes on is not known before."""
+    assert found / 1.5 <= predicted <= above * found
+
+
+@pytest.mark.parametrize(("key", "options"), CASES, ids=lambda v: v if isinstance(v, str) else None)
+def test_the_multiply_adds_of_a_method_are_predicted(key, options):
+    module = load_method(key)
+    chosen = module.Options.parse(options, key)
+    predicted = method_work(module, [SHAPE], chosen)
+    assert predicted.numbers > 0
+    check_count(predicted.macs, counted(key, options), 4 if key in FACTORED else 1.5)
+
+
+def test_a_count_that_forgets_the_search_is_caught():
+    found = counted("trdq", {})
+    with pytest.raises(AssertionError):
+        check_count((judging(SHAPE) * 10 + rounding(SHAPE)).macs, found)
+    with pytest.raises(AssertionError):
+        check_count(counted("trdq", {"alpha": 0.3}), found)
+
+
+def test_drawing_and_recording_are_predicted_from_shapes(model, sampler, samples):
+    """Every product of the network, attention too; kept layers see one row, and are little."""
+    shapes = input_shapes(model, samples[0], sampler)
+    made = drawing(model.sites, shapes)
+    found = multiply_adds(
+        lambda: predict(
+            model, starting_noise((4, 8, 8), samples[:1]), 999.0, samples[:1], sampler.guidance
+        )
+    )
+    check_count(2 * made.macs, found, 1.05)
+    whole = calibrating(model.sites, shapes, sampler, 3, 2)
+    assert whole.macs == pytest.approx(3 * sampler.steps * 2 * made.macs)
+    assert calibrating(model.sites, shapes, sampler, 3, 1).calls == 1.5 * whole.calls
+
+
+def test_rows_of_a_shape_without_weights_are_those_of_the_network(model, sampler, samples):
+    found, frames = shapes_of(model.transformer, model.sites)
+    assert (found, frames) == (input_shapes(model, samples[0], sampler), 1)
+    dit, adapter = load_shape("dit-xl-2")
+    sites = adapter.sites(dit)
+    shapes, _ = shapes_of(dit, sites)
+    assert {shape.tokens for shape in shapes.values()} == {256}
+    published = 118.6e9  # multiply-adds of DiT-XL/2 at 256 x 256, Peebles and Xie, table 4
+    assert drawing(sites, shapes).macs == pytest.approx(published, rel=0.03)
+
+
+def test_a_shape_that_does_not_say_its_size_has_no_rows():
+    flux, adapter = load_shape("flux-dev")
+    assert shapes_of(flux, adapter.sites(flux)) == ({}, 1)
+
+
+def test_groups_are_those_that_a_calibration_fills(model, sampler, seen):
+    free = [s.name for s in model.sites if s.kept_reason is None]
+    groups = group_shapes(model.sites, free, sampler, CalibrationOptions(reservoir=256))
+    assert len(groups) == len(seen.inputs)
+    assert groups[0] == GroupShape(64, (64, 64, 64), 256, 4)
+    assert all(len(s.rows) <= g.rows for s, g in zip(seen.inputs.values(), groups, strict=True))
+
+
+def test_seconds_are_counts_over_rates():
+    work = Work(6e9, 4e8, 100) + Work(2e9, 0, 100)
+    assert (work * 2).seconds(Rates(macs=8e9, numbers=4e8, calls=100)) == 2 * (1 + 1 + 2)
