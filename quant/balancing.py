@@ -15,21 +15,26 @@ largest activations would decide for the others.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+import kernels
+
 from .calibration import InputStatistics
 from .errors import BadInput
 from .methods.base import Group, Rounded, SiteWeight, transformed_and_rounded
 from .rounding import rounded_rows
 from .schema import Format, Value
-from .transforms import BlockRotation, channel_scale, random_signs, to_input
+from .transforms import BlockRotation, channel_scale, incoherence, random_signs, to_input
 
 STATISTICS = ("first", "max", "mean", "ema")
 EMA_MOMENTUM = 0.95
+INCOHERENT = 8.0  # psi; a Gaussian row has 4 to 5
+CHANGING = 1.5  # largest psi over the smallest of all steps
 
 TransformName = Literal["plain", "scale", "rotate", "both"]
 StatisticName = Literal["first", "max", "mean", "ema"]
@@ -66,6 +71,24 @@ def moving_average(per_step: Tensor, momentum: float) -> Tensor:
     for step in per_step[1:]:
         smoothed = momentum * smoothed + (1 - momentum) * step
     return smoothed
+
+
+def incoherence_profile(seen: InputStatistics) -> Tensor:
+    """psi = max |x| / mean |x| of a token, mean over the calibration rows of each step, [present steps]."""
+    _, step_of = seen.row_steps.unique(return_inverse=True)
+    psi = incoherence(seen.rows)
+    return _per_step(psi, step_of) / _per_step(torch.ones_like(psi), step_of)
+
+
+def to_be_balanced(profile: Tensor) -> bool:
+    """Whether an input is incoherent at some step, or much more so at one step than at another."""
+    return bool(profile.max() > INCOHERENT or profile.max() > CHANGING * profile.min())
+
+
+def in_blocks_of(width: int) -> int:
+    """Size of the blocks in which so many channels are rotated; 0 where one Hadamard matrix rotates all."""
+    factors = kernels.hadamard.factors(width)
+    return 0 if math.prod(factors) == width else math.prod(factors)
 
 
 def weight_max(group: Group) -> Tensor:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.metadata
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from .errors import DQVizError, unknown
+from .errors import BadInput, DQVizError, unknown
 
 ENTRY_POINTS = "dqviz.methods"
 
@@ -27,6 +28,17 @@ class Option:
     name: str
     default: object
     text: str
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Options under one name, as somebody released them: `preset=NAME` stands for them."""
+
+    name: str
+    options: dict[str, object]
+    source: str  # paper, read in released code, second-hand, or ours
+    bits: str = ""  # that they were released for
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,12 +54,35 @@ class Card:
     needs: tuple[str, ...] = ()  # calibration statistics that it reads
     summary: str = ""
     options: tuple[Option, ...] = ()
+    presets: tuple[Preset, ...] = ()
+
+    def expanded(self, given: Mapping[str, object]) -> dict[str, object]:
+        """Options with `preset` replaced by what it stands for; BadInput where both say the same option."""
+        options = dict(given)
+        if "preset" not in given or not self.presets:
+            return options
+        name = options.pop("preset")
+        known = {preset.name: preset for preset in self.presets}
+        if not isinstance(name, str) or name not in known:
+            raise unknown(
+                f"preset of {self.key}", str(name), known, f"List them: dqviz methods {self.key}"
+            )
+        both = sorted(options.keys() & known[name].options.keys())
+        if both:
+            raise BadInput(
+                f"preset={name} sets {both[0]} to {known[name].options[both[0]]}, and {both[0]}="
+                f"{options[both[0]]} was given too; leave one of them out"
+            )
+        return {**known[name].options, **options}
+
+
+_PARTS: dict[str, Callable[..., object]] = {"Option": Option, "Preset": Preset}
 
 
 def _literal(node: ast.expr) -> object:
-    """Literal value of an expression that may hold nested `Option(...)` calls."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Option":
-        return Option(*(_literal(a) for a in node.args), **_keywords(node))  # type: ignore[arg-type]
+    """Literal value of an expression that may hold nested `Option(...)` and `Preset(...)` calls."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _PARTS:
+        return _PARTS[node.func.id](*(_literal(a) for a in node.args), **_keywords(node))
     if isinstance(node, ast.Tuple):
         return tuple(_literal(element) for element in node.elts)
     return ast.literal_eval(node)

@@ -41,7 +41,7 @@ class CheckpointConfig(Value):
     method: str
     options: dict[str, Any]
     plan: Plan
-    transforms: dict[str, dict[str, bool | int]]  # site -> `Transform.to_json`
+    transforms: dict[str, dict[str, bool | int | Sequence[str]]]  # site -> `Transform.to_json`
     shared: dict[str, str]  # tensor that is not in the file -> equal tensor that is
     tensors: dict[str, str]  # every tensor in the file -> its `digest`
     base: str | None = None  # the pipeline that this transformer belongs to

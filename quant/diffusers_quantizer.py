@@ -182,7 +182,7 @@ def _empty(
     linear: nn.Linear, plan: SitePlan, checkpoint: CheckpointConfig, name: str, dtype: torch.dtype
 ) -> QuantLinear:
     with torch.device("cpu"):
-        return QuantLinear(
+        layer = QuantLinear(
             linear.in_features,
             linear.out_features,
             bias=linear.bias is not None,
@@ -191,6 +191,10 @@ def _empty(
             transform=Transform.from_json(checkpoint.transforms[name]),
             dtype=dtype,
         )
+    folded = (Transform.from_json(t).folded_into for t in checkpoint.transforms.values())
+    if linear.bias is not None and any(name in into for into in folded):
+        layer.bias = layer.bias.float()  # holds the scale of another layer, in all its digits
+    return layer
 
 
 # Importing this module, directly or through the hook in `quant`, is what registers it.

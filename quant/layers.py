@@ -41,20 +41,23 @@ class Transform:
     block: int = 0  # channels that a block rotation mixes at most; 0 where there is none
     per_window: bool = False  # transform, codes and scales once for each window of the plan
     requantized: bool = False  # the untransformed weight is stored, its codes made at window entry
+    folded_into: tuple[str, ...] = ()  # linears that hold the scale, so that none is stored here
 
     def __str__(self) -> str:
         parts = {"scale": self.scale, "rotate": self.rotate, "block rotation": self.block}
         name = " and ".join(n for n, has in parts.items() if has) or "plain"
+        name += f", scale folded into {' and '.join(self.folded_into)}" if self.folded_into else ""
         name += " per window" if self.per_window else ""
         name += ", requantized" if self.requantized else ""
         return f"{name}, branch of rank {self.rank}" if self.rank else name
 
     @classmethod
-    def from_json(cls, listed: Mapping[str, bool | int]) -> Transform:
+    def from_json(cls, listed: Mapping[str, bool | int | Sequence[str]]) -> Transform:
         """The inverse of `to_json`."""
-        return cls(**{name: listed[name] for name in cls.__dataclass_fields__ if name in listed})  # type: ignore[arg-type]
+        known = {name: listed[name] for name in cls.__dataclass_fields__ if name in listed}
+        return cls(**known | {"folded_into": tuple(listed.get("folded_into", ()))})  # type: ignore[arg-type]
 
-    def to_json(self) -> dict[str, bool | int]:
+    def to_json(self) -> dict[str, bool | int | Sequence[str]]:
         """As a checkpoint lists it; rarer parts that are not there are left out."""
         present = {name: value for name, value in vars(self).items() if value}
         return {"scale": self.scale, "rotate": self.rotate, **present}
@@ -102,6 +105,7 @@ class QuantLinear(nn.Module):
 
     dqviz_site = True
     basis_of = ""  # full name of the site whose change of basis this one reads too
+    folded: Tensor | None = None  # s [i] that the input comes divided by; known where it was made
 
     # Registered as buffers where the formats ask for them; see above.
     codes: Tensor
@@ -234,6 +238,21 @@ class QuantLinear(nn.Module):
             own = values[0] if values[0].shape == buffer.shape else torch.stack(values)
             setattr(layer, name, own)
         return layer
+
+    def fold_scale(self, into: tuple[str, ...]) -> None:
+        """Take the input as already divided by s, by the linears `into`."""
+        self.folded = self.channel_scale.float()
+        del self.channel_scale
+        self.transform = replace(self.transform, scale=False, folded_into=into)
+        self._prepared.clear()
+
+    def divide_outputs(self, divisor: Tensor) -> None:
+        """y -> y / divisor [o], in the scales of the weight's rows and the bias: codes stay as they are."""
+        held = "weight" if self.plan.weight is None else "scale"
+        setattr(self, held, self.get_buffer(held) / divisor[:, None])
+        if hasattr(self, "bias"):
+            self.bias = self.bias.float() / divisor
+        self._prepared.clear()
 
     def share_basis(self, name: str, other: QuantLinear) -> None:
         """Read the change of basis of `other`, the site `name`; it is then saved there alone."""

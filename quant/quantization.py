@@ -14,6 +14,7 @@ from .amplified import carry_over
 from .calibration import InputStatistics, Seen
 from .cards import Card, load_method, methods
 from .errors import BadInput, DQVizError, unknown
+from .folding import Fold, fold_scales
 from .layers import QuantLinear
 from .methods.base import Group, Rounded, SiteWeight
 from .models import Model
@@ -77,12 +78,13 @@ def parse_options(key: str, given: Mapping[str, Any]) -> Value:
     """The options of a method, checked; unknown names and bad values are one clear error."""
     card: Card = methods().get(key) or _no_method(key)
     kind = load_method(key).Options
-    for name in given:
+    options = card.expanded(given)
+    for name in options:
         if name not in kind.model_fields:
             raise unknown(
                 f"option of {card.key}", name, kind.model_fields, f"List them: dqviz methods {key}"
             )
-    return kind.parse(dict(given), f"options of {key}")
+    return kind.parse(options, f"options of {key}")
 
 
 def _no_method(key: str) -> Card:
@@ -126,6 +128,10 @@ def quantize(
             notes[name] = said
         if on_site is not None:
             on_site(index + 1, len(groups))
+    fold: Fold = getattr(chosen, "fold", "none")
+    if fold != "none":
+        folded = fold_scales(transformer, model, plan, fold)
+        notes |= {name: {**notes[name], **said} for name, said in folded.items()}
     share_bases(transformer, model.sites)
     attach(transformer, plan.windows)
     if sharing is not None:

@@ -19,9 +19,14 @@ from .errors import BadInput
 class Rows:
     """Parameters of a transformer that are copied when they are first changed."""
 
-    def __init__(self, transformer: nn.Module, overflow: str) -> None:
-        """`overflow` is what is said where a product is not finite, with {dtype} and {name} in it."""
-        self.transformer = transformer
+    def __init__(
+        self, transformer: nn.Module, overflow: str, stored: torch.dtype | None = None
+    ) -> None:
+        """Of `transformer`; with `stored`, what is changed is rounded to that type, but for biases.
+
+        `overflow` is what is said where a product is not finite, with {dtype} and {name} in it.
+        """
+        self.transformer, self._stored = transformer, stored
         self._overflow = overflow
         self._own: set[str] = set()
 
@@ -41,11 +46,13 @@ class Rows:
                 factor = factor.double().reshape(-1, *[1] * (old.dim() - 1)).to(old.device)
             if isinstance(offset, Tensor):
                 offset = offset.double().to(old.device)
-            changed = (old * factor + offset).to(parameter.dtype)
+            own = self._stored is None or name.endswith(".bias")
+            dtype = parameter.dtype if own else self._stored
+            changed = (old * factor + offset).to(dtype)
             if not bool(torch.isfinite(changed).all()):
-                dtype = str(parameter.dtype).removeprefix("torch.")
-                raise BadInput(self._overflow.format(dtype=dtype, name=name))
-            parameter[index] = changed  # type: ignore[index]
+                said = str(dtype).removeprefix("torch.")
+                raise BadInput(self._overflow.format(dtype=said, name=name))
+            parameter[index] = changed.to(parameter.dtype)  # type: ignore[index]
 
     def multiply_outputs(self, linear: str, channels: Tensor, factor: Tensor | float) -> None:
         """Rows of a linear layer, and of its bias if it has one."""

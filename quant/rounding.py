@@ -168,7 +168,8 @@ def rounded_rows(x: Tensor, fmt: Format, samples: int | None = None) -> Tensor:
     """What the dynamically scaled activation codes of x [m, i] stand for, float32.
 
     `samples` says of how many samples, equally long, the rows are; granularity "sample" reads it, and
-    takes rows for samples where it is None.
+    takes rows for samples where it is None. "batch" and "branch" share a scale over samples, and take
+    each row by itself where it is None.
     """
     if fmt.kind == "fp8":
         return kernels.quantize_rows.quantize_rows_fp8(x, fmt.granularity).dequantize()
@@ -185,7 +186,26 @@ def rounded_rows(x: Tensor, fmt: Format, samples: int | None = None) -> Tensor:
         flat = pieces.reshape(-1, pieces.shape[2] * pieces.shape[3])
         rounded = kernels.quantize_rows(flat, fmt.bits, fmt.symmetric).dequantize()
         return rounded.reshape(pieces.shape).transpose(1, 2).reshape(x.shape)
+    if fmt.granularity in ("batch", "branch"):
+        return _rounded_over_samples(x, fmt, samples)
     return kernels.quantize_rows(x, fmt.bits, fmt.symmetric, fmt.granularity).dequantize()
+
+
+def _rounded_over_samples(x: Tensor, fmt: Format, samples: int | None) -> Tensor:
+    """One scale per token position over all samples, or over those of each half: x [b n, i]."""
+    if samples is None:
+        return kernels.quantize_rows(x, fmt.bits, fmt.symmetric).dequantize()
+    parts = 2 if fmt.granularity == "branch" else 1
+    if samples % parts:
+        raise BadInput(
+            f"scales per guidance branch need both branches in a batch, and this one has {samples} "
+            "samples; draw with guidance above 1"
+        )
+    apart = x.reshape(parts, samples // parts, -1, x.shape[1])  # [2, b/2, n, i]
+    tokens = apart.transpose(1, 2)  # [2, n, b/2, i]
+    flat = tokens.reshape(-1, tokens.shape[2] * tokens.shape[3])
+    rounded = kernels.quantize_rows(flat, fmt.bits, fmt.symmetric).dequantize()
+    return rounded.reshape(tokens.shape).transpose(1, 2).reshape(x.shape)
 
 
 class Ranges(NamedTuple):

@@ -19,7 +19,7 @@ from .errors import BadInput
 
 PLAN_FORMAT = 1
 
-Granularity = Literal["tensor", "row", "group", "sample"]
+Granularity = Literal["tensor", "row", "group", "sample", "batch", "branch"]
 Kind = Literal["int", "fp8", "mxfp8", "mxfp4", "nvfp4"]
 BLOCK_FORMATS = {"mxfp8": (8, 32), "mxfp4": (4, 32), "nvfp4": (4, 16)}  # bits, elements per scale
 
@@ -64,6 +64,8 @@ class Format(Value):
     `row` means one scale per output channel for a weight and one per token for an activation;
     `group` means one per `group_size` input channels inside a row; `sample`, for activations, means
     one for all tokens of a sample, or with a `group_size` one per so many channels of a sample.
+    `batch`, for activations, means one for each token position, shared by all samples of a batch, and
+    `branch` the same for each half of the batch, the guidance branches: an ablation, simulated only.
     Activations are scaled dynamically, from what is at hand, unless the format is `static`: then
     their ranges come from the calibration, one per step window, per tensor or per channel group.
 
@@ -90,6 +92,8 @@ class Format(Value):
             bits, block = BLOCK_FORMATS[self.kind]
             if (self.bits, self.group_size, self.symmetric) != (bits, block, True):
                 raise ValueError(f"{self.kind} is symmetric, with {bits} bits in groups of {block}")
+        if self.granularity in ("batch", "branch") and self.kind != "int":
+            raise ValueError(f"granularity '{self.granularity}' is for integers")
         if self.granularity in ("group", "sample") and self.kind == "fp8":
             raise ValueError("fp8 is scaled per tensor or per row; in blocks it is mxfp8")
         if self.static and (self.kind != "int" or self.granularity not in ("tensor", "group")):
@@ -165,9 +169,10 @@ class SitePlan(Value):
 
     @model_validator(mode="after")
     def _consistent(self) -> SitePlan:
-        if self.weight is not None and (self.weight.static or self.weight.granularity == "sample"):
+        across = ("sample", "batch", "branch")
+        if self.weight is not None and (self.weight.static or self.weight.granularity in across):
             raise ValueError(
-                "'static' and granularity 'sample' are for activations, not for weights"
+                f"'static' and granularity {', '.join(across)} are for activations, not for weights"
             )
         if len({(f.symmetric, f.group_size) for f in self.static_formats}) > 1:
             raise ValueError("static activation formats of one site share their granularity")

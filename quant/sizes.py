@@ -18,6 +18,7 @@ from torch import nn
 from .adapters import Adapter, Site, adapters
 from .cards import load_method
 from .errors import BadInput, unknown
+from .folding import Fold, makers
 from .layers import OF_INPUT, Transform, buffer_shapes
 from .schema import Bits, Plan, SitePlan
 from .storage import is_embedder, kept_dtype, stored_tensors
@@ -82,7 +83,7 @@ def size_of(
 
     chosen = parse_options(method, options or {})
     module = load_method(method)
-    transform = module.stored_transform(chosen)
+    transform: Transform = module.stored_transform(chosen)
     steps = STEPS
     if target in known_shapes():
         transformer, adapter = load_shape(target)
@@ -91,6 +92,7 @@ def size_of(
         resolve(target, extra=known_shapes())
         model = load_model(target)
         transformer, sites, dtype = model.transformer, model.sites, model.source_dtype
+        adapter = model.adapter
         shared = set(stored_tensors(transformer, dtype).shared)
         steps = model.sampler().steps
     if plan is not None:
@@ -106,7 +108,13 @@ def size_of(
             name: module.stored_formats(site, widths[name], chosen, steps)
             for name, site in formats.items()
         }
-    return predict_size(transformer, sites, formats, transform, dtype=dtype, shared=shared)
+    transforms: dict[str, Transform] = dict.fromkeys(formats, transform)
+    fold: Fold = getattr(chosen, "fold", "none")
+    if transform.scale and not transform.per_window and fold != "none":
+        for name, into in makers(adapter.producers(transformer), sites, formats, fold).items():
+            if not isinstance(into, str):
+                transforms[name] = replace(transform, scale=False, folded_into=into)
+    return predict_size(transformer, sites, formats, transforms, dtype=dtype, shared=shared)
 
 
 def predict_size(
@@ -139,11 +147,16 @@ def predict_size(
         for name, t in transformer.state_dict().items()
         if name not in left_out
     }
+    of_site = {
+        n: transforms if isinstance(transforms, Transform) else transforms[n] for n in quantized
+    }
+    divided = {f"{n}.bias" for transform in of_site.values() for n in transform.folded_into}
+    full |= {n: (full[n][0], torch.float32) for n in divided if n in full}
     shapes = {n: v for n, v in full.items() if n.rpartition(".")[0] not in quantized}
     inputs = {site.name: site.input_of for site in sites}
     bases: set[tuple[str, Transform]] = set()  # that a site has already
     for name, site in quantized.items():
-        transform = transforms if isinstance(transforms, Transform) else transforms[name]
+        transform = of_site[name]
         linear = transformer.get_submodule(name)
         assert isinstance(linear, nn.Linear)
         buffers = buffer_shapes(
@@ -152,7 +165,7 @@ def predict_size(
         if transform.requantized:
             buffers["weight"] = buffers["weight"][0], kept_dtype(linear.weight, dtype)
         if linear.bias is not None:
-            buffers["bias"] = buffers["bias"][0], kept_dtype(linear.bias, dtype)
+            buffers["bias"] = full[f"{name}.bias"]
         basis = inputs[name], replace(transform, rank=0, requantized=False)
         if basis in bases:
             buffers = {n: value for n, value in buffers.items() if n not in OF_INPUT}

@@ -80,8 +80,9 @@ def stages_of(layer: QuantLinear) -> tuple[Stage, ...]:
     windows = len(layer.windows) if layer.transform.per_window else 1
     bases = [layer.basis(window) for window in range(windows)]
     found = []
-    if layer.transform.scale:
-        found.append(Stage("scaled", tuple((scale, None, None) for scale, _, _ in bases)))
+    if layer.transform.scale or layer.folded is not None:
+        scales = [layer.folded if scale is None else scale for scale, _, _ in bases]
+        found.append(Stage("scaled", tuple((scale, None, None) for scale in scales)))
     if layer.transform.rotate or layer.transform.block:
         found.append(Stage("rotated", tuple((None, signs, blocks) for _, signs, blocks in bases)))
     return tuple(found)

@@ -34,6 +34,7 @@ def stored_tensors(transformer: nn.Module, dtype: torch.dtype) -> Stored:
         for buffer, _ in layer.named_buffers(recurse=False)
         if buffer not in ("bias", "weight")
     }
+    divided = {f"{n}.bias" for layer in layers.values() for n in layer.transform.folded_into}
     folded = {f"{name}.weight" for name, m in layers.items() if not m.transform.requantized}
     tensors: dict[str, Tensor] = {}
     shared = {
@@ -45,7 +46,9 @@ def stored_tensors(transformer: nn.Module, dtype: torch.dtype) -> Stored:
     first: dict[str, str] = {}
     for name, value in transformer.state_dict().items():
         tensor = value.detach().cpu().contiguous()
-        if name not in exact and tensor.is_floating_point():
+        if name in divided:
+            tensor = tensor.float()
+        elif name not in exact and tensor.is_floating_point():
             tensor = tensor.to(dtype if name in folded else kept_dtype(tensor, dtype))
         if is_embedder(name):
             mark = f"{tensor.dtype}{tuple(tensor.shape)}{digest(tensor)}"
