@@ -1,4 +1,4 @@
-# make app | test | check | docs | pictures | recorded | quality | balance | transforms | peers | lock | clean      (CONTRIBUTING.md says what each is for)
+# make app | test | check | docs | pictures | recorded | quality | balance | sharing | transforms | peers | lock | clean      (CONTRIBUTING.md says what each is for)
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -11,7 +11,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-.PHONY: help app test check docs pictures recorded quality balance transforms peers lock clean env
+.PHONY: help app test check docs pictures recorded quality balance sharing transforms peers lock clean env
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -59,6 +59,9 @@ quality: env ## docs/results/quality.*: our methods at several bit widths, with 
 
 balance: env ## docs/results/balance.*: the choice of a transform against every single kind
 	@$(BIN)/python -m benchmarks.balance $(ARGS)
+
+sharing: env ## docs/results/sharing.*: attention sharing on and off, quality, work and time
+	@$(BIN)/python -m benchmarks.sharing $(ARGS)
 
 capture: env ## docs/results/capture.*: what capturing costs in time, memory and bytes
 	@$(BIN)/python -m benchmarks.capture $(ARGS)
