@@ -66,6 +66,7 @@ def list_methods(key: str | None = None) -> list[dict[str, Any]]:
             "summary": card.summary,
             "bits": list(card.bits),
             "options": [asdict(option) for option in card.options],
+            "presets": [asdict(preset) for preset in card.presets],
             "beats": card.beats or None,
             "needs": list(card.needs),
         }

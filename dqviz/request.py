@@ -183,7 +183,14 @@ def split_options(
     from quant.quantization import parse_options  # torch, and only when methods are asked for
 
     shares: list[dict[str, Any]] = [{} for _ in methods]
-    fields = [set(cards.load_method(m).Options.model_fields) for m in methods]
+    known_cards = cards.methods()
+    fields = [
+        {
+            *cards.load_method(m).Options.model_fields,
+            *(("preset",) if known_cards[m].presets else ()),
+        }
+        for m in methods
+    ]
     for name, value in options.items():
         prefix, dot, rest = name.partition(".")
         if dot and prefix not in methods:

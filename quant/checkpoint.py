@@ -69,6 +69,11 @@ def save_checkpoint(
             f"synthetic outliers ({model.outliers}) wrap the layers of this model, which plain "
             "diffusers does not know; only the kind 'static' can be saved"
         )
+    if any(site.across_samples for site in quantized.plan.sites.values()):
+        raise BadInput(
+            "activation scales that samples share make a picture depend on its batch: an ablation for "
+            "comparisons, not for checkpoints; take scales=row"
+        )
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

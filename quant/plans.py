@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import kernels
+
 from .adapters import Site
 from .errors import BadInput, unknown
 from .generation import timesteps_of
@@ -154,6 +156,16 @@ def read_plan(path: Path) -> Plan:
     except (ValueError, OSError) as error:
         raise BadInput(f"plan {path}: not readable as JSON: {error}") from None
     return Plan.parse(data, f"plan {path}")
+
+
+def check_simulated(plan: Plan, backend: str | None) -> None:
+    """Stop where a backend is asked to compute with scales that samples share: they are simulated only."""
+    wanted = kernels.dispatch.requested(backend)
+    if wanted not in ("auto", "simulate") and any(s.across_samples for s in plan.sites.values()):
+        raise BadInput(
+            f"activation scales that samples share are an ablation and only simulated, not {wanted}; "
+            "leave the backend away, or take scales=row"
+        )
 
 
 def check_plan(plan: Plan, model: Model) -> None:

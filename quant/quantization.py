@@ -18,7 +18,7 @@ from .folding import Fold, fold_scales
 from .layers import QuantLinear
 from .methods.base import Group, Rounded, SiteWeight
 from .models import Model
-from .plans import check_plan, steps_of
+from .plans import check_plan, check_simulated, steps_of
 from .schema import Plan, Sampler, SitePlan, Value, Window
 from .sharing import attach as attach_sharing
 from .sharing import check_family, check_guidance
@@ -118,6 +118,7 @@ def quantize(
     check_plan(plan, model)
     transformer = shallow_copy(model.transformer)
     plan, groups = groups_of(model, method, plan, chosen, seen, seed=seed)
+    check_simulated(plan, backend)
     notes: dict[str, dict[str, object]] = {}
     for index, (group, statistics) in enumerate(groups):
         made = layers_of(

@@ -22,7 +22,7 @@ import kernels
 
 from . import blockfloat
 from .errors import BadInput
-from .schema import BLOCK_FORMATS, Format
+from .schema import ACROSS_SAMPLES, BLOCK_FORMATS, Format
 
 FLOOR = 1e-8
 E4M3_MAX = 448.0
@@ -186,7 +186,7 @@ def rounded_rows(x: Tensor, fmt: Format, samples: int | None = None) -> Tensor:
         flat = pieces.reshape(-1, pieces.shape[2] * pieces.shape[3])
         rounded = kernels.quantize_rows(flat, fmt.bits, fmt.symmetric).dequantize()
         return rounded.reshape(pieces.shape).transpose(1, 2).reshape(x.shape)
-    if fmt.granularity in ("batch", "branch"):
+    if fmt.granularity in ACROSS_SAMPLES:
         return _rounded_over_samples(x, fmt, samples)
     return kernels.quantize_rows(x, fmt.bits, fmt.symmetric, fmt.granularity).dequantize()
 

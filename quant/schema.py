@@ -21,6 +21,7 @@ PLAN_FORMAT = 1
 
 Granularity = Literal["tensor", "row", "group", "sample", "batch", "branch"]
 Kind = Literal["int", "fp8", "mxfp8", "mxfp4", "nvfp4"]
+ACROSS_SAMPLES = ("batch", "branch")  # granularities with one scale for several samples
 BLOCK_FORMATS = {"mxfp8": (8, 32), "mxfp4": (4, 32), "nvfp4": (4, 16)}  # bits, elements per scale
 
 
@@ -92,7 +93,7 @@ class Format(Value):
             bits, block = BLOCK_FORMATS[self.kind]
             if (self.bits, self.group_size, self.symmetric) != (bits, block, True):
                 raise ValueError(f"{self.kind} is symmetric, with {bits} bits in groups of {block}")
-        if self.granularity in ("batch", "branch") and self.kind != "int":
+        if self.granularity in ACROSS_SAMPLES and self.kind != "int":
             raise ValueError(f"granularity '{self.granularity}' is for integers")
         if self.granularity in ("group", "sample") and self.kind == "fp8":
             raise ValueError("fp8 is scaled per tensor or per row; in blocks it is mxfp8")
@@ -169,10 +170,12 @@ class SitePlan(Value):
 
     @model_validator(mode="after")
     def _consistent(self) -> SitePlan:
-        across = ("sample", "batch", "branch")
-        if self.weight is not None and (self.weight.static or self.weight.granularity in across):
+        of_samples = ("sample", *ACROSS_SAMPLES)
+        weight = self.weight
+        if weight is not None and (weight.static or weight.granularity in of_samples):
             raise ValueError(
-                f"'static' and granularity {', '.join(across)} are for activations, not for weights"
+                f"'static' and granularity {', '.join(of_samples)} are for activations, not for "
+                "weights"
             )
         if len({(f.symmetric, f.group_size) for f in self.static_formats}) > 1:
             raise ValueError("static activation formats of one site share their granularity")
@@ -187,6 +190,11 @@ class SitePlan(Value):
     def quantized(self) -> bool:
         """Whether anything at all is quantized here."""
         return self.weight is not None or any(a is not None for a in self.activations)
+
+    @property
+    def across_samples(self) -> bool:
+        """Whether samples of a batch share activation scales, so that a picture depends on its batch."""
+        return any(f is not None and f.granularity in ACROSS_SAMPLES for f in self.activations)
 
 
 class Plan(Value):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -37,4 +37,20 @@ def methods(
         for m in found
         if m["options"]
     ]
+    parts += [
+        f"presets of {m['key']}, as in --option preset=NAME\n"
+        + table(
+            ("", "bits", "sets", "source", ""),
+            [
+                (f"  {p['name']}", p["bits"], _options(p["options"]), p["source"], p["text"])
+                for p in m["presets"]
+            ],
+        )
+        for m in found
+        if m["presets"]
+    ]
     show({"methods": found}, json_, "\n\n".join(parts))
+
+
+def _options(options: dict[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in options.items())
