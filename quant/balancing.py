@@ -80,9 +80,9 @@ def incoherence_profile(seen: InputStatistics) -> Tensor:
     return _per_step(psi, step_of) / _per_step(torch.ones_like(psi), step_of)
 
 
-def to_be_balanced(profile: Tensor) -> bool:
+def to_be_balanced(profile: Tensor, psi: float = INCOHERENT, change: float = CHANGING) -> bool:
     """Whether an input is incoherent at some step, or much more so at one step than at another."""
-    return bool(profile.max() > INCOHERENT or profile.max() > CHANGING * profile.min())
+    return bool(profile.max() > psi or profile.max() > change * profile.min())
 
 
 def in_blocks_of(width: int) -> int:

@@ -42,6 +42,8 @@ from pydantic import Field, model_validator
 
 from ..alphas import SEARCH, Alpha, alpha_of, check_names
 from ..balancing import (
+    CHANGING,
+    INCOHERENT,
     STATISTICS,
     Candidate,
     TransformName,
@@ -84,6 +86,8 @@ CARD = Card(
             "choose",
             "plain, scale, rotate, both; choose: the least error on calibration rows, for each input; incoherence: both where an input needs it, else plain",
         ),
+        Option("psi", 8.0, "with transform=incoherence: balanced where psi is larger at some step"),
+        Option("change", 1.5, "or where its largest is so many times its smallest over the steps"),
         Option(
             "fold",
             "none",
@@ -169,6 +173,8 @@ class Options(Value):
     alpha: Alpha = SEARCH
     act_stat: Literal["first", "max", "mean", "ema", "search"] = "max"
     transform: Literal["plain", "scale", "rotate", "both", "choose", "incoherence"] = "choose"
+    psi: float = Field(default=INCOHERENT, ge=1)
+    change: float = Field(default=CHANGING, ge=1)
     fold: Fold = "none"
     balance: Literal["static", "timestep_aware"] = "static"
     ranges: int = Field(default=2, ge=2, le=20)
@@ -292,7 +298,7 @@ def _in_one_basis(
     if options.transform == "incoherence":
         profile = incoherence_profile(required(seen, group))
         said = {"incoherence": float(profile.max()), "spread": float(profile.max() / profile.min())}
-        if not to_be_balanced(profile):
+        if not to_be_balanced(profile, options.psi, options.change):
             ways = [Candidate(transform="plain")]
     errors = {}
     if len(ways) > 1:
