@@ -199,3 +199,18 @@ def test_a_study_hands_back_what_a_probe_measured(tmp_path: Path):
     study = probes.study_with_probes(tmp_path / "mine", windows=probes.windows(blocks=6, steps=20))
     assert [row["probe"] for row in study.probes()] == ["windows"]
     assert study.probe("trdq-w4a8-windows")["of_inputs"] == 12
+
+
+def test_the_page_asks_for_one_probe_with_these_windows(tmp_path, monkeypatch):
+    from dqviz.probing import ProbeRequest, as_command
+    from dqviz.study import studies_root
+    from dqviz.ui.bench import Bench
+    from dqviz.ui.methods import Methods
+
+    monkeypatch.setenv("DQVIZ_HOME", str(tmp_path))
+    probes.study_with_probes(studies_root() / "mine", windows=probes.windows())
+    asked = {"what": "probe", "study": "mine", "method": "trdq", "bits": "w4a8", "only": ["windows"], "options": {"windows": [5]}}  # fmt: skip
+    kind, request = Methods(Bench()).request(asked)
+    assert kind == "probe"
+    command = as_command(ProbeRequest.parse(request))
+    assert "--only windows --option 'windows=[5]'" in command

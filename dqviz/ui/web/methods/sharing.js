@@ -48,7 +48,7 @@ function drawSharing(section, context) {
     return select;
   });
   const name = el("span", {});
-  const facts = el("dl", { class: "dq-figures", role: "status" });
+  const facts = el("dl", { class: "dq-figures", "aria-live": "polite" });
   const result = outcome(section);
   slider.addEventListener("input", () => { state.threshold = atLeast(Number(slider.value)); show(); });
   slider.addEventListener("change", () => context.keep({ threshold: state.threshold }));

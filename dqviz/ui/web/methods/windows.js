@@ -32,7 +32,7 @@ function drawWindows(section, context) {
   const bands = el("div", { class: "dq-bands", "aria-hidden": "true" });
   const handles = el("div", { role: "group", "aria-label": "Borders between windows" });
   const stage = el("div", { class: "dq-windowstage" }, holder, bands, handles);
-  const facts = el("dl", { class: "dq-figures", role: "status" });
+  const facts = el("dl", { class: "dq-figures", "aria-live": "polite" });
   const gap = el("div", { class: "dq-gap" });
   const result = outcome(section);
 
@@ -266,8 +266,13 @@ function drawWindows(section, context) {
   const keys = el("ul", { class: "dq-legend", "aria-label": "Lines" }, keyed("your windows", "thick", "var(--run-1)"), section.legend.map((entry) => keyed(...entry)),
     el("li", {}, el("span", { class: "dq-measuredkey", "aria-hidden": "true" }, "▴"), "borders that were measured"));
 
-  // A double click in the plot puts a border there.
-  stage.addEventListener("dblclick", (e) => { if (!e.target.closest(".dq-border")) split(nearest(e.clientX)); });
+  // A double click in the plot puts a border there; the figure keeps the browser's own event to itself.
+  let press = { at: -Infinity, x: 0 };
+  stage.addEventListener("pointerdown", (e) => {
+    const again = e.timeStamp - press.at < 400 && Math.abs(e.clientX - press.x) < 6;
+    press = { at: again ? -Infinity : e.timeStamp, x: e.clientX };
+    if (again && !e.target.closest(".dq-border")) split(nearest(e.clientX));
+  }, true);
   redraws.add({ node: holder, draw });
   new ResizeObserver(place).observe(stage);
   const card = el("section", { class: "dq-card" }, heading(section, exportButtons(section, () => svgOf({ ...section, figure: figure(true) }))),
