@@ -271,6 +271,7 @@ def _calibrated(task: _Task) -> Any:
         task.study.folder,
         task.watch,
         steps,
+        [(str(task.request.method), task.method["method_options"])],
     )
 
 

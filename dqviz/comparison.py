@@ -40,7 +40,7 @@ from .records import (
 from .report import write_report
 from .request import CompareRequest, RunRequest, check_request
 from .resumption import load_generation, save_generation
-from .sharing import described, needs_similarity, similarity_steps, watched_similarity
+from .sharing import needs_similarity, sharing_record, similarity_steps, watched_similarity
 from .studies import writable
 from .study import MANIFEST, NewRun, Study, check_folder, default_folder
 from .watch import Watch, to_uint8
@@ -236,6 +236,7 @@ def _calibrate(task: Task, steps: int) -> Seen:
         task.study.folder,
         task.watch,
         steps,
+        [(job.method, job.options) for _, job, _ in task.runs],
     )
 
 
@@ -281,7 +282,9 @@ def _quantized_run(
             "kept": quantized.scope.kept,
         },
         "choices": quantized.notes,
-        "sharing": described(quantized, task.similarity, task.model, task.sampler, task.samples),
+        "sharing": sharing_record(
+            quantized.sharing, task.similarity, task.model, task.sampler, task.samples
+        ),
     }
     drift = _trace(task, name, reference, drawn, quantized.transformer)
     manifest = None if seen is None or not methods()[job.method].needs else seen.manifest
@@ -289,6 +292,8 @@ def _quantized_run(
 
 
 def _foreign_run(task: Task, name: str, path: Path, reference: Drawn) -> None:
+    from quant.sharing import sharing_of
+
     task.watch.stage("load", f"loading candidate {path}", run=name)
     candidate = load_candidate(path, task.model)
     task.watch.stage("draw", f"candidate {path.name}", task.steps, name)
@@ -312,6 +317,9 @@ def _foreign_run(task: Task, name: str, path: Path, reference: Drawn) -> None:
         "device": device_name(task.model),
         "dtype": str(task.model.dtype).removeprefix("torch."),
         "scope": {"quantized": list(candidate.quantized), "kept": candidate.kept},
+        "sharing": sharing_record(
+            sharing_of(candidate.transformer), None, task.model, task.sampler, task.samples
+        ),
     }
     drift = _trace(task, name, reference, drawn, candidate.transformer)
     _store(task, record, drawn, plan, drift, {"candidate": str(path)})

@@ -21,14 +21,14 @@ from .planning import (
     plan_bits,
     plan_for,
     plan_warnings,
-    statistics,
+    watched_statistics,
 )
 from .request import CompareRequest, check_request
 from .sharing import (
     check_sharing,
-    described,
     needs_similarity,
     shares,
+    sharing_record,
     sharing_warnings,
     watched_similarity,
 )
@@ -83,13 +83,9 @@ def quantize_to(
     steps = len(samples) * sampler.steps
     watch.plan(steps * (needs_statistics([job.method]) + alike))
     if needs_statistics([job.method]):
-        watch.stage("calibrate", f"calibrating on {len(samples)} samples", steps, "calibration")
-        seen = statistics(
-            model,
-            samples,
-            sampler,
-            request.batch_size,
-            on_step=lambda event: watch.advance(len(event.samples)),
+        asked = [(job.method, job.options)]
+        seen = watched_statistics(
+            model, samples, sampler, request.batch_size, None, watch, steps, asked
         )
     if alike:
         similarity = watched_similarity(model, samples, sampler, request.batch_size, watch)
@@ -136,7 +132,7 @@ def quantize_to(
             "quantized": list(quantized.scope.quantized),
             "kept": quantized.scope.kept,
         },
-        "sharing": described(quantized, similarity, model, sampler, samples),
+        "sharing": sharing_record(quantized.sharing, similarity, model, sampler, samples),
         "warnings": plan_warnings(given, sampler),
     }
 

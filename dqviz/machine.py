@@ -7,6 +7,8 @@ import os
 import platform
 import re
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from quant.errors import EnvironmentFault
@@ -82,6 +84,31 @@ def processor() -> str:
     name = re.sub(r"\s+", " ", name or platform.processor() or platform.machine()).strip()
     n = cores()
     return f"{name}, {n} core{'' if n == 1 else 's'}"
+
+
+def rates() -> tuple[float, float, float]:
+    """Multiply-adds, numbers through an operation and operations per second: the best of a few rounds."""
+    import torch
+
+    a, x, small = torch.ones(512, 512), torch.ones(2**20), torch.ones(8)
+    return (
+        a.numel() * 512 * _per_second(lambda: a @ a),
+        x.numel() * _per_second(lambda: x.mul(2)),
+        _per_second(lambda: small.mul(2)),
+    )
+
+
+def _per_second(work: Callable[[], object]) -> float:
+    """How often a piece of work runs in a second, by its fastest of some rounds of 5 ms."""
+    work()
+    best = 0.0
+    for _ in range(6):
+        began, count = time.perf_counter(), 0
+        while time.perf_counter() - began < 0.005:
+            work()
+            count += 1
+        best = max(best, count / (time.perf_counter() - began))
+    return best
 
 
 def require_memory(needed: int, what: str) -> None:

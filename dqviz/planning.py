@@ -12,6 +12,7 @@ from quant.schema import Outliers, Plan, Sample, Sampler, fingerprint
 from quant.seen_layout import CalibrationOptions, describe
 
 from . import machine
+from .projection import Asked, of_model, sentence
 from .request import CompareRequest, RunRequest
 from .study import faults
 
@@ -168,12 +169,25 @@ def watched_statistics(
     samples: tuple[Sample, ...],
     sampler: Sampler,
     batch_size: int,
-    folder: Path,
+    folder: Path | None,
     watch: Watch,
     steps: int,
+    asked: Sequence[Asked] = (),
 ) -> Seen:
-    """`statistics` as a stage of a watched piece of work; `steps` is 0 where they are there already."""
-    watch.stage("calibrate", f"calibrating on {len(samples)} samples", steps)
+    """`statistics` as a stage of a watched piece of work; `steps` is 0 where they are there already.
+
+    The stage says what it and the methods that were `asked` for will take, before it starts.
+    """
+    from quant.calibration import manifest_of
+
+    manifest = manifest_of(model, samples, sampler, CalibrationOptions())
+    held = folder is not None and statistics_file(folder, manifest) is not None
+    made = of_model(model, samples, sampler, asked, batch_size)
+    count = f"{len(samples)} sample{'' if len(samples) == 1 else 's'}"
+    what = "statistics are there already" if held else f"calibrating on {count}"
+    watch.stage(
+        "calibrate", f"{what}; {sentence(made, held)}" if asked or not held else what, steps
+    )
     return statistics(
         model,
         samples,

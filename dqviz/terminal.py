@@ -12,6 +12,7 @@ from types import FrameType
 
 from .events import Event, Progress, RunFinished, Stage
 
+ANNOUNCED = ("calibrate", "capture")  # stages whose text says what they will take
 OUR_PACKAGES = r"(dqviz|quant|kernels)(\.|$)"
 
 
@@ -34,7 +35,10 @@ class ProgressLine:
         self._dirty = False
 
     def __call__(self, event: Event) -> None:
-        """Show what an event says."""
+        """Show what an event says; what long stages will take stays on the screen, and in logs."""
+        if isinstance(event, Stage) and event.name in ANNOUNCED:
+            self.clear()
+            print(event.text, file=sys.stderr, flush=True)
         if not self._shown:
             return
         if isinstance(event, Stage):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..events import Event, Stage
 from .base import (
     CALIBRATION,
     NO_LIST,
@@ -129,12 +127,5 @@ def capture(
         "command line",
     )
     with watched() as (progress, cancelled):
-
-        def on_event(event: Event) -> None:
-            if isinstance(event, Stage) and event.name == "capture":
-                progress.clear()
-                print(event.text, file=sys.stderr, flush=True)  # bounds, before the start
-            progress(event)
-
-        made = run(request, on_event, cancelled)
+        made = run(request, progress, cancelled)
     show(made, json_, captured(made))
