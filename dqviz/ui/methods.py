@@ -15,6 +15,7 @@ from typing import Any
 
 from quant import probes
 from quant.errors import BadInput, DQVizError, unknown
+from quant.schema import parse_bits
 
 from .. import capturing, probing
 from ..capturing import CaptureRequest
@@ -60,7 +61,7 @@ class Methods:
             "method": opened.method,
             "bits": opened.bits,
             "selection": chosen.to_json(),
-            "notes": notes,
+            "notes": notes + _mixed(opened),
             "sections": page.sections(opened, chosen, None if whole else wanted),
         }
         if whole:
@@ -70,9 +71,9 @@ class Methods:
                     **controls,
                     "study": names,
                     "method": [(k, self.titles.get(k, k)) for k in self.keys],
-                    "bits": self._probed_bits(self._study(study), opened.method) or [opened.bits],
+                    "bits": self._bits(opened),
                 },
-                "missing": self._missing(opened),
+                "missing": {**self._missing(opened), "jobs": self._jobs(study)},
             }
         return found
 
@@ -85,7 +86,7 @@ class Methods:
         if method not in self.keys:
             raise unknown("method with views", method, self.keys)
         known = self._probed_bits(study, method)
-        bits = bits if bits in known else known[-1] if known else bits or BITS
+        bits = str(parse_bits(bits)) if bits else known[-1] if known else BITS
         probed = {
             str(row["probe"]): self._probed(study, row)
             for row in rows
@@ -130,6 +131,25 @@ class Methods:
         """Queue it."""
         kind, request = self.request(query)
         return {"job": self.bench.desk.submit(kind, request).id}
+
+    def cancel(self, query: Mapping[str, Any]) -> dict[str, Any]:
+        """Cancel a job; what it has finished is kept."""
+        return {"state": self.bench.desk.cancel(query.get("job")).state}
+
+    def _jobs(self, study: str) -> dict[str, str]:
+        """Jobs under way that write into a study: kind -> id."""
+        folder = place(self.bench.library.folders()[study]).resolve()
+        try:
+            jobs = [job for job in self.bench.store.jobs() if job.active]
+        except DQVizError:  # a broken list must not keep a page from opening; the Runs page says it
+            return {}
+        return {job.kind: job.id for job in jobs if job.study.resolve() == folder}
+
+    def _bits(self, opened: page.Opened) -> list[str]:
+        """Bits to choose from: what was probed, and what the method is listed with."""
+        listed = next((m["bits"] for m in self.bench.methods if m["key"] == opened.method), ())
+        known = self._probed_bits(self._study(opened.study), opened.method)
+        return list(dict.fromkeys([*known, *map(str, listed), opened.bits]))
 
     def _missing(self, opened: page.Opened) -> dict[str, Any]:
         """What could be measured yet, with the command that does."""
@@ -180,6 +200,14 @@ class Methods:
         return page.Probed(str(row["name"]), data, row["record"], row["manifest"], row["created"])
 
 
+def _mixed(opened: page.Opened) -> list[str]:
+    """What to say where probes of one method were measured with different options."""
+    options = [p.manifest.get("method_options") for p in opened.probes.values()]
+    if all(o == options[0] for o in options):
+        return []
+    return ["Probes here were measured with different options of the method; each shows its latest."]  # fmt: skip
+
+
 def _state(store: JobStore, query: Mapping[str, Any]) -> dict[str, Any]:
     """How far a job is."""
     job = store.get(query.get("job"))
@@ -211,7 +239,10 @@ def server_functions(bench: Bench) -> list[Callable[[Any], str]]:
     def methods_state(query: Any) -> str:
         return safely(lambda q: _state(bench.store, q), query)
 
-    return [methods, methods_start, methods_state]
+    def methods_cancel(query: Any) -> str:
+        return safely(shown.cancel, query)
+
+    return [methods, methods_start, methods_state, methods_cancel]
 
 
 def build(bench: Bench) -> None:

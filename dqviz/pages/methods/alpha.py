@@ -31,6 +31,7 @@ KINDS = {  # of a method's option transform: the ways that it leaves open
     "rotate": ("rotate",),
     "both": ("both",),
     "choose": ("plain", "rotate", "scale", "both"),
+    "incoherence": ("both",),
 }
 HEIGHT = 400
 
@@ -247,7 +248,10 @@ def _map(
         source=opened.source("alpha", f"{title}{_of_window(opened, window)}"),
         part=f"alpha-map-{kind}",
         lede=f"{title[:1].upper()}{title[1:]}{_of_window(opened, window)}: error over the least of its row. A dot is that least; click a cell to set alpha there.",
-        narrow={"margin": {"l": 4, "r": 4, "t": 8, "b": 44}},
+        narrow={
+            "margin": {"l": 4, "r": 4, "t": 8, "b": 44},
+            "xaxis": {**figure["layout"]["xaxis"], "dtick": 2, "tickangle": 0},
+        },
     )
 
 

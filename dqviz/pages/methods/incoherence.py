@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from quant.cards import methods
+
 from ...plots import steps as plots
 from ...plots.arrays import short
 from ...seen_file import SeenFile
@@ -26,9 +28,10 @@ from ..view import Column, Section, cell, plot, table
 from .opened import Opened, View
 from .selection import Selection
 
-VIEW = View("incoherence", "Incoherence over the steps", 10, None, keys=("psi", "ratio"))
+VIEW = View("incoherence", "Incoherence over the steps", 10, None, keys=("psi", "change"))
 
-PSI, RATIO = 8.0, 1.5  # above them an input is to be balanced
+PSI, CHANGE = 8.0, 1.5  # above them an input is to be balanced, as `quant.balancing` has them
+OPTIONS = {"transform", "psi", "change"}  # of a method that balances by these numbers
 HEIGHT, NARROW = 360, 230  # pixels: of a row of panels, of each where they are stacked
 
 
@@ -50,7 +53,7 @@ def section(opened: Opened, chosen: Selection) -> Section:
     titles = {stage_label(stage): values for stage, values in every.items()}
     figure = plots.panels(titles, named, seen.timesteps, floor, "incoherence")
     before = every[seen.stages[0]]
-    psi, ratio = chosen.number("psi", PSI, 1, 1000), chosen.number("ratio", RATIO, 1, 100)
+    psi, change = chosen.number("psi", PSI, 1, 1000), chosen.number("change", CHANGE, 1, 100)
     inputs = [
         {"name": seen.inputs[i].name, "label": label, **_extremes(line)}
         for i, label, line in zip(order, named, before)
@@ -70,8 +73,13 @@ def section(opened: Opened, chosen: Selection) -> Section:
         table=_table(captured, every, named, inputs),
         inputs=inputs,
         at=at,
-        thresholds={"psi": psi, "ratio": ratio, "highest": float(np.nanmax(before))},
-        defaults={"psi": PSI, "ratio": RATIO},
+        thresholds={"psi": psi, "change": change},
+        defaults={"psi": PSI, "change": CHANGE},
+        highest=max((e["psi"] or 0.0 for e in inputs), default=0.0),
+        settable={option.name for option in methods()[opened.method].options} >= OPTIONS,
+        method=opened.method,
+        bits=opened.bits,
+        model=opened.key,
         without_stages=len(seen.stages) < 2,
     ) | {"kind": "incoherence"}
 
@@ -79,8 +87,8 @@ def section(opened: Opened, chosen: Selection) -> Section:
 def _extremes(line: np.ndarray) -> dict[str, float | None]:
     known = line[np.isfinite(line)]
     if not known.size:
-        return {"psi": None, "ratio": None}
-    return {"psi": float(known.max()), "ratio": float(known.max() / max(known.min(), 1e-12))}
+        return {"psi": None, "change": None}
+    return {"psi": float(known.max()), "change": float(known.max() / max(known.min(), 1e-12))}
 
 
 @lru_cache(maxsize=24)
@@ -151,8 +159,8 @@ def _table(
                 {"input": inputs[i]["name"], "stage": stage, "step": s, "incoherence": None if math.isnan(v) else float(v)}
                 for s, v in enumerate(line)
             ]  # fmt: skip
-        ratio = inputs[i]["ratio"]
-        rows.append({"cells": [*cells, cell("–" if ratio is None else short(ratio))]})
+        change = inputs[i]["change"]
+        rows.append({"cells": [*cells, cell("–" if change is None else short(change))]})
     return table(
         "Every input",
         (

@@ -129,8 +129,8 @@ def _map(opened: Opened, inputs: Mapping[str, Any], names: list[str]) -> Section
         source=opened.source("rotation", "error of greedy over Hadamard"),
         part="rotation-map",
         lede="Output error in per cent over that of one Hadamard matrix with the same scale: below zero, greedy leaves less. Click a cell to look at it.",
-        narrow={"margin": {"l": 4, "r": 4, "t": 8, "b": 44}},
-    )
+        narrow={"margin": {"l": 4, "r": 4, "t": 8, "b": 44}, "xaxis": {**figure["layout"]["xaxis"], "tickfont": {"size": 9}}},
+    )  # fmt: skip
 
 
 def _ways(opened: Opened, found: Mapping[str, Any], place: str, stem: str) -> Section:

@@ -127,33 +127,40 @@ export function methods({ element, server }) {
       starter("Measure now", missing.command, { what: "probe", study, method, bits }));
   }
 
-  // A button that starts a job, its progress, and the same as a command.
+  // A button that starts a job, its progress, and the same as a command; a job under way is followed.
   function starter(label, command, query) {
     const button = el("button", { type: "button", class: "dq-primary" }, label);
+    const cancel = el("button", { type: "button", class: "dq-small", hidden: true }, "Cancel");
     const status = el("p", { class: "dq-lede", role: "status" });
-    button.addEventListener("click", () => run(query, button, status));
-    return el("div", { class: "dq-starter" }, el("div", { class: "dq-emptyline" }, button, status), commandLine(command));
+    const parts = { button, cancel, status };
+    button.addEventListener("click", async () => {
+      button.disabled = true;
+      const begun = JSON.parse(await server.methods_start(query));
+      if (!begun.error) return follow(begun.job, parts);
+      status.textContent = begun.error;
+      button.disabled = false;
+    });
+    const running = context.missing?.jobs?.[query.what];
+    if (running) requestAnimationFrame(() => follow(running, parts));
+    return el("div", { class: "dq-starter" }, el("div", { class: "dq-emptyline" }, button, cancel, status), commandLine(command));
   }
   context.starter = starter;
 
-  async function run(query, button, status) {
+  async function follow(job, { button, cancel, status }) {
     button.disabled = true;
-    const begun = JSON.parse(await server.methods_start(query));
-    if (begun.error) {
-      status.textContent = begun.error;
-      button.disabled = false;
-      return;
-    }
+    cancel.hidden = false;
+    cancel.onclick = () => { cancel.disabled = true; server.methods_cancel({ job }); };
     while (root.contains(status)) {
-      const job = JSON.parse(await server.methods_state({ job: begun.job }));
-      if (job.error || ["failed", "cancelled"].includes(job.state)) {
-        status.textContent = job.error || `It ${job.state === "failed" ? "failed" : "was cancelled"}: ${job.message}`;
-        button.disabled = false;
+      const now = JSON.parse(await server.methods_state({ job }));
+      if (now.state === "done") return refresh(["page"]);
+      if (now.error || ["failed", "cancelled"].includes(now.state)) {
+        status.textContent = now.error || (now.state === "failed" ? `It failed: ${now.message}` : "Cancelled. What was finished is kept; it goes on from there.");
+        cancel.hidden = true;
+        button.disabled = cancel.disabled = false;
         return;
       }
-      if (job.state === "done") return refresh(["page"]);
-      const share = job.total ? ` ${Math.floor((100 * job.done) / job.total)} %` : "";
-      status.textContent = `${job.state === "queued" ? "Waiting for its turn" : job.stage || "Measuring"}${share}${job.seconds_left ? `, ${clock(job.seconds_left)} left` : ""}. You may leave; the Runs page shows and cancels it.`;
+      const share = now.total ? ` ${Math.floor((100 * now.done) / now.total)} %` : "";
+      status.textContent = cancel.disabled ? "Cancelling…" : `${now.state === "queued" ? "Waiting for its turn" : now.stage || "Measuring"}${share}${now.seconds_left ? `, ${clock(now.seconds_left)} left` : ""}. You may leave; it goes on.`;
       await new Promise((resolve) => setTimeout(resolve, 800));
     }
   }

@@ -3,6 +3,7 @@ import { exportButtons } from "../exports.js";
 import { drawPlot, redraws, svgOf, narrow } from "../plots.js";
 import { drawers as tables } from "../tables.js";
 import { badge, el, heading } from "../tools.js";
+import { outcome } from "./outcome.js";
 
 function drawIncoherence(section, context) {
   if (section.empty) {
@@ -14,7 +15,6 @@ function drawIncoherence(section, context) {
   const holder = el("div", { class: "dq-plot", role: "img", "aria-label": section.alt, style: `min-height:${height}px` });
   const { thresholds, inputs } = section;
   const marked = el("p", { class: "dq-marked", role: "status" });
-  const list = el("p", { class: "dq-sub dq-mono" });
   const slider = (key, label, most, step) => {
     const input = el("input", { type: "range", min: 1, max: most, step, value: thresholds[key], "aria-label": label });
     const said = el("output", { class: "dq-mono" });
@@ -22,9 +22,10 @@ function drawIncoherence(section, context) {
     input.addEventListener("change", () => context.keep({ [key]: input.value }));
     return { node: el("label", { class: "dq-slider" }, el("span", {}, label), input, said), said };
   };
-  const psi = slider("psi", "Incoherence above", Math.max(12, Math.ceil(thresholds.highest)), 0.25);
-  const ratio = slider("ratio", "Largest / smallest step above", 4, 0.05);
-  const over = (i) => i.psi > thresholds.psi || i.ratio > thresholds.ratio;
+  const psi = slider("psi", "Incoherence above", Math.max(12, Math.ceil(section.highest)), 0.25);
+  const change = slider("change", "Largest over smallest of all steps above", 4, 0.05);
+  const over = (i) => i.psi > thresholds.psi || i.change > thresholds.change;
+  const result = section.settable ? outcome(section) : null;
   const style = (trace) => {
     if (trace.meta === "floor") return trace;
     const [own, high] = [trace.meta === section.at, over(inputs[trace.meta])];
@@ -33,7 +34,9 @@ function drawIncoherence(section, context) {
   };
   function mark() {
     psi.said.textContent = thresholds.psi.toFixed(2);
-    ratio.said.textContent = `${thresholds.ratio.toFixed(2)} ×`;
+    change.said.textContent = `${thresholds.change.toFixed(2)} ×`;
+    const moved = Object.entries(thresholds).filter(([key, value]) => value !== section.defaults[key]);
+    result?.show({ transform: "incoherence", ...Object.fromEntries(moved) });
     const found = inputs.filter(over);
     marked.replaceChildren(el("strong", {}, `${found.length} of ${inputs.length} inputs to balance`), found.length ? ": " : ".", found.length > 12 ? "" : found.map((i) => i.label).join(", "));
     draw();
@@ -63,9 +66,9 @@ function drawIncoherence(section, context) {
   }
   redraws.add({ node: holder, draw });
   const card = el("section", { class: "dq-card" }, heading(section, exportButtons(section, () => svgOf({ ...section, figure: { data: section.figure.data.map(style), layout: level() } }))),
-    el("div", { class: "dq-sliders" }, psi.node, ratio.node), marked, holder,
+    el("div", { class: "dq-sliders" }, psi.node, change.node), marked, holder,
     el("ul", { class: "dq-legend", "aria-label": "Colours" }, legend("--run-1", "chosen input"), legend("--run-2", "to balance"), legend("--dq-muted", "others"), legend("--dq-good", "a Gaussian row")),
-    el("ul", { class: "dq-says" }, section.words.map((w) => el("li", {}, w))), list);
+    el("ul", { class: "dq-says" }, section.words.map((w) => el("li", {}, w))), result?.node ?? "");
   card.querySelector("h2").append(" ", ...section.badges.map(badge));
   if (section.without_stages && context.missing.capture) card.append(context.starter("Capture with transforms", context.missing.capture, { ...context.chosen(), what: "capture" }));
   const inner = tables.table(section.table);
