@@ -286,6 +286,8 @@ def _quantized_run(
             quantized.sharing, task.similarity, task.model, task.sampler, task.samples
         ),
     }
+    if quantized.sharing is not None and "why" in record["sharing"]:
+        task.warnings.append(f"{name}: {record['sharing']['why']}")
     drift = _trace(task, name, reference, drawn, quantized.transformer)
     manifest = None if seen is None or not methods()[job.method].needs else seen.manifest
     _store(task, record, drawn, plan, drift, job.options, manifest)

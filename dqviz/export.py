@@ -112,6 +112,7 @@ def quantize_to(
         sampler=sampler,
         samples=samples,
     )
+    shared = sharing_record(quantized.sharing, similarity, model, sampler, samples)
     watch.stage("write", f"writing {out}")
     with faults(out):
         size = save_checkpoint(quantized, model, out, pipeline=pipeline, recipe=recipe.fingerprint)
@@ -132,8 +133,11 @@ def quantize_to(
             "quantized": list(quantized.scope.quantized),
             "kept": quantized.scope.kept,
         },
-        "sharing": sharing_record(quantized.sharing, similarity, model, sampler, samples),
-        "warnings": plan_warnings(given, sampler),
+        "sharing": shared,
+        "warnings": [
+            *plan_warnings(given, sampler),
+            *([shared["why"]] if quantized.sharing is not None and "why" in shared else []),
+        ],
     }
 
 

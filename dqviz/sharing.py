@@ -15,9 +15,13 @@ from .request import RunRequest
 
 if TYPE_CHECKING:
     from quant.models import Model
-    from quant.quantization import Quantized
 
     from .watch import Watch
+
+NOTHING = (
+    "sharing was asked for, and no attention reaches the threshold at any step: nothing is shared; "
+    "lower sharing_threshold (dqviz probe says how alike the branches are)"
+)
 
 
 def check_sharing(
@@ -109,8 +113,8 @@ def _held(file: Path) -> Similarity | None:
         return None
 
 
-def described(
-    quantized: Quantized,
+def sharing_record(
+    sharing: Sharing | None,
     similarity: Similarity | None,
     model: Model,
     sampler: Sampler,
@@ -123,7 +127,6 @@ def described(
     from quant.generation import timesteps_of
     from quant.similarity import multiply_adds
 
-    sharing = quantized.sharing
     if sharing is None:
         return {"mode": "off", "why": why_off(model, sampler)}
     if similarity is None:
@@ -133,7 +136,8 @@ def described(
         network = similarity.network
     shared = {name: [[w.low, w.high] for w in ws] for name, ws in sharing.attentions.items()}
     saved = saving(sharing, timesteps_of(sampler), work, network)
-    return {"mode": sharing.mode, "attentions": shared, "saving": saved}
+    record = {"mode": sharing.mode, "attentions": shared, "saving": saved}
+    return record if saved["cells"] else {**record, "why": NOTHING}
 
 
 def why_off(model: Model, sampler: Sampler) -> str:

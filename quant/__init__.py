@@ -41,6 +41,8 @@ _PUBLIC = {
     "load_model": "models",
     "embedded_models": "models",
     "Model": "models",
+    "measure_similarity": "similarity",
+    "Similarity": "sharing_choice",
     "quantize": "quantization",
     "Quantized": "quantization",
     "uniform_plan": "plans",

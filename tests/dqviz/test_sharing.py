@@ -48,6 +48,9 @@ def test_compare_measures_once_and_says_what_is_shared(tiny_dit: Path, tmp_path:
     assert shared["saving"]["cells"] == shared["saving"]["of_cells"] == 4
     assert shared["saving"]["qk_rows"] == 0.5
     assert shared["saving"]["evidence"] == "predicted"
+    high = compare(request(tiny_dit, options={**OPTIONS, "sharing_threshold": 1.0}, out=out))
+    assert "nothing is shared" in high["runs"][1]["sharing"]["why"]
+    assert any("nothing is shared" in warning for warning in high["warnings"])
     kept = list(out.glob("similarity-*.json"))
     written = [file.stat().st_mtime_ns for file in kept]
     off = compare(request(tiny_dit, options={**OPTIONS, "sharing": "off"}, out=out))["runs"][1]
@@ -103,6 +106,8 @@ def test_checkpoints_share_and_refuse_to_without_guidance(tiny_dit: Path, tmp_pa
     )
     with pytest.raises(BadInput, match="guidance above 1"):
         compare(as_candidate)
+    guided = as_candidate.model_copy(update={"guidance": None, "out": tmp_path / "guided"})
+    assert compare(guided)["runs"][1]["sharing"]["saving"]["qk_rows"] == 0.5
 
 
 def test_the_probe_is_the_similarity_or_says_why_not(tiny_dit: Path) -> None:
