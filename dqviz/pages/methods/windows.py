@@ -176,7 +176,7 @@ def _words(ways: Sequence[tuple[str, list[int]]], errors: Errors) -> list[str]:
     name = min(others, key=lambda n: others[n])
     gain = 1 - percent(others[name]) / percent(one)
     words = [
-        f"Of the equal cuts {_name(name)} leave the least: {percent(others[name]):.2f} % against "
+        f"Of the equal cuts, {_name(name)} {'leaves' if name == 'step' else 'leave'} the least: {percent(others[name]):.2f} % against "
         f"{percent(one):.2f} % in one window, {100 * gain:.1f} % less."
         if gain > 0
         else f"No equal cut leaves less than one window, {percent(one):.2f} %."

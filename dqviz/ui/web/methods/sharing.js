@@ -153,6 +153,8 @@ function drawSharing(section, context) {
     draw();
   }
 
+  const made = el("div", { class: "dq-headed" }, el("h3", {}, "Saved ", badge(section.predicted), " and lost ", badge(section.badges[0])), facts);
+  const tall = section.height > 320; // what is saved stands where there is room
   const current = () => ({ ...section, figure: mapFigure() });
   redraws.add({ node: map, draw });
   const card = el("section", { class: "dq-card" },
@@ -163,9 +165,8 @@ function drawSharing(section, context) {
       el("label", { class: "dq-slider" }, name, slider, value),
       el("div", { class: "dq-field" }, el("span", {}, "Steps that may share"), el("div", { class: "dq-edits" }, ends))),
     el("div", { class: "dq-beside" },
-      el("div", {}, el("h3", {}, "Who shares, when"), el("p", { class: "dq-sub" }, "Faded: each branch keeps its own. A click on a cell sets the threshold there."), map),
-      el("div", {}, el("h3", {}, "What a threshold saves, and what it costs"), el("p", { class: "dq-sub" }, "The error is that of the unconditional half's attention output. A click takes a threshold."), trade)),
-    el("div", { class: "dq-headed" }, el("h3", {}, "Saved ", badge(section.predicted), " and lost ", badge(section.badges[0])), facts),
+      el("div", {}, el("h3", {}, "Who shares, when"), el("p", { class: "dq-sub" }, "Faded: each branch keeps its own. A click on a cell sets the threshold there."), map, tall ? "" : made),
+      el("div", {}, el("h3", {}, "What a threshold saves, and what it costs"), el("p", { class: "dq-sub" }, "The error is that of the unconditional half's attention output. A click takes a threshold."), trade, tall ? made : "")),
     el("ul", { class: "dq-says" }, section.words.map((w) => el("li", {}, w))),
     result.node);
   card.querySelector("h2").append(" ", ...section.badges.map(badge));
