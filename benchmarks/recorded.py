@@ -1,7 +1,7 @@
 """Make the study that comes along: `make recorded` (about half an hour on two cores).
 
 Draws dit-emoji in full precision and at several plans, over all its classes, with the yardstick ladder; captures
-what viditq does to its inputs; settles both into assets/studies/dit-emoji. There it is opened read-only, and every
+what viditq does to its inputs; probes what viditq and trdq choose from; settles all of it into assets/studies/dit-emoji. There it is opened read-only, and every
 number of it is called recorded: the device, the date and what kind of number it was stand beside it, and no time is
 kept, since it would say nothing of the machine that shows it.
 """
@@ -15,7 +15,7 @@ import shutil
 import sqlite3
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,22 +43,32 @@ CAPTURE: dict[str, Any] = {
     "steps": 6,
     "record": {"reservoir": 12, "row_absmax": 16, "surface_mib": 1},
 }
+PROBES: tuple[dict[str, Any], ...] = tuple(
+    {"model": "dit-emoji", "method": method, "bits": "w4a8"} for method in ("viditq", "trdq")
+)
 HALVED = {"minimum", "maximum", "mean", "second_moment", "mean_abs", "row_absmax", "rows", "in_absmax", "out_absmax"}  # fmt: skip
 
 
-def record(target: Path, comparison: Mapping[str, Any], capture: Mapping[str, Any] | None) -> int:
+def record(
+    target: Path,
+    comparison: Mapping[str, Any],
+    capture: Mapping[str, Any] | None,
+    probes: Sequence[Mapping[str, Any]] = (),
+) -> int:
     """Make the study, settle it and put it in the place of `target`; returns its bytes.
 
     Args:
         target: folder of the recorded study; an older one is replaced when the new one is complete.
         comparison: request of the comparison.
         capture: request of the capture; None for none.
+        probes: requests of probes.
 
     Raises BadInput for a study that is too large.
     """
     from dqviz.capturing import CaptureRequest
     from dqviz.capturing import capture as make_capture
     from dqviz.comparison import compare
+    from dqviz.probing import ProbeRequest, probe
     from dqviz.request import CompareRequest
 
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -70,6 +80,8 @@ def record(target: Path, comparison: Mapping[str, Any], capture: Mapping[str, An
         folder = Path(found["study"])
         if capture is not None:
             make_capture(CaptureRequest.parse(capture), told)
+        for request in probes:
+            probe(ProbeRequest.parse(request), told)
         settle(folder)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         if size > LARGEST:
@@ -133,6 +145,16 @@ def _settle_database(
             "device": made["device"],
         }
         db.execute("UPDATE captures SET record = ? WHERE id = ?", (_compact(said), number))
+    for number, text in db.execute("SELECT id, record FROM probes").fetchall():
+        was = json.loads(text)
+        said = {
+            **was,
+            "seconds": None,
+            "evidence": "recorded",
+            "recorded_as": was["evidence"],
+            "device": made["device"],
+        }
+        db.execute("UPDATE probes SET record = ? WHERE id = ?", (_compact(said), number))
     db.execute("DELETE FROM metrics WHERE key = 'seconds_per_sample'")
     db.execute("PRAGMA journal_mode=DELETE")
     db.execute("VACUUM")
@@ -211,7 +233,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=TARGET, help="folder of the recorded study")
     out = parser.parse_args().out
     try:
-        size = record(out, COMPARISON, CAPTURE)
+        size = record(out, COMPARISON, CAPTURE, PROBES)
     except DQVizError as error:
         print(f"recorded: {error}", file=sys.stderr)
         return 2

@@ -26,13 +26,15 @@ def made(tiny_dit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     capture = {**own, "method": "viditq", "bits": "w4a8", "steps": 2, "seeds": "100-101"}
     with pytest.MonkeyPatch.context() as patch, single_threaded():
         patch.setenv("DQVIZ_HOME", "")
-        recorded.record(target, comparison, capture)
+        options = {"alpha": 0.3, "windows": 1}
+        probe = {**own, "method": "trdq", "bits": "w4a8", "only": "similarity,windows", "options": options}  # fmt: skip
+        recorded.record(target, comparison, capture, [probe])
     return target
 
 
 def test_it_is_a_study_that_only_tells(made: Path) -> None:
     assert {p.name for p in made.iterdir()} == {
-        "study.json", "study.sqlite", "images", "drift", "captures",
+        "study.json", "study.sqlite", "images", "drift", "captures", "probes",
     }  # fmt: skip
     assert [p.name for p in made.parent.iterdir()] == ["tiny"], "nothing half made is left"
     study = Study.open(made, read_only=True)
@@ -66,6 +68,17 @@ def test_its_capture_is_small_and_reads_like_any_other(made: Path) -> None:
             assert len(edges) == len(counts) + 1
             assert counts.sum() > 0
         assert seen.weights(entry.sites[0])["in_absmax"].size == entry.channels
+
+
+def test_its_probes_say_what_they_were_and_no_time(made: Path) -> None:
+    study = Study.open(made, read_only=True)
+    rows = {row["probe"]: row for row in study.probes()}
+    assert set(rows) == {"similarity", "windows"}
+    for key, was in (("similarity", "measured"), ("windows", "simulated")):
+        said = rows[key]["record"]
+        assert (said["evidence"], said["recorded_as"], said["seconds"]) == ("recorded", was, None)
+        assert said["device"] == study.manifest["recorded"]["device"]
+        assert study.probe(rows[key]["name"])["timesteps"]
 
 
 def test_pictures_keep_every_pixel(tmp_path: Path) -> None:
