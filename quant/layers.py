@@ -6,6 +6,7 @@ and integer arithmetic alike (`kernels.int_linear`).
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -43,6 +44,11 @@ class Transform:
     requantized: bool = False  # the untransformed weight is stored, its codes made at window entry
     folded_into: tuple[str, ...] = ()  # linears that hold the scale, so that none is stored here
 
+    @property
+    def changes_input(self) -> bool:
+        """Whether anything is done to the input before it is rounded."""
+        return self.scale or self.rotate or bool(self.block)
+
     def __str__(self) -> str:
         parts = {"scale": self.scale, "rotate": self.rotate, "block rotation": self.block}
         name = " and ".join(n for n, has in parts.items() if has) or "plain"
@@ -76,6 +82,35 @@ class LowRank(NamedTuple):
     def product(self) -> Tensor:
         """The part of the weight that the branch holds, float32 [o, i]."""
         return self.up.float() @ self.down.float()
+
+
+class LastInput:
+    """What one change of basis made of the tensor that it saw last: q, k and v read the same one.
+
+    Held while that tensor lives and is not written to.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[weakref.ref[Tensor], int, int, Tensor] | None = None
+
+    def of(self, x: Tensor, window: int, make: Callable[[Tensor, int], Tensor]) -> Tensor:
+        """`make(x, window)`, once for a tensor."""
+        if x.is_inference():  # such tensors do not say when they were written to
+            return make(x, window)
+        last = self._last
+        if last is not None and last[0]() is x and last[1:3] == (x._version, window):
+            return last[3]
+        rows = make(x, window)
+        self._last = weakref.ref(x, self._forget), x._version, window, rows
+        return rows
+
+    def clear(self) -> None:
+        """Forget it: the change of basis is another now."""
+        self._last = None
+
+    def _forget(self, dead: weakref.ref[Tensor]) -> None:
+        if self._last is not None and self._last[0] is dead:
+            self._last = None
 
 
 class QuantLinear(nn.Module):
@@ -145,6 +180,7 @@ class QuantLinear(nn.Module):
             self.register_buffer(name, torch.empty(shape, dtype=kind))
         self._prepared: dict[str, Any] = {}
         self._prepared_for = 0  # window
+        self._transformed = LastInput()
 
     @classmethod
     def from_codes(
@@ -245,6 +281,7 @@ class QuantLinear(nn.Module):
         del self.channel_scale
         self.transform = replace(self.transform, scale=False, folded_into=into)
         self._prepared.clear()
+        self._transformed.clear()
 
     def divide_outputs(self, divisor: Tensor) -> None:
         """y -> y / divisor [o], in the scales of the weight's rows and the bias: codes stay as they are."""
@@ -260,6 +297,7 @@ class QuantLinear(nn.Module):
             self._non_persistent_buffers_set.add(buffer)
             setattr(self, buffer, other.get_buffer(buffer))
         self.basis_of = name
+        self._transformed = other._transformed
 
     @property
     def basis_buffers(self) -> tuple[str, ...]:
@@ -295,7 +333,10 @@ class QuantLinear(nn.Module):
         """x [..., i] -> [..., o], in x's dtype."""
         window = current_window(self.windows)
         fmt = self.plan.activations[window]
-        rows = self.input_transform(x.reshape(-1, self.in_features), window)  # [m, i]
+        if self.transform.changes_input:
+            rows = self._transformed.of(x, window, self._rows_of)  # [m, i]
+        else:
+            rows = self._rows_of(x, window)
         bias = self.bias.float() if hasattr(self, "bias") else None
         if fmt is None or not _has_integer_sums(self.plan.weight, fmt):
             samples = len(x) if x.dim() > 2 else len(rows)
@@ -307,6 +348,9 @@ class QuantLinear(nn.Module):
             down, up = self._part("down", window), self._part("up", window)
             y = y + F.linear(F.linear(rows, down.float()), up.float())
         return y.reshape(*x.shape[:-1], self.out_features).to(x.dtype)
+
+    def _rows_of(self, x: Tensor, window: int) -> Tensor:
+        return self.input_transform(x.reshape(-1, self.in_features), window)
 
     def _rounded(self, rows: Tensor, window: int, samples: int) -> Tensor:
         """What the activation codes of rows [m, i] stand for, in this window's format."""
@@ -343,6 +387,11 @@ class QuantLinear(nn.Module):
         """Shape, formats and transform."""
         activations = "/".join(str(f or "float") for f in self.plan.activations)
         return f"{self.in_features} -> {self.out_features}, weight {self.plan.weight or 'float'}, input {activations}, {self.transform}"
+
+    @property
+    def prepared(self) -> Mapping[str, Any]:
+        """What was made of the stored form for the present window, and is kept until the next."""
+        return self._prepared
 
     def _once(self, name: str, window: int, make: Callable[[int], Any]) -> Any:
         """What `make(window)` gives, kept until another window needs its own."""
@@ -411,6 +460,7 @@ class QuantLinear(nn.Module):
             if self.get_buffer(name).dtype != before.dtype:
                 setattr(self, name, before.to(self.get_buffer(name).device))
         self._prepared.clear()
+        self._transformed.clear()
         return self
 
 

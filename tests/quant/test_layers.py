@@ -1,6 +1,8 @@
-"""V7, V9, V11, V14 of the specification: the quantized layer itself."""
+"""V7, V9, V11, V14 of the specification, each beside a broken variant: the quantized layer itself."""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch.nn import functional as F
 
 import kernels
 from quant.layers import QuantLinear
-from quant.rounding import round_to_nearest
+from quant.rounding import WeightCodes, grid_of, round_to_nearest
 from quant.schema import Format, SitePlan, Window
 from quant.step import at
 from quant.transforms import random_signs, to_weight
@@ -114,14 +116,48 @@ def test_v9_integer_arithmetic_equals_simulation(weight_bits, act_bits):
     assert float((half[0].float() - half[1].float()).norm() / a.norm()) <= 1e-3
 
 
-def test_v11_bits_change_codes_output_and_size():
+def test_v9_can_fail_zero_points_that_are_left_out():
+    """The correction for the zero points of the weight is what integer arithmetic needs."""
+    x = inputs(rows=33)
+    simulated, _, _ = make(4, 8, backend="simulate")
+    integer, _, _ = make(4, 8, backend="integer")
+    integer.zero = torch.full_like(integer.zero, 8)
+    a, b = simulated(x), integer(x)
+    assert float((a - b).norm() / a.norm()) > 0.01
+
+
+def gain_from_bits(four: QuantLinear, eight: QuantLinear) -> float:
+    """Error with 4 bits over that with 8."""
     x = inputs()
-    four, _, _ = make(4)
-    eight, w, bias = make(8)
-    assert four.codes.numel() * 2 == eight.codes.numel()
+    _, w, bias = make(8)
     exact = F.linear(x, w, bias)
-    error = [float((layer(x) - exact).norm() / exact.norm()) for layer in (four, eight)]
-    assert error[1] < error[0] / 4, "an 8-bit layer must not keep the 4-bit grid"
+    coarse, fine = (float((layer(x) - exact).norm()) for layer in (four, eight))
+    return coarse / fine
+
+
+def test_v11_bits_change_codes_output_and_size():
+    four, eight = make(4)[0], make(8)[0]
+    assert four.codes.numel() * 2 == eight.codes.numel()
+    assert gain_from_bits(four, eight) > 4
+
+
+def test_v11_can_fail_an_8_bit_layer_that_keeps_the_4_bit_grid():
+    """As in the preprint's released code, where only the number of levels follows the bits."""
+    four, w, bias = make(4)
+    eight = make(8)[0]
+    grid = grid_of(w, Format(bits=4, symmetric=False))
+    codes = (w / grid.scale).round() + grid.zero
+    stale = WeightCodes(codes.clamp(0, 255).to(torch.uint8), grid.scale, grid.zero.to(torch.uint8))
+    layer = QuantLinear.from_codes(
+        stale,
+        bias,
+        plan=eight.plan,
+        windows=ONE,
+        channel_scale=None,
+        signs=None,
+        dtype=torch.float32,
+    )
+    assert gain_from_bits(four, layer) < 1.1
 
 
 def test_v11_windows_switch_the_activation_bits_at_run_time():
@@ -163,6 +199,58 @@ def test_v14_awkward_rows_stay_finite_and_within_half_a_step(bits, row):
         assert bool((error <= made.scale / 2 * (1 + 1e-5) + 1e-12).all())
     layer, _, _ = make(4, bits)
     assert bool(torch.isfinite(layer(x)).all())
+
+
+def test_v14_can_fail_one_floor_for_all_rows():
+    """As in the preprint's released code: where any scale is tiny, all become the floor."""
+    x = torch.stack([torch.zeros(96), inputs()[0, 0]])
+    made = kernels.quantize_rows(x, 8)
+    scale = made.scale if float(made.scale.min()) > 1e-6 else torch.full_like(made.scale, 1e-8)
+    codes = (x / scale).round().clamp(-127, 127)
+    assert bool(((codes * scale - x).abs() > made.scale / 2).any())
+
+
+class CountedRotations:
+    """How often the input of some layers is rotated."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.calls = 0
+        right = kernels.hadamard
+
+        def counted(x, *args, **kwargs):
+            self.calls += 1
+            return right(x, *args, **kwargs)
+
+        monkeypatch.setattr("quant.transforms.kernels", SimpleNamespace(hadamard=counted))
+
+
+def test_sites_that_read_one_tensor_rotate_it_once(monkeypatch):
+    first, second = make(rotate=True)[0], make(8, rotate=True)[0]
+    x = inputs()
+    apart = first(x), second(x)
+    second.share_basis("first", first)
+    counted = CountedRotations(monkeypatch)
+    y = x.clone()
+    assert torch.equal(first(y), apart[0])
+    assert torch.equal(second(y), apart[1])
+    assert counted.calls == 1
+    assert torch.equal(second(2 * x), make(8, rotate=True)[0](2 * x)), "another tensor"
+    y.mul_(2)
+    assert torch.equal(first(y), first(2 * x)), "the same one, written to since"
+    with torch.inference_mode():
+        z = x.clone()
+        first(z)
+        z.mul_(3)
+        assert torch.equal(first(z), first(3 * x)), "where nobody tells"
+
+
+def test_what_was_rotated_is_given_up_with_its_tensor():
+    layer, _, _ = make(rotate=True)
+    y = inputs()
+    layer(y)
+    assert layer._transformed._last is not None
+    del y
+    assert layer._transformed._last is None
 
 
 @given(
