@@ -40,7 +40,7 @@ CAPTURE: dict[str, Any] = {
     "model": "dit-emoji",
     "method": "viditq",
     "bits": "w4a8",
-    "steps": 6,
+    "steps": 5,
     "record": {"reservoir": 12, "row_absmax": 16, "surface_mib": 1},
 }
 PROBES: tuple[dict[str, Any], ...] = tuple(

@@ -22,6 +22,7 @@ LARGEST = 3_000_000  # bytes of all pictures together
 READY = {
     "compare": "document.querySelector('.dq-plot .scatterlayer') && document.querySelector('.dq-diffpanel .dq-sub').textContent",
     "activations": "document.querySelector('.dq-plot .heatmaplayer image') && document.querySelectorAll('.dq-plot .main-svg').length > 2",
+    "methods": "[...document.querySelectorAll('.dq-methods .dq-plot')].some(p => p._fullLayout?.xaxis?._length)",
     "tour": "[...document.querySelectorAll('.dq-tour img')].length > 2 && [...document.querySelectorAll('.dq-tour img')].every(i => i.complete)",
 }
 # Where a narrow page is scrolled to: past its form.
