@@ -46,7 +46,8 @@ from quant.similarity import measure_similarity
 ROOT = Path(__file__).resolve().parent.parent
 CALIBRATION = range(100_000, 100_008)
 OFF = "off"
-BASES = ("full-precision", "w8a8", "w4a8")  # the latter two of trdq, with its defaults
+BASES = ("full-precision", "w8a8", "w4a8")  # the latter two of trdq
+OPTIONS: dict[str, Any] = {}  # of trdq: its defaults
 VARIANTS: dict[str, SharingRequest | None] = {
     OFF: None,
     **{
@@ -78,7 +79,7 @@ def transformer_of(bench: Bench, base: str) -> nn.Module:
     if base == BASES[0]:
         return shallow_copy(bench.model.transformer)
     plan = uniform_plan(bench.model, parse_bits(base), sampler=bench.sampler)
-    return quantize(bench.model, "trdq", plan, {}, bench.seen).transformer
+    return quantize(bench.model, "trdq", plan, OPTIONS, bench.seen).transformer
 
 
 def share(bench: Bench, transformer: nn.Module, variant: str) -> dict[str, Any] | None:
