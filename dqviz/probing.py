@@ -103,7 +103,8 @@ def probe(
     """Run the probes of the request into its study and return what is said about them.
 
     Keys: `study`, `model`, `method`, `bits`, `probes` (of each `name` in the study, `probe`, `title`,
-    `file`, `bytes`, `seconds`, `evidence`, `device`, `reused`), `seconds`, `command`.
+    `file`, `bytes`, `seconds`, `evidence`, `device`, `reused`), `skipped` (probe -> why this model
+    has no such thing; one that is asked for by name raises instead), `seconds`, `command`.
 
     Raises BadInput or EnvironmentFault before anything is measured; Cancelled with the finished
     probes kept.
@@ -119,13 +120,21 @@ def probe(
     held = {key: _held(task, key) for key in chosen}
     missing = {key: card for key, card in chosen.items() if held[key] is None}
     seen = _planned_and_calibrated(task, missing)
-    done = [held[key] or _run(task, card, seen) for key, card in chosen.items()]
+    done, skipped = [], {}
+    for key, card in chosen.items():
+        try:
+            done.append(held[key] or _run(task, card, seen))
+        except BadInput as error:  # the model has no such thing; asked for by name it is an error
+            if key in request.only:
+                raise
+            skipped[key] = str(error)
     result = {
         "study": str(folder),
         "model": task.model.key,
         "method": request.method,
         "bits": task.manifest["bits"],
         "probes": done,
+        "skipped": skipped,
         "seconds": time.perf_counter() - began,
         "command": as_command(request),
     }

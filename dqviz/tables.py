@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from .terminal import duration
+
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Columns padded to their widest cell, two spaces apart."""
@@ -73,7 +75,8 @@ def probed(made: Mapping[str, Any]) -> str:
         )
         for p in made["probes"]
     ]
-    return f"{made['study']}\n\n" + table(("probe", "what", "evidence", "took", "file"), rows)
+    shown = f"{made['study']}\n\n" + table(("probe", "what", "evidence", "took", "file"), rows)
+    return "\n".join([shown, *(f"not {key}: {why}" for key, why in made["skipped"].items())])
 
 
 def _pairs(pairs: Sequence[Mapping[str, Any]]) -> str:
@@ -104,15 +107,52 @@ def _ladder(rungs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def sized(report: Mapping[str, Any]) -> str:
-    """Sizes of a transformer, and where the bytes go."""
+    """Sizes of a transformer, where the bytes go, other ways to store it, and the work until then."""
+    memory = report["memory"]
     rows = [
         ("total", f"{report['total_bytes'] / 2**20:.2f} MiB"),
         ("16 bit", f"{report['fp16_bytes'] / 2**20:.2f} MiB"),
         ("quantized sites", f"{report['blocks_mib']:.2f} MiB"),
         ("bits per weight", f"{report['bits_per_weight']:.3f}"),
         *((f"  {kind}", f"{count / 2**20:.3f} MiB") for kind, count in report["parts"].items()),
+        ("in memory, as stored", f"{memory['stored_bytes'] / 2**20:.2f} MiB"),
+        ("  with what simulation expands", f"{memory['resident_bytes'] / 2**20:.2f} MiB"),
     ]
-    return table(("size", ""), rows)
+    parts = [table(("size", ""), rows)]
+    if report["alternatives"]:
+        parts.append(_alternatives(report["alternatives"]))
+    return "\n\n".join([*parts, _work(report["work"])])
+
+
+def _alternatives(ways: Sequence[Mapping[str, Any]]) -> str:
+    return table(
+        ("stored with", "on disk", "in memory, as stored", "simulated"),
+        (
+            (
+                " ".join(f"{name}={value}" for name, value in way["options"].items()),
+                size(way),
+                f"{way['memory']['stored_bytes'] / 2**20:.2f} MiB",
+                f"{way['memory']['resident_bytes'] / 2**20:.2f} MiB",
+            )
+            for way in ways
+        ),
+    )
+
+
+def _work(work: Mapping[str, Any]) -> str:
+    rows = []
+    what = f"calibration: {work['samples']} samples, {work['steps']} steps"
+    for name, part in ((what, work), *work["methods"].items()):
+        known = part["seconds"] is not None
+        rows.append(
+            (
+                name,
+                f"{part['macs']:.2g}" if known else "not known: no picture size",
+                duration(part["seconds"]) if known else "–",
+                f"{part['memory_bytes'] / 2**20:.0f} MiB" if known else "–",
+            )
+        )
+    return table(("until then, predicted", "multiply-adds", "here about", "memory"), rows)
 
 
 def checked(found: Sequence[Mapping[str, Any]]) -> str:

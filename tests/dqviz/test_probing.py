@@ -35,17 +35,20 @@ class Fake:
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
         self.stop_at = ""
+        self.refuses = ""
 
     def list_probes(self, method: str | None = None) -> dict[str, ProbeCard]:
         return {k: c for k, c in self.cards.items() if method is None or method in c.methods}
 
     def load_probe(self, key: str) -> Any:
-        asked, stop_at = self.asked, self.stop_at
+        asked, stop_at = self.asked, self.stop_at  # as they are now
 
         class Module:
             @staticmethod
             def measure(model: Any, seen: Any, sampler: Any, samples: Any, **more: Any) -> Any:
                 asked.append({"key": key, "seen": seen, "samples": samples, **more})
+                if key == self.refuses:
+                    raise BadInput("there is no such thing here")
                 for done in range(4):
                     if key == stop_at and done == 2:
                         raise Cancelled("cancelled")
@@ -114,6 +117,19 @@ def test_what_was_finished_before_a_stop_is_kept(tiny_dit: Path, tmp_path: Path,
     made = probe(asked(tiny_dit, tmp_path / "s"))
     assert [p["reused"] for p in made["probes"]] == [True, False]
     assert [a["key"] for a in fake.asked] == ["one", "two", "two"]
+
+
+def test_what_a_model_does_not_have_stops_only_who_asks_for_it(
+    tiny_dit: Path, tmp_path: Path, fake: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.refuses = "one"
+    made = probe(asked(tiny_dit, tmp_path / "s"))
+    assert made["skipped"] == {"one": "there is no such thing here"}
+    assert [p["probe"] for p in made["probes"]] == ["two"]
+    assert main(_split(made["command"])[1:]) == 0
+    assert "not one: there is no such thing here" in capsys.readouterr().out
+    with pytest.raises(BadInput, match="no such thing"):
+        probe(asked(tiny_dit, tmp_path / "s", only="one"))
 
 
 def test_a_job_probes_and_says_so(tiny_dit: Path, tmp_path: Path, fake: Fake) -> None:
