@@ -13,6 +13,8 @@ from quant.errors import BadInput, unknown
 from quant.models import CARD_NAME, ModelCard, embedded_models, safetensors_header
 from quant.schema import parse_bits
 
+SAMPLES = 8  # that a calibration draws by default
+
 
 def list_models() -> list[dict[str, Any]]:
     """The embedded models, from their cards and file headers; loads no torch."""
@@ -76,6 +78,8 @@ def list_methods(key: str | None = None) -> list[dict[str, Any]]:
 
 def list_sites(ref: str, device: str = "auto", dtype: str = "auto") -> dict[str, Any]:
     """Every linear layer of a model in module order."""
+    from quant.transforms import rotation_of
+
     from .planning import load
 
     model = load(ref, device, dtype)
@@ -88,6 +92,7 @@ def list_sites(ref: str, device: str = "auto", dtype: str = "auto") -> dict[str,
             "in_features": site.in_features,
             "out_features": site.out_features,
             "kept_reason": site.kept_reason,
+            "rotation": None if site.kept_reason else rotation_of(site.in_features),
         }
         for site in model.sites
     ]
@@ -97,20 +102,51 @@ def list_sites(ref: str, device: str = "auto", dtype: str = "auto") -> dict[str,
 def size_report(
     target: str, method: str, bits: str, plan: Path | None, options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What a quantized transformer will take on disk; `target` is a model or a shape known by name."""
+    """What a quantized transformer will take on disk and in memory; `target` is a model or a known shape.
+
+    Where a method can be stored in several ways, each of them is in `alternatives`; `work` says what
+    the calibration and the method will take on this machine.
+    """
     if method not in cards.methods():
         raise unknown("method", method, cards.methods(), "List them: dqviz methods")
     if bool(bits) == (plan is not None):
         raise BadInput("give either --bits, e.g. --bits w4a8, or --plan FILE")
     chosen = parse_bits(bits) if bits else None
 
+    from quant import sizes
+    from quant.effort import shapes_of
     from quant.plans import read_plan
-    from quant.sizes import size_of
+    from quant.quantization import parse_options
+    from quant.residency import predicted
 
     from .planning import quiet_diffusers
+    from .projection import projected
 
     quiet_diffusers()
     given = None if plan is None else read_plan(plan)
-    report = size_of(target, method, chosen, plan=given, options=dict(options))
-    label = str(chosen) if chosen else "plan"
-    return {"target": target, "method": method, "bits": label, **report.to_json()}
+    asked = parse_options(method, options)
+    opened = sizes.open_target(target)
+
+    def stored(own: Mapping[str, Any]) -> dict[str, Any]:
+        size = sizes.size_of(opened, method, chosen, plan=given, options=own)
+        forms = sizes.stored_forms(opened, method, chosen, given, own)
+        memory = predicted(size, opened.sites, *forms).to_json()
+        return {**size.to_json(), "memory": memory}
+
+    ways = getattr(cards.load_method(method), "alternatives", lambda _: [])(asked)
+    ways = [way.to_json() for way in ways]
+    differ = [name for name in asked.to_json() if len({str(way[name]) for way in ways}) > 1]
+    shapes, frames = shapes_of(opened.transformer, opened.sites)
+    return {
+        "target": target,
+        "method": method,
+        "bits": str(chosen) if chosen else "plan",
+        **stored(options),
+        "alternatives": [
+            {"options": {name: way[name] for name in differ}, **stored(way)} for way in ways
+        ],
+        "work": projected(
+            opened.sites, shapes, opened.sampler, SAMPLES, [(method, options)], frames=frames
+        ),
+        "evidence": "predicted",
+    }

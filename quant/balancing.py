@@ -15,21 +15,26 @@ largest activations would decide for the others.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-import kernels
-
 from .calibration import InputStatistics
 from .errors import BadInput
 from .methods.base import Group, Rounded, SiteWeight, transformed_and_rounded
 from .rounding import rounded_rows
 from .schema import Format, Value
-from .transforms import BlockRotation, channel_scale, incoherence, random_signs, to_input
+from .transforms import (
+    NO_ROTATION,
+    BlockRotation,
+    channel_scale,
+    incoherence,
+    random_signs,
+    rotation_of,
+    to_input,
+)
 
 STATISTICS = ("first", "max", "mean", "ema")
 EMA_MOMENTUM = 0.95
@@ -51,6 +56,11 @@ class Candidate(Value):
     def scales(self) -> bool:
         """Whether it has a channel scale."""
         return self.transform in ("scale", "both")
+
+    @property
+    def rotates(self) -> bool:
+        """Whether it has a Hadamard rotation."""
+        return self.transform in ("rotate", "both")
 
 
 def static_statistic(seen: InputStatistics, name: str) -> Tensor:
@@ -85,12 +95,6 @@ def to_be_balanced(profile: Tensor, psi: float = INCOHERENT, change: float = CHA
     return bool(profile.max() > psi or profile.max() > change * profile.min())
 
 
-def in_blocks_of(width: int) -> int:
-    """Size of the blocks in which so many channels are rotated; 0 where one Hadamard matrix rotates all."""
-    factors = kernels.hadamard.factors(width)
-    return 0 if math.prod(factors) == width else math.prod(factors)
-
-
 def weight_max(group: Group) -> Tensor:
     """w_max: largest |W| per input channel over all sites of the group, [i]."""
     return torch.stack([site.weight.abs().amax(0) for site in group.sites]).amax(0)
@@ -107,11 +111,14 @@ def transform_of(
         assert candidate.act_stat is not None
         a = static_statistic(required(seen, group), candidate.act_stat)
         scale = channel_scale(a, weight_max(group), candidate.alpha)
-    signs = (
-        random_signs(width, seed, group.input_of)
-        if candidate.transform in ("rotate", "both")
-        else None
-    )
+    signs = None
+    if candidate.rotates:
+        if rotation_of(width) == NO_ROTATION:
+            raise BadInput(
+                f"{group.input_of} has {width} channels, for which there is no Hadamard rotation here; "
+                "take transform=scale, or leave its sites out of the plan"
+            )
+        signs = random_signs(width, seed, group.input_of)
     return scale, signs
 
 

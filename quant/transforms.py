@@ -13,6 +13,7 @@ before rounding; the input side runs at every call.
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ import kernels
 
 ACTIVATION_FLOOR = 1e-3  # smallest channel statistic that is believed
 WEIGHT_FLOOR = 1e-5
+NO_ROTATION = "none"
 SCALE_RANGE = (1e-3, 1e3)  # well inside float16, in which scales are stored
 
 
@@ -42,6 +44,17 @@ def channel_scale(input_statistic: Tensor, weight_max: Tensor, alpha: float) -> 
     s = a**alpha / w ** (1 - alpha)  # [i]
     s = s / s.log().mean().exp()
     return s.clamp(*SCALE_RANGE).half().float()
+
+
+def rotation_of(width: int) -> str:
+    """How a Hadamard matrix rotates so many channels: "36 x 32", "in blocks of 32", or `NO_ROTATION`."""
+    try:
+        orders = kernels.hadamard.factors(width)
+    except ValueError:
+        return NO_ROTATION
+    if math.prod(orders) != width:
+        return f"in blocks of {math.prod(orders)}"
+    return " x ".join(str(order) for order in orders)
 
 
 def random_signs(width: int, seed: int, name: str) -> Tensor:

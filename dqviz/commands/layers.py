@@ -19,8 +19,9 @@ def layers(
             "" if s["block"] is None else s["block"],
             s["role"],
             f"{s['in_features']} -> {s['out_features']}",
+            s["rotation"] or "",
             s["kept_reason"] or "",
         )
         for s in found["sites"]
     ]
-    show(found, json_, table(("site", "block", "role", "shape", "kept because"), rows))
+    show(found, json_, table(("site", "block", "role", "shape", "Hadamard", "kept because"), rows))

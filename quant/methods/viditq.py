@@ -47,7 +47,6 @@ from ..balancing import (
     STATISTICS,
     Candidate,
     TransformName,
-    in_blocks_of,
     incoherence_profile,
     output_error,
     required,
@@ -62,6 +61,7 @@ from ..folding import Fold
 from ..layers import Transform
 from ..plans import windows_between, with_windows
 from ..schema import Format, Plan, SitePlan, Value
+from ..transforms import NO_ROTATION, rotation_of
 from .base import Group, Rounded, transformed_and_rounded
 
 CARD = Card(
@@ -300,6 +300,8 @@ def _in_one_basis(
         said = {"incoherence": float(profile.max()), "spread": float(profile.max() / profile.min())}
         if not to_be_balanced(profile, options.psi, options.change):
             ways = [Candidate(transform="plain")]
+    if options.transform == "choose" and rotation_of(group.width) == NO_ROTATION:
+        ways = [way for way in ways if not way.rotates]
     errors = {}
     if len(ways) > 1:
         found = required(seen, group)
@@ -309,6 +311,6 @@ def _in_one_basis(
     best = min(errors, key=lambda way: errors[way]) if errors else ways[0]
     scale, signs = transform_of(best, group, seen, seed)
     notes: dict[str, object] = {**best.to_json(), "error": errors.get(best), **said}
-    if signs is not None and (blocks := in_blocks_of(group.width)):
-        notes["rotation"] = f"in blocks of {blocks}: {group.width} has no Hadamard matrix here"
+    if signs is not None:
+        notes["rotation"] = rotation_of(group.width)
     return [transformed_and_rounded(site, scale, signs, notes) for site in group.sites]

@@ -29,7 +29,7 @@ from quant.plans import uniform_plan
 from quant.quantization import backend_report, layers_of, parse_options, quantize
 from quant.rounding import WeightCodes, round_to_nearest
 from quant.schema import Plan, parse_bits
-from quant.transforms import to_weight
+from quant.transforms import rotation_of, to_weight
 
 from . import heavy
 from .trial import ONE, Trial
@@ -283,13 +283,21 @@ def test_a_preset_and_what_it_sets_are_not_mixed():
     assert split_options(("rtn", "viditq"), {"preset": "wan"}) == ({}, {"preset": "wan"})
 
 
-def test_rotation_in_blocks_is_said():
-    """1504 = 47 x 32 has no Hadamard matrix here."""
-    group = heavy.group(1504, (32,), heavy.plan(4, 8), 0)
-    made = quantize_group(group, None, Options(transform="rotate"), 0)[0]
-    assert made.notes["rotation"] == "in blocks of 32: 1504 has no Hadamard matrix here"
-    whole = heavy.group(CHANNELS, (32,), heavy.plan(4, 8), 0)
-    assert "rotation" not in quantize_group(whole, None, Options(transform="rotate"), 0)[0].notes
+@pytest.mark.parametrize(
+    ("width", "said"), [(1152, "36 x 32"), (1504, "in blocks of 32"), (1028, "none")]
+)
+def test_how_a_width_is_rotated_is_said(width, said):
+    """1504 = 47 x 32 has no Hadamard matrix here, 1028 = 257 x 4 not even blocks worth having."""
+    assert rotation_of(width) == said
+    group = heavy.group(width, (32,), heavy.plan(4, 8), 0)
+    rotated = Options(transform="rotate")
+    if said != "none":
+        assert quantize_group(group, None, rotated, 0)[0].notes["rotation"] == said
+        return
+    with pytest.raises(BadInput, match="no Hadamard rotation here; take transform=scale"):
+        quantize_group(group, None, rotated, 0)
+    seen = heavy.statistics(heavy.activations(width, 8, 2, 0))
+    assert quantize_group(group, seen, Options(), 0)[0].signs is None, "others are left to choose"
 
 
 def batch_output(scales: str, x: Tensor) -> Tensor:
