@@ -338,7 +338,7 @@ class QuantLinear(nn.Module):
         else:
             rows = self._rows_of(x, window)
         bias = self.bias.float() if hasattr(self, "bias") else None
-        if fmt is None or not _has_integer_sums(self.plan.weight, fmt):
+        if fmt is None or not has_integer_sums(self.plan.weight, fmt):
             samples = len(x) if x.dim() > 2 else len(rows)
             weight = self.dequantized_weight(window)
             y = F.linear(self._rounded(rows, window, samples), weight, bias)
@@ -370,7 +370,7 @@ class QuantLinear(nn.Module):
                 "simulate",
                 "simulate: weight-only, the stored integers are expanded for an ordinary matmul",
             )
-        if not _has_integer_sums(self.plan.weight, fmt):
+        if not has_integer_sums(self.plan.weight, fmt):
             weight = self.plan.weight
             lacks = "has no integer sums per row"
             if fmt.static:
@@ -464,7 +464,7 @@ class QuantLinear(nn.Module):
         return self
 
 
-def _has_integer_sums(weight: Format | None, activation: Format) -> bool:
+def has_integer_sums(weight: Format | None, activation: Format) -> bool:
     """Whether a product of these formats is a sum of integers per token."""
     return (
         weight is not None

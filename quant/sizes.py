@@ -20,7 +20,7 @@ from .cards import load_method
 from .errors import BadInput, unknown
 from .folding import Fold, makers
 from .layers import OF_INPUT, Transform, buffer_shapes
-from .schema import Bits, Plan, SitePlan
+from .schema import Bits, Plan, Sampler, SitePlan
 from .storage import is_embedder, kept_dtype, stored_tensors
 
 MIB = 2**20
@@ -63,40 +63,85 @@ def load_shape(name: str) -> tuple[nn.Module, Adapter]:
     return transformer, adapters()[cls]
 
 
+@dataclass(frozen=True)
+class Target:
+    """What a size is asked of: a known shape, or a model before it is quantized."""
+
+    ref: str
+    transformer: nn.Module
+    adapter: Adapter
+    sites: list[Site]
+    dtype: torch.dtype  # of the file
+    shared: set[str] | None  # tensors stored under another name; None: those of a conversion
+    sampler: Sampler  # of the model's card; for a shape, STEPS steps with guidance
+
+
+def open_target(ref: str) -> Target:
+    """A known shape by name, or a model by any name that `load_model` takes."""
+    from .models import load_model, resolve
+
+    if ref in known_shapes():
+        transformer, adapter = load_shape(ref)
+        sampler = Sampler(scheduler="unknown", steps=STEPS, guidance=4.0)
+        sites = adapter.sites(transformer)
+        return Target(ref, transformer, adapter, sites, torch.float16, None, sampler)
+    resolve(ref, extra=known_shapes())
+    model = load_model(ref)
+    shared = set(stored_tensors(model.transformer, model.source_dtype).shared)
+    return Target(
+        ref,
+        model.transformer,
+        model.adapter,
+        model.sites,
+        model.source_dtype,
+        shared,
+        model.sampler(),
+    )
+
+
 def size_of(
-    target: str,
+    target: str | Target,
     method: str,
     bits: Bits | None,
     *,
     plan: Plan | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> SizeReport:
-    """Storage of a known shape, or of a model by any name that `load_model` takes, before quantizing it.
+    """Storage of a known shape, or of a model, before quantizing it.
 
     Give `bits` for the same formats everywhere, or a `plan`. Methods that choose a transform site by
     site are counted with the most that a site may store, methods with static ranges per step with
     the steps of the model's card (of a shape without a card, 50).
     """
-    from .models import load_model, resolve
+    target = open_target(target) if isinstance(target, str) else target
+    formats, transforms = stored_forms(target, method, bits, plan, options)
+    return predict_size(
+        target.transformer,
+        target.sites,
+        formats,
+        transforms,
+        dtype=target.dtype,
+        shared=target.shared,
+    )
+
+
+def stored_forms(
+    target: Target,
+    method: str,
+    bits: Bits | None,
+    plan: Plan | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> tuple[Mapping[str, SitePlan], dict[str, Transform]]:
+    """Formats and transform of every quantized site, as far as they are known without a calibration."""
     from .plans import check_sites, uniform_formats
     from .quantization import parse_options
 
     chosen = parse_options(method, options or {})
     module = load_method(method)
     transform: Transform = module.stored_transform(chosen)
-    steps = STEPS
-    if target in known_shapes():
-        transformer, adapter = load_shape(target)
-        sites, dtype, shared = adapter.sites(transformer), torch.float16, None
-    else:
-        resolve(target, extra=known_shapes())
-        model = load_model(target)
-        transformer, sites, dtype = model.transformer, model.sites, model.source_dtype
-        adapter = model.adapter
-        shared = set(stored_tensors(transformer, dtype).shared)
-        steps = model.sampler().steps
+    sites = target.sites
     if plan is not None:
-        check_sites(plan, sites, target)
+        check_sites(plan, sites, target.ref)
         formats: Mapping[str, SitePlan] = plan.sites
     elif bits is not None:
         formats = uniform_formats(sites, bits, windows=1)
@@ -104,6 +149,7 @@ def size_of(
         raise BadInput("give --bits or --plan")
     if hasattr(module, "stored_formats"):
         widths = {site.name: site.in_features for site in sites}
+        steps = target.sampler.steps
         formats = {
             name: module.stored_formats(site, widths[name], chosen, steps)
             for name, site in formats.items()
@@ -111,10 +157,11 @@ def size_of(
     transforms: dict[str, Transform] = dict.fromkeys(formats, transform)
     fold: Fold = getattr(chosen, "fold", "none")
     if transform.scale and not transform.per_window and fold != "none":
-        for name, into in makers(adapter.producers(transformer), sites, formats, fold).items():
+        producers = target.adapter.producers(target.transformer)
+        for name, into in makers(producers, sites, formats, fold).items():
             if not isinstance(into, str):
                 transforms[name] = replace(transform, scale=False, folded_into=into)
-    return predict_size(transformer, sites, formats, transforms, dtype=dtype, shared=shared)
+    return formats, transforms
 
 
 def predict_size(

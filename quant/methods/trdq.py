@@ -99,6 +99,7 @@ CARD = Card(
 
 ALPHAS = tuple(a / 10 for a in range(10))
 MOMENTUM = 0.5
+TIERS = ("A", "B", "C")
 
 
 class Options(SharingOptions):
@@ -179,6 +180,15 @@ def stored_transform(options: Options) -> Transform:
         per_window=options.tier != "B" and options.windows != 1,
         requantized=options.tier == "A",
     )
+
+
+def alternatives(options: Options) -> list[Options]:
+    """The same method in every tier; only B has static activations."""
+    tiers = []
+    for tier in TIERS:
+        activations = options.activations if tier == "B" else "dynamic"
+        tiers.append(options.model_copy(update={"tier": tier, "activations": activations}))
+    return tiers
 
 
 def work(shape: GroupShape, options: Options) -> Work:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +81,23 @@ def test_the_rates_of_a_machine_are_positive() -> None:
     found = vars(projection.rates())
     assert all(value > 1000 for value in found.values())
     assert found["macs"] > found["calls"]
+
+
+def test_a_known_shape_tells_bytes_of_every_tier_and_the_work_until_then(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["size", "dit-xl-2", "--method", "trdq", "--bits", "w4a8", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    tiers = {way["options"]["tier"]: way for way in told["alternatives"]}
+    assert list(tiers) == ["A", "B", "C"]
+    assert tiers["B"]["size_bytes"] < told["fp16_bytes"] < tiers["A"]["size_bytes"]
+    assert tiers["C"]["size_bytes"] == told["size_bytes"]
+    assert tiers["A"]["memory"]["stored_bytes"] < tiers["A"]["size_bytes"]
+    work = told["work"]
+    assert (work["samples"], work["steps"], work["evidence"]) == (8, 50, "predicted")
+    assert work["macs"] == pytest.approx(8 * 50 * 2 * 118.6e9, rel=0.03)
+    assert work["methods"]["trdq"]["seconds"] > 0
+    assert main(["size", "flux-dev", "--method", "rtn", "--bits", "w4a8"]) == 0
+    said = capsys.readouterr().out
+    assert "no picture size" in said
+    assert "stored with" not in said

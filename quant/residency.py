@@ -1,0 +1,100 @@
+"""What a quantized transformer holds in memory: predicted from shapes, counted in a running one.
+
+Stored: every tensor of the file, once, in the dtypes of the file. Expanded: what simulation makes of the
+stored form for the window that it is in and keeps until the next: weights and the change of basis in
+float32, a permutation as int64, zero points as int16; of a requantized site its codes. Integer kernels
+keep packed weights instead. At most, for methods that choose site by site.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .adapters import Site
+from .layers import QuantLinear, Transform, has_integer_sums
+from .rounding import groups_of
+from .schema import SitePlan
+from .sizes import SizeReport
+
+
+@dataclass(frozen=True)
+class Residency:
+    """Bytes in memory."""
+
+    stored_bytes: int
+    expanded_bytes: int  # beside them, once every layer ran
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types, with the sum as `resident_bytes`."""
+        return {**asdict(self), "resident_bytes": self.stored_bytes + self.expanded_bytes}
+
+
+def predicted(
+    size: SizeReport,
+    sites: Sequence[Site],
+    plan: Mapping[str, SitePlan],
+    transforms: Mapping[str, Transform],
+) -> Residency:
+    """Of a transformer in the stored form that `size` tells, run in simulation.
+
+    Sites that read one tensor transform it once; a requantized one needs the basis for its codes too.
+    """
+    expanded, ready = 0, set()
+    for site in sites:
+        own = plan.get(site.name)
+        if own is None or not own.quantized:
+            continue
+        transform = transforms[site.name]
+        expanded += _weight(site, own, transform)
+        if transform.requantized or site.input_of not in ready:
+            expanded += _basis(site.in_features, transform)
+        ready.add(site.input_of)
+    return Residency(size.total_bytes - size.parts["header"], expanded)
+
+
+def _weight(site: Site, plan: SitePlan, transform: Transform) -> int:
+    fmt = plan.weight
+    if fmt is None:
+        return 0
+    count = site.out_features * groups_of(fmt, site.in_features)
+    found = 4 * site.in_features * site.out_features
+    if any(a is not None and has_integer_sums(fmt, a) for a in plan.activations):
+        found += 0 if fmt.symmetric else 2 * count
+        if transform.requantized:
+            found += site.out_features * -(-site.in_features * fmt.bits // 8) + 4 * count
+    return found
+
+
+def _basis(i: int, transform: Transform) -> int:
+    return 4 * i * (transform.scale + transform.rotate) + (8 * i if transform.block else 0)
+
+
+def counted(transformer: nn.Module) -> Residency:
+    """Of a transformer in this process, with what its layers have made ready by now."""
+    stored = {t.data_ptr(): t.nbytes for t in transformer.state_dict().values()}
+    made: dict[int, int] = {}
+    for layer in transformer.modules():
+        if isinstance(layer, QuantLinear):
+            made |= {t.data_ptr(): t.nbytes for t in _tensors(layer.prepared)}
+    held = [(b.data_ptr(), b.data_ptr() + b.nbytes) for b in transformer.buffers()]
+    held += [(p.data_ptr(), p.data_ptr() + p.nbytes) for p in transformer.parameters()]
+    own = {at: size for at, size in made.items() if not any(a <= at < b for a, b in held)}
+    return Residency(sum(stored.values()), sum(own.values()))
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    """All tensors in something that was made ready."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _tensors(tuple(value.values()))
+    elif isinstance(value, tuple | list):
+        for each in value:
+            yield from _tensors(each)
+    elif is_dataclass(value):
+        yield from _tensors([getattr(value, f.name) for f in fields(value)])
