@@ -74,6 +74,72 @@ def windows(blocks: int = 2, steps: int = 8, cuts: int = 4, seed: int = 0) -> di
     }  # fmt: skip
 
 
+def _inputs(blocks: int) -> list[dict[str, Any]]:
+    """q, k and v's and fc2's input of every block."""
+    kinds = (("attn1", ("to_q", "to_k", "to_v"), ("self_q", "self_k", "self_v"), 1), ("ff.net.2", ("",), ("fc2",), 4))  # fmt: skip
+    return [
+        {"name": f"transformer_blocks.{b}.{end}", "sites": [f"transformer_blocks.{b}.{end}.{s}".rstrip(".") for s in sites], "roles": list(roles), "block": b, "channels": 32 * wide}
+        for b in range(blocks)
+        for end, sites, roles, wide in kinds
+    ]  # fmt: skip
+
+
+def _windows(steps: int, count: int) -> list[dict[str, Any]]:
+    cut = [steps * k // count for k in range(count + 1)]
+    return [{"steps": list(range(a, b)), "low": -a, "high": 1.0 - a} for a, b in itertools.pairwise(cut)]  # fmt: skip
+
+
+def _parts(error: float) -> dict[str, float]:
+    return {"error": error, "weight": 0.9 * error, "activation": 0.1 * error}
+
+
+def alpha(blocks: int = 2, steps: int = 8, count: int = 1, rotation: str = "hadamard") -> dict[str, Any]:  # fmt: skip
+    """Curves with their least at 0.2 for the scale and at 0.5 for both, where blocks differ by 0.1."""
+    alphas = [k / 10 for k in range(11)]
+
+    def curve(best: float, least: float) -> dict[str, list[float]]:
+        parts = [_parts(least * (1 + (a - best) ** 2)) for a in alphas]
+        return {part: [p[part] for p in parts] for part in ("error", "weight", "activation")}
+
+    def found(block: int, window: int) -> dict[str, Any]:
+        level = 0.001 * (1 + block + window)
+        return {
+            "plain": _parts(2 * level),
+            "rotate": _parts(1.5 * level),
+            "scale": curve(0.2, 1.4 * level),
+            "both": curve(0.5 + 0.1 * block, level),
+        }
+
+    inputs = [{**e, "windows": [found(e["block"], w) for w in range(count)]} for e in _inputs(blocks)]  # fmt: skip
+    return {"alphas": alphas, "statistic": "max", "rotation": rotation, "windows": _windows(steps, count), "inputs": inputs}  # fmt: skip
+
+
+def rotation(blocks: int = 2, steps: int = 8, count: int = 2) -> dict[str, Any]:
+    """A search that keeps two factors, then one; greedy is better than Hadamard in even windows only."""
+
+    def found(window: int) -> dict[str, Any]:
+        way = {"psi": 4.0, "psi_p99": 5.0, "multiply_adds": 0}
+        errors = {"plain": 0.04, "scale": 0.02, "first": 0.012, "greedy": 0.008 if window % 2 == 0 else 0.0125, "hadamard": 0.01}  # fmt: skip
+        ways = {key: {**way, **_parts(error)} for key, error in errors.items()}
+        ways["greedy"]["multiply_adds"], ways["hadamard"]["multiply_adds"] = 64, 20
+        return {
+            "alpha": 0.5,
+            "block": 32,
+            "peaks": [[8.0, 6.0, 5.0, 5.5], [5.0, 4.0, 4.5]],
+            "kept": [2, 1],
+            "block_absmax": {"before": [1.0, 2.0, 3.0], "after": [2.0, 2.0, 2.0]},
+            "ways": ways,
+        }
+
+    inputs = [{**e, "windows": [found(w) for w in range(count)]} for e in _inputs(blocks)]
+    return {"windows": _windows(steps, count), "inputs": inputs}
+
+
+def _steps(data: Mapping[str, Any]) -> int:
+    """Steps of the sampler that a probe looked at."""
+    return len(data["timesteps"]) if "timesteps" in data else sum(len(w["steps"]) for w in data["windows"])  # fmt: skip
+
+
 def study_with_probes(
     folder: Path,
     *,
@@ -90,7 +156,7 @@ def study_with_probes(
         card = list_probes()[key]
         record = {
             "probe": key, "title": card.title, "method": method, "bits": bits, "samples": 2,
-            "steps": len(data["timesteps"]), "seconds": 1.0, "device": "a processor",
+            "steps": _steps(data), "seconds": 1.0, "device": "a processor",
             "evidence": card.evidence, "outliers": None,
         }  # fmt: skip
         manifest = {"method": method, "bits": bits, "method_options": dict(options or {})}
