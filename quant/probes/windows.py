@@ -13,7 +13,7 @@ Rows that a transform was not found on are what windows are judged by: on its ow
 is never worse. A window's error is the mean over its steps, so those of several windows add up by steps.
 
 Memory is counted from shapes, not measured: bytes on disk of every tier and number of windows, and what
-a running copy holds in all: tier A also the codes of the window that it is in.
+a simulating copy holds, `quant.residency`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from ..methods.base import Group
 from ..models import Model
 from ..plans import uniform_formats
 from ..recording import InputStatistics
+from ..residency import Residency, predicted
 from ..schema import Bits, Sample, Sampler
 from ..sizes import SizeReport, predict_size
 from ..storage import stored_tensors
@@ -52,7 +53,6 @@ GRID = 8  # equal cuts; K = 1, 2 and 4 lie on them
 MOST_SINGLE = 32  # steps that each get a window of their own, at most
 MOST_INPUTS = 32  # that are looked at, evenly over the blocks
 NEAR = (-0.2, 0.0, 0.2)  # alphas about the best one over all steps
-TIERS = ("A", "B", "C")
 
 
 def measure(
@@ -177,23 +177,25 @@ def memory(model: Model, bits: Bits, options: trdq.Options, steps: int) -> dict[
     """Bytes by tier, for 1, 2, .. windows: `disk`, `resident`; and `full`, the 16-bit transformer."""
     shared = set(stored_tensors(model.transformer, model.source_dtype).shared)
 
-    def size(tier: str, count: int) -> SizeReport:
+    def size(tier: str, count: int) -> tuple[SizeReport, Residency]:
         own = options.model_copy(update={"tier": tier, "windows": 1 if count == 1 else "step"})
         formats = uniform_formats(model.sites, bits, windows=1 if tier == "B" else count)
-        return predict_size(
+        transforms = dict.fromkeys(formats, trdq.stored_transform(own))
+        report = predict_size(
             model.transformer,
             model.sites,
             formats,
-            trdq.stored_transform(own),
+            transforms,
             dtype=model.source_dtype,
             shared=shared,
         )
+        return report, predicted(report, model.sites, formats, transforms)
 
-    one = size("B", 1)
-    of_a_window = sum(one.parts[part] for part in ("codes", "scales", "zeros"))
     tiers = {}
-    for tier in TIERS:
-        disk = [size(tier, count).total_bytes for count in range(1, steps + 1)]
-        more = of_a_window if tier == "A" else 0
-        tiers[tier] = {"disk": disk, "resident": [b + more for b in disk]}
-    return {"full": one.fp16_bytes, "tiers": tiers, "evidence": "predicted"}
+    for tier in trdq.TIERS:
+        made = [size(tier, count) for count in range(1, steps + 1)]
+        tiers[tier] = {
+            "disk": [report.total_bytes for report, _ in made],
+            "resident": [held.stored_bytes + held.expanded_bytes for _, held in made],
+        }
+    return {"full": size("B", 1)[0].fp16_bytes, "tiers": tiers, "evidence": "predicted"}

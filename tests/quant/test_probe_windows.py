@@ -10,12 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dqviz.catalogue import size_report
 from quant.calibration import calibrate
 from quant.methods import trdq
 from quant.models import load_model
 from quant.probes import MOST_BYTES, load_probe
 from quant.schema import parse_bits
-from quant.sizes import size_of
+from quant.sizes import open_target, size_of
 
 from . import heavy
 
@@ -114,13 +115,17 @@ def test_log_snr_rises_along_the_steps(probed):
 def test_bytes_are_those_that_dqviz_size_says(probed, tiny_dit):
     found, _ = probed
     memory = found["memory"]
+    target, bits = open_target(str(tiny_dit)), parse_bits("w4a8")
     for tier, count in itertools.product("ABC", (1, 2, 4)):
-        said = size_of(str(tiny_dit), "trdq", parse_bits("w4a8"), options={"tier": tier, "windows": count})  # fmt: skip
+        said = size_of(target, "trdq", bits, options={"tier": tier, "windows": count})
         assert memory["tiers"][tier]["disk"][count - 1] == said.total_bytes
         assert memory["full"] == said.fp16_bytes
-    for tier, own in memory["tiers"].items():
-        assert len(own["disk"]) == len(found["timesteps"])
-        assert all(r >= d for d, r in zip(own["disk"], own["resident"])), tier
+    reported = size_report(str(tiny_dit), "trdq", "w4a8", None, {"windows": 2})
+    for way in reported["alternatives"]:
+        held = memory["tiers"][way["options"]["tier"]]["resident"]
+        assert held[1] == way["memory"]["resident_bytes"]
+    for own in memory["tiers"].values():
+        assert len(own["disk"]) == len(own["resident"]) == len(found["timesteps"])
     assert len(set(memory["tiers"]["B"]["disk"])) == 1, "tier B stores one of everything"
-    wrong = size_of(str(tiny_dit), "trdq", parse_bits("w4a8"), options={"tier": "C", "windows": 2})
+    wrong = size_of(target, "trdq", bits, options={"tier": "C", "windows": 2})
     assert memory["tiers"]["C"]["disk"][3] != wrong.total_bytes, "the comparison compares"

@@ -204,12 +204,12 @@ function drawWindows(section, context) {
     return { key, radio, disk, resident, bar, row };
   });
   const sizes = el("table", { class: "dq-table dq-compact dq-tiers" }, el("caption", { class: "dq-offscreen" }, "Memory of each tier"),
-    el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Tier"), ["On disk", "Resident"].map((t) => el("th", { scope: "col", class: "dq-num" }, t)), el("td", { class: "dq-barcell" }, "line: 16-bit model"))),
+    el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Tier"), [["On disk", "Codes, scales, transforms and what is kept: the file"], ["In memory", "The same, and what simulation expands for the running window"]].map(([t, title]) => el("th", { scope: "col", class: "dq-num", title }, t)), el("td", { class: "dq-barcell" }, "on disk; line: 16-bit model"))),
     el("tbody", {}, radios.map((r) => r.row)));
 
   function showSizes() {
     const at = state.borders.length; // index of that many windows, less one
-    const most = Math.max(memory.full, ...tiers.map(([key]) => memory.tiers[key].resident[at]));
+    const most = Math.max(memory.full, ...tiers.map(([key]) => memory.tiers[key].disk[at]));
     for (const { key, radio, disk, resident, bar } of radios) {
       const own = memory.tiers[key];
       const cell = (bytes) => [mebibytes(bytes), el("span", { class: "dq-sub" }, `${(bytes / memory.full).toFixed(2)} of 16 bit`)];
@@ -217,8 +217,8 @@ function drawWindows(section, context) {
       disk.replaceChildren(...cell(own.disk[at]));
       resident.replaceChildren(...cell(own.resident[at]));
       bar.style.setProperty("--full", `${(100 * memory.full) / most}%`);
-      bar.firstChild.style.width = `${(100 * own.resident[at]) / most}%`;
-      bar.classList.toggle("dq-over", own.resident[at] > memory.full);
+      bar.firstChild.style.width = `${(100 * own.disk[at]) / most}%`;
+      bar.classList.toggle("dq-over", own.disk[at] > memory.full);
     }
   }
 
@@ -284,7 +284,7 @@ function drawWindows(section, context) {
       el("div", { class: "dq-edits" }, add, remove, undo, redo)),
     stage, keys, facts, gap,
     el("ul", { class: "dq-says" }, section.words.map((w) => el("li", {}, w)), section.note ? el("li", {}, section.note) : ""),
-    el("div", { class: "dq-headed" }, el("h3", {}, "Memory of the tiers ", badge(section.predicted)), el("div", { class: "dq-scroll", tabindex: "0", role: "region", "aria-label": "Memory of the tiers" }, sizes)),
+    el("div", { class: "dq-headed" }, el("h3", {}, "Memory of the tiers ", badge(section.predicted)), el("p", { class: "dq-sub" }, "In memory: a copy that simulates also holds what it expands to float32 for the window that it is in."), el("div", { class: "dq-scroll", tabindex: "0", role: "region", "aria-label": "Memory of the tiers" }, sizes)),
     result.node);
   card.addEventListener("keydown", (e) => {
     if (!(e.ctrlKey || e.metaKey) || e.key.toLowerCase() !== "z" || e.target.matches("input[type=text], textarea")) return;
