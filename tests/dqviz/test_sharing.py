@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dqviz.capturing import CaptureRequest, capture
 from dqviz.comparison import compare
 from dqviz.export import draw_to, quantize_to
 from dqviz.request import CompareRequest
@@ -133,3 +134,19 @@ def test_the_probe_is_the_similarity_or_says_why_not(tiny_dit: Path) -> None:
     assert Similarity.parse(found[0], "probe").samples == 2
     assert done[-1] == (4, 4)
     assert "one branch" in found[1]["off"]
+
+
+def test_a_capture_looks_at_layers_and_leaves_attention_alone(
+    tiny_dit: Path, tmp_path: Path
+) -> None:
+    wanted = {
+        "model": str(tiny_dit),
+        "method": "trdq",
+        "bits": "w8a8",
+        "options": {**OPTIONS, "sharing_set": "similarity"},
+        "seeds": "100-101",
+        "calibration_seeds": "100-101",
+        "steps": 2,
+        "out": tmp_path / "study",
+    }
+    assert len(capture(CaptureRequest.parse(wanted))["stages"]) > 1
