@@ -28,6 +28,7 @@ CARD = Card(
     paper="https://arxiv.org/abs/2404.00456",
     bits=("w8a8", "w6a6", "w4a8", "w4a4", "w4a16"),
     beats="rtn",
+    beats_at=("w4a4", "w6a6"),  # at w4a8 pictures of a random model show no gain
     summary="Randomized Hadamard rotation alone; row-wise dynamic activations; no calibration.",
 )
 
