@@ -59,7 +59,7 @@ function drawAlpha(section, context) {
     el("div", { class: "dq-field" }, el("span", {}, "Map of"), choice("Map of", section.shown_names, section.shown, (key) => context.choose({ curve: key }, ["alpha"]))),
     el("div", { class: "dq-field" }, el("span", {}, "Weight and activation apart"), choice("Weight and activation apart", [["on", "shown"], ["off", "hidden"]], section.split ? "on" : "off", (key) => context.choose({ split: key }, ["alpha"]))));
   const chips = settings.map((s) => el("li", { class: "dq-set" }, el("span", {}, s.label), el("strong", { class: "dq-mono" }, String(s.alpha)),
-    el("button", { type: "button", class: "dq-icon", "aria-label": `Search alpha of ${s.label} again`, title: "Search again", on: { click: () => put(written(settings.filter((o) => o !== s))) } }, "×")));
+    el("button", { type: "button", class: "dq-icon", "aria-label": `No alpha of its own for ${s.label}`, title: "Remove", on: { click: () => put(written(settings.filter((o) => o !== s))) } }, "×")));
   const edits = el("div", { class: "dq-edits" },
     button("Undo", "Undo the last setting of alpha", () => past.length && context.choose({ alphas: past.pop() }, ["alpha"]), !past.length),
     button("Search all again", "Search alpha of all inputs again", () => put(""), !settings.length));
@@ -70,7 +70,7 @@ function drawAlpha(section, context) {
   full.querySelector(".dq-scroll")?.classList.add("dq-tall");
   const card = el("section", { class: "dq-card" }, heading(section), bar,
     el("div", { class: "dq-alphas" }, map, curve),
-    el("ul", { class: "dq-says", role: "status" }, section.words.map((w) => el("li", {}, w))),
+    el("div", { role: "status" }, el("ul", { class: "dq-says" }, section.words.map((w) => el("li", {}, w)))),
     el("div", { class: "dq-settings" }, el("span", { class: "dq-label" }, "Set"), el("ul", { class: "dq-sets" }, chips.length ? chips : el("li", { class: "dq-sub" }, "nothing: alpha is searched for every input")), edits),
     result.node,
     el("details", {}, el("summary", {}, section.table.title), full));

@@ -22,7 +22,7 @@ function drawRotation(section, context) {
     el("div", { class: map ? "dq-rotations" : "" }, map,
       el("div", { class: "dq-rotation" }, el("p", { class: "dq-lede" }, el("strong", {}, section.place)),
         el("div", { class: "dq-two" }, inner(section.peaks), inner(section.blocks)), table)),
-    el("ul", { class: "dq-says", role: "status" }, section.words.map((w) => el("li", {}, w))));
+    el("div", { role: "status" }, el("ul", { class: "dq-says" }, section.words.map((w) => el("li", {}, w)))));
   card.querySelector("h2").append(" ", ...section.badges.map(badge));
   return card;
 }
