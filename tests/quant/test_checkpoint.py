@@ -90,6 +90,16 @@ def test_v12_loading_gives_the_same_bits_and_sizes_are_those_on_disk(
     assert exact > parse_bits(bits).weight
 
 
+def test_v12_can_fail_signs_that_are_drawn_again(model, seen, tmp_path):
+    """As in the released code, which does not save them: right in floating point, not the same bits."""
+    made, _ = saved(model, seen, tmp_path / "c")
+    loaded = load(tmp_path / "c")
+    for layer in loaded.modules():
+        if isinstance(layer, QuantLinear):
+            layer.signs = layer.signs ^ 1  # one of the signs
+    assert not torch.equal(latents_of(loaded), latents_of(made.transformer))
+
+
 def test_size_command_predicts_the_file_from_the_model_alone(model, seen, tiny_dit, tmp_path):
     _, report = saved(model, seen, tmp_path / "c")
     assert size_of(str(tiny_dit), "viditq", parse_bits("w4a8"), options=FULL_STACK) == report

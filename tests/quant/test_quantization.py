@@ -1,4 +1,4 @@
-"""V8, V13 and scope: what a quantized transformer is as a whole."""
+"""V8, V13 and scope, each beside a broken variant: what a quantized transformer is as a whole."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from quant.errors import BadInput
 from quant.generation import generate
 from quant.layers import QuantLinear
 from quant.plans import check_plan, uniform_plan, windows_for
-from quant.quantization import parse_options, quantize
+from quant.quantization import parse_options, quantize, swap
 from quant.schema import Plan, SitePlan, parse_bits
 
 
@@ -17,9 +17,8 @@ def quantized(model, seen, method="viditq", bits="w4a8", **plan):
     return quantize(model, method, uniform_plan(model, parse_bits(bits), **plan), seen=seen)
 
 
-def test_v8_guidance_in_one_batch_equals_two_forwards(model, seen, samples):
-    """Row-wise scales: the unconditional half does not see the conditional one."""
-    transformer = quantized(model, seen).transformer
+def difference_of_two_forwards(transformer) -> float:
+    """Both guidance branches in one batch against one after the other, relative."""
     x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     t = torch.tensor([500, 500])
     labels, null = torch.tensor([0, 1]), torch.tensor([1000, 1000])
@@ -30,11 +29,42 @@ def test_v8_guidance_in_one_batch_equals_two_forwards(model, seen, samples):
         cond = transformer(x, timestep=t, class_labels=labels).sample
         uncond = transformer(50 * x, timestep=t, class_labels=null).sample
     apart = torch.cat([cond, uncond])
-    assert float((both - apart).abs().max() / apart.abs().max()) <= 1e-6
+    return float((both - apart).abs().max() / apart.abs().max())
+
+
+def test_v8_guidance_in_one_batch_equals_two_forwards(model, seen):
+    """Row-wise scales: the unconditional half does not see the conditional one."""
+    assert difference_of_two_forwards(quantized(model, seen).transformer) <= 1e-6
+
+
+def test_v8_can_fail_scales_shared_by_the_batch(model, seen):
+    """As in the preprint's released code, which therefore calls the network twice."""
+    plan = uniform_plan(model, parse_bits("w8a8"))
+    options = {"transform": "plain", "scales": "batch"}
+    made = quantize(model, "viditq", plan, options, seen)
+    assert difference_of_two_forwards(made.transformer) > 1e-3
 
 
 def test_v13_kept_sites_are_the_very_same_tensors_and_all_others_are_quantized(model, seen):
+    check_scope(model, quantized(model, seen))
+
+
+def test_v13_can_fail(model, seen):
+    """A kept site that was touched, one quantized too few."""
     made = quantized(model, seen)
+    kept = made.transformer.get_submodule("transformer_blocks.0.norm1.linear")
+    kept.weight = torch.nn.Parameter(kept.weight.clone())
+    with pytest.raises(AssertionError):
+        check_scope(model, made)
+    made = quantized(model, seen)
+    name = "transformer_blocks.1.ff.net.2"
+    swap(made.transformer, name, model.transformer.get_submodule(name))
+    with pytest.raises(AssertionError):
+        check_scope(model, made)
+
+
+def check_scope(model, made) -> None:
+    """The kept sites are the model's own, and as many are quantized as the family's roles say."""
     kept = [s for s in model.sites if s.kept_reason]
     changed = [s for s in model.sites if not s.kept_reason]
     assert len(changed) == 2 * 6

@@ -1,4 +1,4 @@
-"""V1 to V4 of the specification: exact equivalence, Hadamard matrices, incoherence."""
+"""V1 to V4 of the specification, each beside a broken variant: equivalence, Hadamard matrices, incoherence."""
 
 from __future__ import annotations
 
@@ -37,30 +37,77 @@ def test_v1_transforms_change_nothing_in_floating_point(kind, channels, dtype, b
     assert float((changed - exact).abs().max() / exact.abs().max()) <= bound
 
 
-@pytest.mark.parametrize("order", ORDERS)
-def test_v2_the_rotation_is_a_hadamard_matrix(order):
-    """Rows of the identity through the fast transform give H: entries +-1, H H^T = n I, exactly."""
+@pytest.mark.parametrize("kind", ["scale", "rotate", "both"])
+def test_v1_can_fail_a_weight_that_is_left_as_it_is(kind):
+    x = heavy.activations(192, 32, 4, seed=0)
+    w = heavy.weight(48, 192, seed=1)
+    exact = x.reshape(-1, 192) @ w.T
+    changed = to_input(x.reshape(-1, 192), *transform(x, w, kind)) @ w.T
+    assert float((changed - exact).abs().max() / exact.abs().max()) > 0.1
+
+
+def rows_of(order: int) -> torch.Tensor:
+    """Some rows of H, [k, order]: the identity through the fast transform."""
     some = torch.linspace(0, order - 1, min(order, 192)).long().unique()
     eye = torch.zeros(len(some), order, dtype=torch.float64)
     eye[torch.arange(len(some)), some] = 1
-    rows = kernels.hadamard(eye) * order**0.5  # [k, order]
+    return kernels.hadamard(eye) * order**0.5
+
+
+def are_hadamard(rows: torch.Tensor) -> bool:
+    """Entries +-1 and H H^T = n I, exactly."""
+    count, order = rows.shape
     entries = rows.round()
-    assert float((rows - entries).abs().max()) < 1e-9
-    assert bool((entries.abs() == 1).all())
-    assert torch.equal(entries @ entries.T, order * torch.eye(len(some), dtype=torch.float64))
+    return (
+        float((rows - entries).abs().max()) < 1e-9
+        and bool((entries.abs() == 1).all())
+        and torch.equal(entries @ entries.T, order * torch.eye(count, dtype=torch.float64))
+    )
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_v2_the_rotation_is_a_hadamard_matrix(order):
+    assert are_hadamard(rows_of(order))
+
+
+def test_v2_can_fail_one_sign():
+    rows = rows_of(1152)
+    rows[3, 7] *= -1
+    assert not are_hadamard(rows)
+
+
+def test_v2_can_fail_blocks():
+    """1504 channels are rotated in blocks of 32, which is orthogonal and not a Hadamard matrix."""
+    assert not are_hadamard(rows_of(1504))
+
+
+def profiles(channels: int, last: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Incoherence over ten steps: of the input, after a scale, and after the transform `last`."""
+    x = heavy.activations(channels, 128, 10, seed=3)
+    w = heavy.weight(64, channels, seed=3)
+    raw, scaled, both = (
+        incoherence(to_input(x, *way)).mean(1)
+        for way in ((None, None), transform(x, w, "scale"), transform(x, w, last))
+    )
+    return raw, scaled, both
+
+
+def is_flat(profile: torch.Tensor) -> bool:
+    """At most 6 at every step, and much the same at all."""
+    spread = (profile.max() - profile.min()) / profile.mean()
+    return float(profile.max()) <= 6 and float(spread) < 0.25
 
 
 @pytest.mark.parametrize("channels", [144, 192, 1152])
 def test_v3_incoherence_falls_with_scale_and_again_with_rotation(channels):
-    steps = 10
-    x = heavy.activations(channels, 128, steps, seed=3)
-    w = heavy.weight(64, channels, seed=3)
-    raw = incoherence(x).mean(1)  # [steps]
-    scaled = incoherence(to_input(x, *transform(x, w, "scale"))).mean(1)
-    both = incoherence(to_input(x, *transform(x, w, "both"))).mean(1)
+    raw, scaled, both = profiles(channels, "both")
     assert both[0] < scaled[0] < raw[0]
-    assert float(both.max()) <= 6
-    assert float((both.max() - both.min()) / both.mean()) < 0.25
+    assert is_flat(both)
+
+
+def test_v3_can_fail_a_scale_alone():
+    """What moves from step to step is left to it."""
+    assert not is_flat(profiles(1152, "scale")[2])
 
 
 def test_v4_weight_incoherence_grows_with_alpha_unless_rotated():
@@ -72,6 +119,12 @@ def test_v4_weight_incoherence_grows_with_alpha_unless_rotated():
     assert scaled == sorted(scaled)
     assert scaled[-1] > 2 * scaled[0]
     assert max(both) < 6
+    assert not max(scaled) < 6, "without the rotation the bound does not hold"
+    backwards = [1 - a for a in alphas]  # the released code's newer convention, taken for this one
+    mixed = [
+        float(incoherence(to_weight(w, *transform(x, w, "scale", a))).mean()) for a in backwards
+    ]
+    assert mixed != sorted(mixed), "nor does the order"
 
 
 def test_scale_survives_channels_that_are_always_zero():
