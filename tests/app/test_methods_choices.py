@@ -190,6 +190,24 @@ def test_the_editor_shows_all_inputs_or_the_one_that_is_chosen():
     assert len(every["csv"].splitlines()) == 1 + len(data["inputs"]) * len(data["intervals"])
 
 
+@pytest.mark.parametrize(
+    ("one", "two", "step", "said"),
+    [
+        (0.4, 0.3, 0.2, ["a window per step leaves the least"]),
+        (0.4, 0.2, 0.199, ["a window per step leaves the least", "2 equal windows do about as well"]),
+        (0.4, 0.2, 0.3, ["2 equal windows leave the least", "fewer rows"]),
+        (0.2, 0.3, 0.3, ["No equal cut leaves less"]),
+    ],
+)  # fmt: skip
+def test_words_name_the_fewest_windows_that_do(one, two, step, said):
+    data = {**probes.windows(steps=8), "intervals": [[0, 8], [0, 4], [4, 8], *([s, s + 1] for s in range(8))]}  # fmt: skip
+    data["error"] = [[one, two, two] + [step] * 8] * len(data["inputs"])
+    data["alpha"] = data["error"]
+    words = windows.section(opened(windows=data), chosen())["words"]
+    assert len(words) == len(said)
+    assert all(part in sentence for part, sentence in zip(said, words))
+
+
 def test_few_inputs_of_a_large_model_are_said():
     data = {**probes.windows(), "of_inputs": 112}
     assert "4 of 112 inputs" in windows.section(opened(windows=data), chosen())["note"]

@@ -25,6 +25,7 @@ TIERS = (
     ("C", "stored", "codes of every window"),
 )
 FIRST_TIER = "C"
+CLOSE = 0.01  # errors that differ by so much of themselves are called about the same
 HEIGHT = 340
 
 Errors = Mapping[tuple[int, int], float]  # mean squared relative error of the steps [a, b)
@@ -168,25 +169,27 @@ def _alt(ways: Sequence[tuple[str, list[int]]], errors: Errors) -> str:
 
 
 def _words(ways: Sequence[tuple[str, list[int]]], errors: Errors) -> list[str]:
-    levels = {name: level(errors, cut) or 0.0 for name, cut in ways}
+    levels = {name: percent(level(errors, cut) or 0.0) for name, cut in ways}
     one = levels.get("1")
-    others = {name: value for name, value in levels.items() if name != "1"}
-    if not one or not others:
+    if not one or len(levels) == 1:
         return []
-    name = min(others, key=lambda n: others[n])
-    gain = 1 - percent(others[name]) / percent(one)
+    name = min(levels, key=lambda n: levels[n])
+    if name == "1":
+        return [f"No equal cut leaves less than one window, {one:.2f} %."]
+    verb = "leaves" if name == "step" else "leave"
     words = [
-        f"Of the equal cuts, {_name(name)} {'leaves' if name == 'step' else 'leave'} the least: {percent(others[name]):.2f} % against "
-        f"{percent(one):.2f} % in one window, {100 * gain:.1f} % less."
-        if gain > 0
-        else f"No equal cut leaves less than one window, {percent(one):.2f} %."
+        f"Of the equal cuts, {_name(name)} {verb} the least: {levels[name]:.2f} % against {one:.2f} % "
+        f"in one window, {100 * (1 - levels[name] / one):.1f} % less."
     ]
-    if "step" in levels and name != "step":
-        worse = levels["step"] > others[name]
+    fewest = next(n for n in levels if levels[n] <= (1 + CLOSE) * levels[name])
+    if fewest != name:
+        more = 100 * (levels[fewest] / levels[name] - 1)
+        words.append(f"{_name(fewest).capitalize()} do about as well, within {more:.1f} %.")
+    elif levels.get("step", 0.0) > (1 + CLOSE) * levels[name]:
         words.append(
-            f"A window per step leaves {percent(levels['step']):.2f} %: "
-            + ("fewer rows to find each transform on cost more than nearness to the step brings." if worse else "about as much.")
-        )  # fmt: skip
+            f"A window per step leaves {levels['step']:.2f} %: fewer rows to find each transform on "
+            "cost more than nearness to the step brings."
+        )
     return words
 
 
