@@ -1,4 +1,4 @@
-# make app | test | check | docs | pictures | recorded | quality | balance | sharing | transforms | peers | lock | clean      (CONTRIBUTING.md says what each is for)
+# make app | test | check | docs | pictures | recorded | quality | balance | efforts | sharing | transforms | peers | lock | clean      (CONTRIBUTING.md says what each is for)
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -11,7 +11,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-.PHONY: help app test check docs pictures recorded quality balance sharing transforms peers lock clean env
+.PHONY: help app test check docs pictures recorded quality balance efforts sharing transforms peers lock clean env
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -60,8 +60,14 @@ quality: env ## docs/results/quality.*: our methods at several bit widths, with 
 balance: env ## docs/results/balance.*: the choice of a transform against every single kind
 	@$(BIN)/python -m benchmarks.balance $(ARGS)
 
+ablations: env ## docs/results/ablations.*: parts of ViDiT-Q switched one at a time
+	@$(BIN)/python -m benchmarks.ablations $(ARGS)
+
 sharing: env ## docs/results/sharing.*: attention sharing on and off, quality, work and time
 	@$(BIN)/python -m benchmarks.sharing $(ARGS)
+
+efforts: env ## docs/results/efforts.*: seconds of calibrating and quantizing beside what was predicted, bytes of the tiers
+	@$(BIN)/python -m benchmarks.efforts $(ARGS)
 
 capture: env ## docs/results/capture.*: what capturing costs in time, memory and bytes
 	@$(BIN)/python -m benchmarks.capture $(ARGS)

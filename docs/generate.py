@@ -114,10 +114,77 @@ def measured() -> str:
     return table(("what", "mean (95 %)", "seeds", "where, when", "made by"), rows)
 
 
+def presets() -> str:
+    """Every preset of every method of this repository, from its card."""
+    from quant.cards import read_card
+
+    cards = [read_card(path) for path in sorted((ROOT / "quant" / "methods").glob("*.py"))]
+    rows = [
+        (
+            f"`{card.key}`",
+            f"`{preset.name}`",
+            preset.bits,
+            ", ".join(f"`{name}={value}`" for name, value in preset.options.items()),
+            preset.source,
+            preset.text,
+        )
+        for card in cards
+        if card is not None
+        for preset in card.presets
+    ]
+    return table(("method", "preset", "released at", "sets", "source", ""), rows)
+
+
+def rotations() -> str:
+    """Cost of Hadamard rotations, at widths of public models."""
+    from kernels.hadamard import cost, factors
+
+    rows = []
+    for width in (1152, 1536, 2432, 3072):
+        inner = 4 * width
+        block = 3 * width * cost(width) + inner * cost(inner)
+        rows.append(
+            (
+                str(width),
+                " x ".join(str(n) for n in factors(width)),
+                str(cost(width)),
+                f"{100 * cost(width) / width:.1f} %",
+                f"{100 * block / (12 * width**2):.2f} %",
+            )
+        )
+    return table(("width", "factors", "multiply-adds", "of one layer", "of a DiT block"), rows)
+
+
+def stepwise() -> str:
+    """ViDiT-Q-MP's released plan, by what it computes with and by what it stores."""
+    from quant.stepwise_bits import CLAIMED, RELEASED, SHARES, storage_of
+
+    found = storage_of(RELEASED, SHARES)
+    total = sum(part.weights for part in RELEASED)
+    rows = [
+        (
+            part.name,
+            f"{part.weights / 1e6:.1f} M ({100 * part.weights / total:.1f} %)",
+            ", ".join(str(bits) for bits in part.bits),
+            " + ".join(str(bits) for bits in sorted(set(part.bits), reverse=True)),
+        )
+        for part in RELEASED
+    ]
+    counted = table(("weights", "how many", "bits by window, noisiest first", "stored bits"), rows)
+    return (
+        f"{counted}\nA step computes with {found.computed:.2f} bits per weight on average, and 16 / {found.computed:.2f} = "
+        f"{16 / found.computed:.2f}: about the {CLAIMED}x that is claimed (second-hand). Stored are {found.stored:.1f} bits per weight: "
+        f"16 / {found.stored:.1f} = **{found.saving:.2f}x**.\n"
+    )
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "methods": methods,
     "models": models,
     "measured": measured,
+    "presets": presets,
+    "rotations": rotations,
+    "stepwise": stepwise,
 }
 
 
