@@ -24,6 +24,7 @@ from quant.seen_layout import CalibrationOptions
 
 from . import machine
 from .events import Done, OnEvent
+from .measurements import CAPTURES
 from .planning import load, needs_statistics, statistics_file, watched_statistics
 from .request import (
     CALIBRATION_SEEDS,
@@ -37,7 +38,7 @@ from .request import (
     split_options,
 )
 from .studies import place, writable
-from .study import CAPTURES, Study, check_folder, default_folder, faults
+from .study import Study, check_folder, default_folder, faults
 from .watch import Watch
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -27,18 +26,17 @@ from quant.schema import Outliers, fingerprint
 
 from . import migrations
 from .database import transaction
-from .files import dump, faults, now, read_json, write_json, write_text
+from .files import dump, faults, now, read_json, write_json
+from .measurements import Measurements, slug
 
 if TYPE_CHECKING:
-    from .seen_file import SeenFile
+    pass
 
 FORMAT = 1
 KIND = "dqviz study"
 MANIFEST = "study.json"
 DATABASE = "study.sqlite"
 REPORT = "report.html"
-CAPTURES = "captures"
-PROBES = "probes"
 RECORDED = Path(__file__).parents[1] / "assets" / "studies"
 _HARMLESS = frozenset({".DS_Store", ".gitignore", ".gitkeep", "Thumbs.db"})
 
@@ -76,11 +74,6 @@ def is_recorded(folder: Path) -> bool:
     return folder.resolve().parent == RECORDED.resolve()
 
 
-def slug(text: str) -> str:
-    """A name that is safe as a file name everywhere: letters, digits, dots, dashes, underscores."""
-    return re.sub(r"[^a-z0-9._]+", "-", text.lower()).strip("-.")[:80]
-
-
 def check_folder(folder: Path) -> bool:
     """Whether `folder` is a study already; BadInput when it holds somebody's files, or is a file."""
     if folder.is_file():
@@ -99,7 +92,7 @@ def check_folder(folder: Path) -> bool:
     return False
 
 
-class Study:
+class Study(Measurements):
     """An open study folder; every method opens the database for itself, so threads may share one."""
 
     def __init__(self, folder: Path, manifest: dict[str, Any], read_only: bool = False) -> None:
@@ -361,84 +354,6 @@ class Study:
             ).fetchall()
         return {row["seed"]: row["value"] for row in rows}
 
-    def captures(self) -> list[dict[str, Any]]:
-        """Every capture in order: id, name, created, method, bits, file, manifest, record."""
-        return self._described("captures")
-
-    def capture(self, name: str) -> SeenFile:
-        """The statistics of one capture, read lazily."""
-        from .seen_file import SeenFile
-
-        found = {row["name"]: row for row in self.captures()}
-        if name not in found:
-            raise unknown("capture", name, found, f"Study: {self.folder}")
-        return SeenFile(self.folder / found[name]["file"])
-
-    def add_capture(
-        self,
-        wanted: str,
-        finished: Path,
-        manifest: Mapping[str, Any],
-        *,
-        method: str | None = None,
-        bits: str | None = None,
-        record: Mapping[str, Any] | None = None,
-    ) -> str:
-        """Move a finished file into the study, under `wanted` or the next free name, which is returned."""
-        base = slug(wanted) or "capture"
-        folder = self.folder / CAPTURES
-        with faults(folder), self._database() as db:
-            folder.mkdir(exist_ok=True)
-            name = _free(db, "captures", base)
-            file = f"{CAPTURES}/{name}.safetensors"
-            db.execute(
-                "INSERT INTO captures (name, created, method, bits, file, manifest, record)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (name, now(), method, bits, file, dump(manifest), dump(record or {})),
-            )
-            # Before the commit: a crash in between leaves a file that no row names, and the next
-            # capture of this name takes its place.
-            finished.replace(self.folder / file)
-        return name
-
-    def probes(self) -> list[dict[str, Any]]:
-        """Every probe in order: id, name, created, probe, method, bits, file, manifest, record."""
-        return self._described("probes")
-
-    def probe(self, name: str) -> dict[str, Any]:
-        """What one probe measured."""
-        found = {row["name"]: row for row in self.probes()}
-        if name not in found:
-            raise unknown("probe", name, found, f"Study: {self.folder}")
-        file = (self.folder / found[name]["file"]).resolve()
-        if not file.is_relative_to(self.folder.resolve()):
-            raise BadInput(f"study {self.folder}: probe {name} lies outside; probe again")
-        return read_json(file)
-
-    def add_probe(
-        self,
-        wanted: str,
-        measured: Mapping[str, Any],
-        manifest: Mapping[str, Any],
-        *,
-        probe: str,
-        method: str,
-        bits: str,
-        record: Mapping[str, Any],
-    ) -> str:
-        """Keep what a probe measured, under `wanted` or the next free name, which is returned."""
-        self._check_writable()
-        with self._database() as db:
-            name = _free(db, "probes", slug(wanted) or "probe")
-            file = f"{PROBES}/{name}.json"
-            write_text(self.folder / file, dump(measured) + "\n")
-            db.execute(
-                "INSERT INTO probes (name, created, probe, method, bits, file, manifest, record)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (name, now(), probe, method, bits, file, dump(manifest), dump(record)),
-            )
-        return name
-
     def result(self, comparison: int | None = None) -> dict[str, Any]:
         """What compare returned: of the latest comparison that has runs, or of the one named."""
         listed = self.comparisons()
@@ -484,15 +399,6 @@ class Study:
             partial.replace(folder)
         return [f"images/{run.name}/{seed}.png" for seed in run.seeds]
 
-    def _described(self, table: str) -> list[dict[str, Any]]:
-        """Rows of a table that has a manifest and a record; none where a study lacks the table."""
-        with self._database() as db:
-            rows = db.execute(
-                f"SELECT * FROM {table} ORDER BY id" if _has(db, table) else "SELECT 1 LIMIT 0"
-            ).fetchall()
-        parsed = ("manifest", "record")
-        return [{**dict(row), **{k: json.loads(row[k]) for k in parsed}} for row in rows]
-
     def _check_writable(self) -> None:
         if self.read_only:
             raise EnvironmentFault(
@@ -503,19 +409,6 @@ class Study:
         """A connection inside one transaction, with every table in place."""
         path = self.folder / DATABASE
         return transaction(path, f"study {self.folder}", migrations.ALL, self.read_only)
-
-
-def _has(db: sqlite3.Connection, table: str) -> bool:
-    """Whether a table is there: a read-only study of an earlier version lacks later ones."""
-    sought = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
-    return db.execute(sought, (table,)).fetchone() is not None
-
-
-def _free(db: sqlite3.Connection, table: str, base: str) -> str:
-    """`base`, or the first of base-2, base-3, .. that no row of a table has as its name."""
-    used = {row["name"] for row in db.execute(f"SELECT name FROM {table}")}
-    names = [base, *(f"{base}-{i}" for i in range(2, len(used) + 3))]
-    return next(name for name in names if name not in used)
 
 
 def _metric_rows(
