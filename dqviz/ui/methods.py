@@ -87,11 +87,11 @@ class Methods:
             raise unknown("method with views", method, self.keys)
         known = self._probed_bits(study, method)
         bits = str(parse_bits(bits)) if bits else known[-1] if known else BITS
-        probed = {
-            str(row["probe"]): self._probed(study, row)
-            for row in rows
-            if (row["method"], row["bits"]) == (method, bits)
-        }
+        every: dict[str, list[page.Probed]] = {}
+        for row in rows:
+            if (row["method"], row["bits"]) == (method, bits):
+                every.setdefault(str(row["probe"]), []).append(self._probed(study, row))
+        probed = {key: found[-1] for key, found in every.items()}
         model = study.manifest["model"]
         captures = [c for c in study.captures() if c["method"] == method] or study.captures()
         options = next((p.manifest.get("method_options") for p in probed.values()), None)
@@ -104,6 +104,7 @@ class Methods:
             titles=self.titles,
             captured=self.captures.open(study_name, captures[-1]["name"]) if captures else None,
             probes=probed,
+            earlier={key: found[:-1] for key, found in every.items()},
             model_facts=model,
             options=options or {},
         )

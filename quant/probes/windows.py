@@ -4,7 +4,7 @@ TR-DQ, https://arxiv.org/abs/2503.06564: windows over steps, K in {1, 2, 4, step
 them pays is shown nowhere). Measured so (ours):
 
     intervals  all runs [a, b) between GRID equal cuts of the steps, so K = 1, 2, 4 and what lies between;
-               every single step, for K = steps; the windows that are asked for, where they are borders
+               every single step, for K = steps; where windows are asked for as borders, those alone
     error      of the transform found on the first half of the rows of steps a .. b-1, on the other half:
                ||X W^T - Q(X') Q(W')^T||^2 / ||X W^T||^2, mean over steps, sum over the sites of an input
     alpha      found by the first half, of NEAR the best over all steps (the method searches all ten)
@@ -107,7 +107,7 @@ def intervals_of(steps: int, windows: object) -> list[tuple[int, int]]:
     if steps <= MOST_SINGLE:
         found += [(step, step + 1) for step in range(steps)]
     if isinstance(windows, tuple):
-        found += itertools.pairwise([0, *windows, steps])
+        found = list(itertools.pairwise([0, *windows, steps]))
     return [(0, steps), *sorted(set(found) - {(0, steps)})]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,25 @@ def test_words_name_the_fewest_windows_that_do(one, two, step, said):
     words = windows.section(opened(windows=data), chosen())["words"]
     assert len(words) == len(said)
     assert all(part in sentence for part, sentence in zip(said, words))
+
+
+def test_windows_measured_later_join_those_before():
+    before, later = probes.windows(steps=8), probes.windows(steps=8, seed=1)
+    later |= {"intervals": [[0, 8], [0, 3], [3, 8]]}
+    later |= {k: [row[:3] for row in later[k]] for k in ("error", "alpha")}
+
+    def held(data, alpha):
+        return Probed("p", data, {"samples": 2, "evidence": "simulated"}, {"method_options": {"alpha": alpha, "windows": [3]}})  # fmt: skip
+
+    view = replace(opened(windows=before), probes={"windows": held(later, 0.3)})
+    alone = windows.gathered(view)
+    assert {tuple(i) for i in alone["intervals"]} == {(0, 8), (0, 3), (3, 8)}
+    both = windows.gathered(replace(view, earlier={"windows": [held(before, 0.3)]}))
+    assert {tuple(i) for i in both["intervals"]} == {(0, 3), (3, 8), *map(tuple, before["intervals"])}  # fmt: skip
+    assert windows.errors_over(both, None)[0, 8] == windows.errors_over(later, None)[0, 8]
+    assert windows.errors_over(both, None)[0, 2] == windows.errors_over(before, None)[0, 2]
+    other = windows.gathered(replace(view, earlier={"windows": [held(before, 0.5)]}))
+    assert other == alone, "another alpha is another transform"
 
 
 def test_few_inputs_of_a_large_model_are_said():

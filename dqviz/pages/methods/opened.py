@@ -76,7 +76,8 @@ class Opened:
     bits: str
     titles: Mapping[str, str] = field(default_factory=dict)  # of methods, by key
     captured: Captured | None = None
-    probes: Mapping[str, Probed] = field(default_factory=dict)  # by key of the probe
+    probes: Mapping[str, Probed] = field(default_factory=dict)  # the latest, by key of the probe
+    earlier: Mapping[str, Sequence[Probed]] = field(default_factory=dict)  # those before them
     model_facts: Mapping[str, Any] = field(default_factory=dict)  # the study's own description
     options: Mapping[str, Any] = field(default_factory=dict)  # of the method, as it was probed
 

@@ -11,9 +11,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from quant.schema import fingerprint
+
 from ...plots import windows as plots
 from ..view import Section, badge, plot
-from .opened import Opened, View
+from .opened import Opened, Probed, View
 from .selection import Selection
 
 VIEW = View("windows", "Window editor", 60, "windows", keys=("borders", "tier", "axis", "over"))
@@ -33,7 +35,7 @@ Errors = Mapping[tuple[int, int], float]  # mean squared relative error of the s
 
 def section(opened: Opened, chosen: Selection) -> Section:
     """The editor's figure and tables; the page moves borders without asking again."""
-    data = opened.data("windows")
+    data = gathered(opened)
     steps = len(data["timesteps"])
     names = [entry["name"] for entry in data["inputs"]]
     over = chosen.one_of("over", ("all", "one"), "all")
@@ -91,6 +93,36 @@ def section(opened: Opened, chosen: Selection) -> Section:
         "bits": opened.bits,
         "model": opened.key,
     }  # fmt: skip
+
+
+def gathered(opened: Opened) -> Mapping[str, Any]:
+    """What the latest probe measured, with the intervals of earlier ones like it but for the windows."""
+    latest = opened.probes["windows"]
+    names = [entry["name"] for entry in latest.data["inputs"]]
+    tables = {field: [{} for _ in names] for field in ("error", "alpha")}
+    recipes: dict[tuple[int, int], str] = {}
+    for probed in (*opened.earlier.get("windows", ()), latest):
+        listed = [entry["name"] for entry in probed.data["inputs"]]
+        if listed != names or _found_by(probed) != _found_by(latest):
+            continue
+        intervals = [(int(a), int(b)) for a, b in probed.data["intervals"]]
+        recipes |= dict.fromkeys(intervals, fingerprint(dict(probed.manifest)))
+        for field, rows in tables.items():
+            for row, values in zip(rows, probed.data[field]):
+                row.update(zip(intervals, values))
+    intervals = sorted(tables["error"][0])
+    return {
+        **latest.data,
+        "intervals": [list(i) for i in intervals],
+        "recipes": [recipes[i] for i in intervals],
+        **{f: [[row[i] for i in intervals] for row in rows] for f, rows in tables.items()},
+    }
+
+
+def _found_by(probed: Probed) -> tuple[object, ...]:
+    """All that the errors depend on, but the windows."""
+    options = probed.manifest.get("method_options") or {}
+    return probed.manifest.get("calibration"), options.get("alpha"), options.get("block")
 
 
 def errors_over(data: Mapping[str, Any], site: str | None) -> Errors:
@@ -195,7 +227,7 @@ def _words(ways: Sequence[tuple[str, list[int]]], errors: Errors) -> list[str]:
 
 def _raw(data: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
-        {"input": entry["name"], "first_step": a, "last_step": b - 1, "squared_error": error, "alpha": alpha}
+        {"input": entry["name"], "first_step": a, "last_step": b - 1, "squared_error": error, "alpha": alpha, "recipe": recipe}
         for entry, errors, alphas in zip(data["inputs"], data["error"], data["alpha"])
-        for (a, b), error, alpha in zip(data["intervals"], errors, alphas)
+        for (a, b), error, alpha, recipe in zip(data["intervals"], errors, alphas, data["recipes"])
     ]  # fmt: skip
