@@ -185,6 +185,15 @@ def test_greedy_beside_hadamard_counts_every_input_and_window() -> None:
     assert odd["ways"]["rows"][4]["cells"][0]["sub"] == "least error"
 
 
+def test_a_search_that_found_nothing_is_named() -> None:
+    data = probes.rotation()
+    assert "no factor" not in " ".join(section(opened("trdq", rotation=data), "rotation")["words"])
+    data["inputs"][1]["windows"][0]["kept"] = [0, 0]
+    said = " ".join(section(opened("trdq", rotation=data), "rotation")["words"])
+    assert "In 1 of 8 the search found no factor" in said
+    assert "block 0 · fc2" in said
+
+
 def test_one_block_has_nothing_to_deal_out() -> None:
     data = probes.rotation(count=1)
     for entry in data["inputs"]:

@@ -134,6 +134,10 @@ def _words(
     if np.isfinite(line).any():
         low, high = int(np.nanargmin(line)), int(np.nanargmax(line))
         words.append(f"{named[at]}: {short(float(line[high]))} at step {high}, {short(float(line[low]))} at step {low}.")  # fmt: skip
+    last = list(every.values())[-1]
+    if len(every) > 1 and np.isfinite(last).any():
+        row, step = np.unravel_index(np.nanargmax(last), last.shape)
+        words.append(f"Highest after the transforms: {named[int(row)]}, {short(float(last[row, step]))} at step {step}.")  # fmt: skip
     if len(every) < 2:
         method = captured.record.get("method")
         words.append(

@@ -184,6 +184,12 @@ def _words(
         f"Of {ratios.size} inputs and windows greedy leaves less error than Hadamard in {less}, more in {more}, "
         f"and the same within {100 * EVEN:.0f} % in {ratios.size - less - more}; the middle one {100 * (float(np.median(ratios)) - 1):+.1f} %."
     )  # fmt: skip
+    idle = [n for n in names for w in inputs[n] if not any(w["kept"])]
+    if idle:
+        listed = ", ".join(opened.labels[n] for n in dict.fromkeys(idle))
+        words.append(
+            f"In {len(idle)} of {ratios.size} the search found no factor that lowers the peak and leaves the input as it was: {listed}."
+        )  # fmt: skip
     words.append(
         f"Greedy costs {sum(cost[:half]) / half:.0f} multiply-adds per element of an input, Hadamard {sum(cost[half:]) / half:.0f}."
     )  # fmt: skip
