@@ -35,6 +35,7 @@ from quant.plans import uniform_plan
 from quant.quantization import quantize
 from quant.schema import Sampler, parse_bits, parse_seeds
 from quant.sizes import predict_size
+from quant.storage import stored_tensors
 
 ROOT = Path(__file__).resolve().parent.parent
 CALIBRATION = range(100_000, 100_008)
@@ -106,7 +107,12 @@ def row(
         n: m.transform for n, m in made.transformer.named_modules() if isinstance(m, QuantLinear)
     }
     size = predict_size(
-        model.transformer, model.sites, made.plan.sites, transforms, dtype=model.source_dtype
+        model.transformer,
+        model.sites,
+        made.plan.sites,
+        transforms,
+        dtype=model.source_dtype,
+        shared=set(stored_tensors(model.transformer, model.source_dtype).shared),
     )
     return {
         "options": dict(options),
