@@ -17,12 +17,14 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "CaptureRequest": "capturing",
     "CompareRequest": "request",
+    "ProbeRequest": "probing",
     "Study": "study",
     "as_command": "request",
     "capture": "capturing",
     "compare": "comparison",
     "draw_to": "export",
     "launch": "ui.server",
+    "probe": "probing",
     "quantize_to": "export",
     "write_report": "report",
 }

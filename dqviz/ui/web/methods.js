@@ -95,6 +95,7 @@ export function methods({ element, server }) {
   function build(answer) {
     const { controls } = answer;
     context.missing = answer.missing;
+    context.alphaPast = [];
     keys = [...NAMED, ...controls.keys];
     const link = el("button", { type: "button", class: "dq-small" }, "Copy link to this view");
     link.addEventListener("click", () => copy(location.href, link));

@@ -5,19 +5,21 @@ import { badge, choice, el, heading } from "../tools.js";
 import { outcome } from "./outcome.js";
 
 function drawAlpha(section, context) {
-  const { alphas, settings, scopes, rows } = section;
-  const scope = scopes.find((s) => s.key === section.scope) ?? scopes[scopes.length - 1];
+  const { alphas, scopes, rows } = section;
+  let { settings } = section; // as asked for last; the answer draws the section anew
+  let scope = scopes.find((s) => s.key === section.scope) ?? scopes[scopes.length - 1];
   const written = (list) => list.map((s) => `${s.name}:${s.alpha}`).join(";");
-  const past = (context.alphaPast ??= []); // what undo goes back to; outlives a redraw
+  const past = context.alphaPast; // what undo goes back to; outlives a redraw
 
   function put(next, more = {}) {
     past.push(written(settings));
-    return context.choose({ alphas: next, ...more }, "site" in more ? undefined : ["alpha"]);
+    settings = next;
+    return context.choose({ alphas: written(next), ...more }, "site" in more ? undefined : ["alpha"]);
   }
   // What a name covers is set anew as a whole: settings of single inputs inside it go.
   function set(alpha, covered, more) {
-    const rest = settings.filter((s) => s.name !== covered.name && !covered.covers.includes(s.name) && covered.name !== "*");
-    return put(written([...rest, { name: covered.name, alpha }]), more);
+    const rest = covered.name === "*" ? [] : settings.filter((s) => s.name !== covered.name && !covered.covers.includes(s.name));
+    return put([...rest, { name: covered.name, alpha }], more);
   }
   const at = (name) => (name === section.site || scope.key !== "input" ? scope : { ...scope, name, covers: [name] });
 
@@ -54,15 +56,18 @@ function drawAlpha(section, context) {
   const value = el("select", { class: "dq-select", "aria-label": "Alpha" }, alphas.map((a) => el("option", { value: a }, a.toFixed(1))));
   value.value = String(section.set_to ?? alphas[4]);
   const bar = el("div", { class: "dq-fields dq-viewbar" },
-    el("div", { class: "dq-field" }, el("span", {}, "A click sets alpha for"), choice("A click sets alpha for", scopes.map((s) => [s.key, s.label]), scope.key, (key) => context.choose({ scope: key }, ["alpha"]))),
+    el("div", { class: "dq-field" }, el("span", {}, "A click sets alpha for"), choice("A click sets alpha for", scopes.map((s) => [s.key, s.label]), scope.key, (key) => {
+      scope = scopes.find((s) => s.key === key);
+      context.keep({ scope: key });
+    })),
     el("div", { class: "dq-field" }, el("span", {}, "or by hand"), el("div", { class: "dq-pair" }, value, button("Set", "Set alpha", () => set(Number(value.value), scope)))),
     el("div", { class: "dq-field" }, el("span", {}, "Map of"), choice("Map of", section.shown_names, section.shown, (key) => context.choose({ curve: key }, ["alpha"]))),
     el("div", { class: "dq-field" }, el("span", {}, "Weight and activation apart"), choice("Weight and activation apart", [["on", "shown"], ["off", "hidden"]], section.split ? "on" : "off", (key) => context.choose({ split: key }, ["alpha"]))));
   const chips = settings.map((s) => el("li", { class: "dq-set" }, el("span", {}, s.label), el("strong", { class: "dq-mono" }, String(s.alpha)),
-    el("button", { type: "button", class: "dq-icon", "aria-label": `No alpha of its own for ${s.label}`, title: "Remove", on: { click: () => put(written(settings.filter((o) => o !== s))) } }, "×")));
+    el("button", { type: "button", class: "dq-icon", "aria-label": `No alpha of its own for ${s.label}`, title: "Remove", on: { click: () => put(settings.filter((o) => o.name !== s.name)) } }, "×")));
   const edits = el("div", { class: "dq-edits" },
     button("Undo", "Undo the last setting of alpha", () => past.length && context.choose({ alphas: past.pop() }, ["alpha"]), !past.length),
-    button("Search all again", "Search alpha of all inputs again", () => put(""), !settings.length));
+    button("Search all again", "Search alpha of all inputs again", () => put([]), !settings.length));
   const result = outcome(section);
   result.show(section.options);
   const full = tables.table(section.table);
@@ -87,15 +92,16 @@ export function inner(section) {
   return node;
 }
 
-// Calls f with the plot's element once plotly.js has drawn it.
+// Calls f with the plot's element once plotly.js has drawn it; a card that is replaced before is left alone.
 export function whenDrawn(node, f) {
   const holder = node.querySelector(".dq-plot");
-  const wait = () => {
+  let shown = false;
+  const wait = (frames) => {
     if (holder._fullLayout?.yaxis?._length) return f(holder);
-    if (holder.isConnected || !node.dataset.waited) requestAnimationFrame(wait);
-    if (holder.isConnected) node.dataset.waited = "1";
+    shown ||= holder.isConnected;
+    if (shown ? holder.isConnected : frames < 120) requestAnimationFrame(() => wait(frames + 1));
   };
-  wait();
+  wait(0);
 }
 
 // A frame around the chosen row, and around its cell where alpha is set.
