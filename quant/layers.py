@@ -6,7 +6,6 @@ and integer arithmetic alike (`kernels.int_linear`).
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ import kernels
 from kernels.int_linear import PackedWeight
 
 from .errors import BadInput
+from .last_input import LastInput
 from .rounding import (
     Ranges,
     WeightCodes,
@@ -82,35 +82,6 @@ class LowRank(NamedTuple):
     def product(self) -> Tensor:
         """The part of the weight that the branch holds, float32 [o, i]."""
         return self.up.float() @ self.down.float()
-
-
-class LastInput:
-    """What one change of basis made of the tensor that it saw last: q, k and v read the same one.
-
-    Held while that tensor lives and is not written to.
-    """
-
-    def __init__(self) -> None:
-        self._last: tuple[weakref.ref[Tensor], int, int, Tensor] | None = None
-
-    def of(self, x: Tensor, window: int, make: Callable[[Tensor, int], Tensor]) -> Tensor:
-        """`make(x, window)`, once for a tensor."""
-        if x.is_inference():  # such tensors do not say when they were written to
-            return make(x, window)
-        last = self._last
-        if last is not None and last[0]() is x and last[1:3] == (x._version, window):
-            return last[3]
-        rows = make(x, window)
-        self._last = weakref.ref(x, self._forget), x._version, window, rows
-        return rows
-
-    def clear(self) -> None:
-        """Forget it: the change of basis is another now."""
-        self._last = None
-
-    def _forget(self, dead: weakref.ref[Tensor]) -> None:
-        if self._last is not None and self._last[0] is dead:
-            self._last = None
 
 
 class QuantLinear(nn.Module):

@@ -10,7 +10,8 @@ from diffusers import DiTTransformer2DModel
 
 import kernels
 from quant.adapters import adapter_for
-from quant.layers import LastInput, QuantLinear
+from quant.last_input import LastInput
+from quant.layers import QuantLinear
 from quant.plans import uniform_formats
 from quant.quantization import shallow_copy, swap
 from quant.rounding import round_to_nearest
