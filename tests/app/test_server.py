@@ -59,7 +59,7 @@ def test_gradio_never_draws_plots_or_unescaped_text(config: dict[str, Any]) -> N
 
 def test_our_scripts_set_text_only() -> None:
     dangerous = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function"
-    for file in server.WEB.glob("*.js"):
+    for file in server.WEB.rglob("*.js"):
         script = file.read_text(encoding="utf-8")
         assert not re.findall(dangerous, script), file.name
         for drawn in re.findall(r"P\.(?:react|newPlot)\(.*", script):
@@ -67,7 +67,7 @@ def test_our_scripts_set_text_only() -> None:
 
 
 def test_no_file_of_ours_names_another_host() -> None:
-    for file in server.WEB.iterdir():
+    for file in (f for f in server.WEB.rglob("*") if f.is_file()):
         text = file.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
         assert not re.findall(r"https?://", text), file.name
 
