@@ -47,7 +47,7 @@ def channel_scale(input_statistic: Tensor, weight_max: Tensor, alpha: float) -> 
 
 
 def rotation_of(width: int) -> str:
-    """How a Hadamard matrix rotates so many channels: "36 x 32", "in blocks of 32", or `NO_ROTATION`."""
+    """How a Hadamard matrix rotates so many channels: "12 x 12 x 8", "in blocks of 32", or `NO_ROTATION`."""
     try:
         orders = kernels.hadamard.factors(width)
     except ValueError:

@@ -81,5 +81,13 @@ def test_rotations_are_at_most_3_percent_of_the_matmuls_that_follow(block, monke
 
 def test_they_would_be_more_if_q_k_and_v_each_rotated(block, monkeypatch):
     """The broken variant: nothing is remembered between sites."""
+    shared = share_of_rotations(block, monkeypatch)
     monkeypatch.setattr(LastInput, "of", lambda self, x, window, make: make(x, window))
-    assert share_of_rotations(block, monkeypatch) > 0.035
+    twice = 2 * kernels.hadamard.cost(1152) / (12 * 1152)
+    assert share_of_rotations(block, monkeypatch) == pytest.approx(shared + twice)
+
+
+def test_one_layer_as_wide_as_its_input_pays_at_most_3_percent():
+    """Two factors would be fewer passes and too many multiply-adds: the broken variant."""
+    assert kernels.hadamard.cost(1152) / 1152 <= 0.03
+    assert sum((36, 32)) / 1152 > 0.03

@@ -284,7 +284,7 @@ def test_a_preset_and_what_it_sets_are_not_mixed():
 
 
 @pytest.mark.parametrize(
-    ("width", "said"), [(1152, "36 x 32"), (1504, "in blocks of 32"), (1028, "none")]
+    ("width", "said"), [(1152, "12 x 12 x 8"), (1504, "in blocks of 32"), (1028, "none")]
 )
 def test_how_a_width_is_rotated_is_said(width, said):
     """1504 = 47 x 32 has no Hadamard matrix here, 1028 = 257 x 4 not even blocks worth having."""
