@@ -21,10 +21,11 @@ from torch import nn
 from .adapters import adapter_for
 from .checkpoint import CheckpointConfig, check_files, parse_config
 from .errors import BadCheckpoint, EnvironmentFault
-from .layers import QuantLinear, Transform
+from .layers import QuantLinear
 from .quantization import swap
 from .schema import SitePlan
 from .sharing import attach as attach_sharing
+from .site_tensors import Transform
 from .step import attach
 
 SUPPORTED = ("0.42",)

@@ -25,11 +25,11 @@ import kernels
 
 from .adapters import Site
 from .footprint import Recorded, footprint
-from .layers import Transform
 from .recording import InputShape
 from .row_choice import quotas
 from .schema import Sampler, Value
 from .seen_layout import CalibrationOptions
+from .site_tensors import Transform
 from .transforms import block_of
 
 TEXT_TOKENS = 256  # of a prompt, where no text encoder is at hand

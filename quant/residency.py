@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from .adapters import Site
-from .layers import QuantLinear, Transform, has_integer_sums
+from .layers import QuantLinear
 from .rounding import groups_of
 from .schema import SitePlan
+from .site_tensors import Transform, has_integer_sums
 from .sizes import SizeReport
 
 

@@ -19,8 +19,8 @@ from .adapters import Adapter, Site, adapters
 from .cards import load_method
 from .errors import BadInput, unknown
 from .folding import Fold, makers
-from .layers import OF_INPUT, Transform, buffer_shapes
 from .schema import Bits, Plan, Sampler, SitePlan
+from .site_tensors import OF_INPUT, Transform, buffer_shapes
 from .storage import is_embedder, kept_dtype, stored_tensors
 
 MIB = 2**20

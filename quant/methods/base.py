@@ -25,9 +25,9 @@ from typing import Protocol
 from torch import Tensor
 
 from ..calibration import InputStatistics
-from ..layers import LowRank, Transform
 from ..rounding import Ranges, WeightCodes, round_to_nearest
 from ..schema import SitePlan, Value
+from ..site_tensors import LowRank, Transform
 from ..transforms import BlockRotation, to_weight
 
 

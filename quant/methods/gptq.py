@@ -23,8 +23,8 @@ from ..calibration import InputStatistics
 from ..cards import Card, Option
 from ..effort import GroupShape, Work, mixing, rounding
 from ..hessian import Compensation, compensation_work, hessian, moments_work, round_with
-from ..layers import Transform
 from ..schema import Value
+from ..site_tensors import Transform
 from ..transforms import to_weight
 from .base import Group, Rounded
 

@@ -30,9 +30,9 @@ from torch import Tensor
 from ..balancing import required, weight_max
 from ..calibration import InputStatistics
 from ..cards import Card, Option
-from ..layers import Transform
 from ..ranges import static, static_ranges
 from ..schema import Plan, SitePlan, Value
+from ..site_tensors import Transform
 from ..transforms import channel_scale
 from .base import Group, Rounded, transformed_and_rounded
 

@@ -33,8 +33,8 @@ from ..cards import Card, Option
 from ..effort import GroupShape, Work, judging, rounding
 from ..errors import BadInput
 from ..knapsack import cheapest_loss
-from ..layers import Transform
 from ..schema import Format, Plan, SitePlan, Value
+from ..site_tensors import Transform
 from .base import Group, Rounded, transformed_and_rounded
 
 CARD = Card(

@@ -18,8 +18,8 @@ from __future__ import annotations
 from ..balancing import Candidate, transform_of
 from ..calibration import InputStatistics
 from ..cards import Card
-from ..layers import Transform
 from ..schema import Value
+from ..site_tensors import Transform
 from .base import Group, Rounded, transformed_and_rounded
 
 CARD = Card(

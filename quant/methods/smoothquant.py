@@ -19,8 +19,8 @@ from pydantic import Field
 from ..balancing import Candidate, StatisticName, transform_of
 from ..calibration import InputStatistics
 from ..cards import Card, Option
-from ..layers import Transform
 from ..schema import Value
+from ..site_tensors import Transform
 from .base import Group, Rounded, transformed_and_rounded
 
 CARD = Card(

@@ -24,11 +24,11 @@ from pydantic import Field
 from ..balancing import required
 from ..calibration import InputStatistics
 from ..cards import Card, Option
-from ..layers import Transform
 from ..plans import refined, with_windows
 from ..ranges import static, static_ranges
 from ..rounding import round_to_nearest
 from ..schema import Plan, SitePlan, Value
+from ..site_tensors import Transform
 from .base import Group, Rounded
 
 CARD = Card(

@@ -32,9 +32,9 @@ from ..calibration import InputStatistics
 from ..cards import Card, Option
 from ..effort import GroupShape, Work, judging, rounding
 from ..hessian import Compensation, compensation_work, hessian, moments_work, round_with
-from ..layers import LowRank, Transform
 from ..rounding import WeightCodes, round_to_nearest
 from ..schema import Format, Value
+from ..site_tensors import LowRank, Transform
 from ..transforms import to_weight
 from .base import Group, Rounded, SiteWeight
 

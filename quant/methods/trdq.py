@@ -40,12 +40,12 @@ from ..calibration import InputStatistics
 from ..cards import Card, Option
 from ..effort import GroupShape, Work, judging, mixing, rounding
 from ..errors import BadInput
-from ..layers import Transform
 from ..plans import refined, windows_between, windows_from, with_windows
 from ..ranges import clipped_ranges, static
 from ..rotations import BLOCK, block_rotation, searching
 from ..schema import Plan, SitePlan
 from ..sharing_choice import SharingOptions, SharingRequest
+from ..site_tensors import Transform
 from ..transforms import BlockRotation, channel_scale, to_input
 from .base import Group, Rounded, transformed_and_rounded
 

@@ -58,9 +58,9 @@ from ..cards import Card, Option, Preset
 from ..effort import GroupShape, Work, judging, mixing, rounding
 from ..errors import BadInput
 from ..folding import Fold
-from ..layers import Transform
 from ..plans import windows_between, with_windows
 from ..schema import Format, Plan, SitePlan, Value
+from ..site_tensors import Transform
 from ..transforms import NO_ROTATION, rotation_of
 from .base import Group, Rounded, transformed_and_rounded
 

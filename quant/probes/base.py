@@ -18,13 +18,13 @@ from torch import Tensor
 from ..balancing import output_error, required
 from ..calibration import Seen
 from ..cards import load_method
-from ..layers import Transform
 from ..methods.base import Group
 from ..models import Model
 from ..plans import uniform_plan
 from ..quantization import groups_of
 from ..recording import InputStatistics
 from ..schema import Bits, Plan, Sampler, SitePlan, Value
+from ..site_tensors import Transform
 from ..transforms import BlockRotation
 
 SEED = 0  # of signs and rotations, as `quantize` takes it

@@ -9,11 +9,12 @@ import torch
 from diffusers import DiTTransformer2DModel
 
 from quant.checkpoint import save_checkpoint
-from quant.layers import QuantLinear, Transform
+from quant.layers import QuantLinear
 from quant.plans import uniform_plan
 from quant.quantization import quantize
 from quant.residency import Residency, counted, predicted
 from quant.schema import parse_bits
+from quant.site_tensors import Transform
 from quant.sizes import open_target, size_of, stored_forms
 
 FIXED = {"alpha": 0.3}

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from quant.errors import BadInput
-from quant.layers import Transform, buffer_shapes
 from quant.methods.svdquant import Options, branch
 from quant.schema import SitePlan
+from quant.site_tensors import Transform, buffer_shapes
 from quant.sizes import tensor_bytes
 
 from . import heavy

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from quant.cards import load_method
 from quant.checkpoint import save_checkpoint
 from quant.errors import BadInput
-from quant.layers import QuantLinear, Transform
+from quant.layers import QuantLinear
 from quant.plans import HIGHEST, LOWEST, uniform_plan, windows_between, windows_from
 from quant.quantization import layers_of, quantize
 from quant.schema import Format, Plan, SitePlan, Window, parse_bits
+from quant.site_tensors import Transform
 from quant.sizes import predict_size, size_of
 from quant.stages import stages_of
 from quant.step import at, window_of

@@ -1,0 +1,135 @@
+"""What a quantized site stores: which parts it has, and the shape and dtype of every tensor of it.
+
+Layers, checkpoints and predicted sizes all read it here, so that they agree to the byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .rounding import groups_of
+from .schema import Format, SitePlan
+from .transforms import block_of
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Which parts beside its codes a site has; the numbers are buffers of the layer."""
+
+    scale: bool = False
+    rotate: bool = False
+    rank: int = 0  # of the 16-bit branch beside the codes; at most the smaller side of the weight
+    block: int = 0  # channels that a block rotation mixes at most; 0 where there is none
+    per_window: bool = False  # transform, codes and scales once for each window of the plan
+    requantized: bool = False  # the untransformed weight is stored, its codes made at window entry
+    folded_into: tuple[str, ...] = ()  # linears that hold the scale, so that none is stored here
+
+    @property
+    def changes_input(self) -> bool:
+        """Whether anything is done to the input before it is rounded."""
+        return self.scale or self.rotate or bool(self.block)
+
+    def __str__(self) -> str:
+        parts = {"scale": self.scale, "rotate": self.rotate, "block rotation": self.block}
+        name = " and ".join(n for n, has in parts.items() if has) or "plain"
+        name += f", scale folded into {' and '.join(self.folded_into)}" if self.folded_into else ""
+        name += " per window" if self.per_window else ""
+        name += ", requantized" if self.requantized else ""
+        return f"{name}, branch of rank {self.rank}" if self.rank else name
+
+    @classmethod
+    def from_json(cls, listed: Mapping[str, bool | int | Sequence[str]]) -> Transform:
+        """The inverse of `to_json`."""
+        known = {name: listed[name] for name in cls.__dataclass_fields__ if name in listed}
+        return cls(**known | {"folded_into": tuple(listed.get("folded_into", ()))})  # type: ignore[arg-type]
+
+    def to_json(self) -> dict[str, bool | int | Sequence[str]]:
+        """As a checkpoint lists it; rarer parts that are not there are left out."""
+        present = {name: value for name, value in vars(self).items() if value}
+        return {"scale": self.scale, "rotate": self.rotate, **present}
+
+
+# Buffers that are the same at every site that reads one tensor: its change of basis.
+OF_INPUT = ("channel_scale", "signs", "rotations", "order")
+
+
+class LowRank(NamedTuple):
+    """A product of two thin matrices that stands beside the codes: its part of W' is `up` `down`."""
+
+    down: Tensor  # float16 [r, i]
+    up: Tensor  # float16 [o, r]
+
+    def product(self) -> Tensor:
+        """The part of the weight that the branch holds, float32 [o, i]."""
+        return self.up.float() @ self.down.float()
+
+
+def has_integer_sums(weight: Format | None, activation: Format) -> bool:
+    """Whether a product of these formats is a sum of integers per token."""
+    return (
+        weight is not None
+        and weight.kind == activation.kind == "int"
+        and activation.granularity == "row"
+    )
+
+
+_SCALES = {"mxfp8": torch.uint8, "mxfp4": torch.uint8, "nvfp4": torch.float8_e4m3fn}
+
+
+def buffer_shapes(
+    in_features: int,
+    out_features: int,
+    bias: bool,
+    plan: SitePlan,
+    transform: Transform,
+    dtype: torch.dtype,
+) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Shape and dtype of every tensor that a site stores: sizes are predicted from this alone."""
+    shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+    fmt = plan.weight
+    if fmt is None or transform.requantized:
+        shapes["weight"] = (out_features, in_features), dtype
+    else:
+        if fmt.kind in ("fp8", "mxfp8"):
+            shapes["codes"] = (out_features, in_features), torch.float8_e4m3fn
+        else:
+            shapes["codes"] = (out_features, (in_features * fmt.bits + 7) // 8), torch.uint8
+        groups = groups_of(fmt, in_features)
+        shapes["scale"] = (out_features, groups), _SCALES.get(fmt.kind, torch.float32)
+        if fmt.kind == "nvfp4":
+            shapes["outer"] = (1,), torch.float32
+        if not fmt.symmetric:
+            shapes["zero"] = (out_features, groups), torch.uint8
+    if transform.scale:
+        shapes["channel_scale"] = (in_features,), torch.float16
+    if transform.rotate:
+        shapes["signs"] = ((in_features + 7) // 8,), torch.uint8
+    if transform.rank:
+        rank = min(transform.rank, in_features, out_features)
+        shapes["down"] = (rank, in_features), torch.float16
+        shapes["up"] = (out_features, rank), torch.float16
+    if transform.block:
+        block = block_of(in_features, transform.block)
+        shapes["rotations"] = (2, block, block), torch.float32
+        kind = torch.int16 if in_features <= 2**15 else torch.int32
+        shapes["order"] = (in_features,), kind
+    if transform.per_window:
+        copies = len(plan.activations)
+        shapes = {
+            n: (shape if n == "weight" and transform.requantized else (copies, *shape), kind)
+            for n, (shape, kind) in shapes.items()
+        }
+    if plan.static_formats:
+        fmt = plan.static_formats[0]
+        ranges = len(plan.activations), groups_of(fmt, in_features)
+        shapes["act_scale"] = ranges, torch.float32
+        if not fmt.symmetric:
+            shapes["act_zero"] = ranges, torch.uint8
+    if bias:
+        shapes["bias"] = (out_features,), dtype
+    return shapes
