@@ -137,7 +137,7 @@ def test_modes_and_steps_come_out_as_options_and_lead_into_compare(served: Serve
             "--option trdq.sharing=output",
             "--option trdq.sharing_threshold=0.7",
             "trdq.sharing_steps",
-        ],  # fmt: skip
+        ],
     )
     page.go_back()
     page.wait_for_function(DRAWN, arg="sharing")
