@@ -20,7 +20,6 @@ from quant.schema import parse_bits
 from .. import capturing, probing
 from ..capturing import CaptureRequest
 from ..files import read_json
-from ..jobs import JobStore
 from ..pages import methods as page
 from ..probing import ProbeRequest
 from ..studies import place
@@ -133,6 +132,12 @@ class Methods:
         kind, request = self.request(query)
         return {"job": self.bench.desk.submit(kind, request).id}
 
+    def state(self, query: Mapping[str, Any]) -> dict[str, Any]:
+        """How a job stands, and the study that it writes into: for a recorded one, its copy."""
+        job = self.bench.store.get(query.get("job"))
+        into = self.bench.library.name_of(job.study)
+        return {**{name: getattr(job, name) for name in STATE}, "study": into}
+
     def cancel(self, query: Mapping[str, Any]) -> dict[str, Any]:
         """Cancel a job; what it has finished is kept."""
         return {"state": self.bench.desk.cancel(query.get("job")).state}
@@ -162,7 +167,9 @@ class Methods:
             capture = capturing.as_command(CaptureRequest.parse(asked))
         except DQVizError as error:  # a model that is not listed here: the commands name it
             return {"probes": [], "problem": str(error)}
+        folder = self.bench.library.folders()[opened.study]
         return {
+            "copy": place(folder).name if place(folder) != folder else None,
             "probes": [{"key": c.key, "title": c.title, "summary": c.summary} for c in cards],
             "command": probe,
             "capture": capture,
@@ -209,12 +216,6 @@ def _mixed(opened: page.Opened) -> list[str]:
     return ["Probes here were measured with different options of the method; each shows its latest."]  # fmt: skip
 
 
-def _state(store: JobStore, query: Mapping[str, Any]) -> dict[str, Any]:
-    """How far a job is."""
-    job = store.get(query.get("job"))
-    return {name: getattr(job, name) for name in STATE}
-
-
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
@@ -238,7 +239,7 @@ def server_functions(bench: Bench) -> list[Callable[[Any], str]]:
         return safely(shown.start, query)
 
     def methods_state(query: Any) -> str:
-        return safely(lambda q: _state(bench.store, q), query)
+        return safely(shown.state, query)
 
     def methods_cancel(query: Any) -> str:
         return safely(shown.cancel, query)

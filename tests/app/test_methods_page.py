@@ -16,6 +16,7 @@ from dqviz.jobs import QUEUED
 from dqviz.pages import methods as page
 from dqviz.pages.methods import alpha, incoherence, rotation
 from dqviz.pages.methods.opened import Opened, Probed
+from dqviz.studies import writable
 from dqviz.study import Study, studies_root
 from dqviz.ui.bench import Bench
 from dqviz.ui.desk import Desk
@@ -326,6 +327,26 @@ def test_a_job_is_queued_followed_and_cancelled() -> None:
     capture = json.loads(start({"what": "capture", "study": "mine", "method": "viditq", "bits": "w4a8"}))  # fmt: skip
     assert made.store.get(capture["job"]).kind == "capture"
     assert "unknown model" in json.loads(start({"what": "probe", "model": "/etc"}))["error"]
+
+
+def test_a_job_on_a_recorded_study_leads_to_the_copy_that_it_writes_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf = tmp_path / "shelf"
+    for module in ("study", "studies"):
+        monkeypatch.setattr(f"dqviz.{module}.RECORDED", shelf)
+    folder = shelf / "came-along"
+    probes.study_with_probes(folder, method="viditq", alpha=probes.alpha())
+    made = bench()
+    ask, start, state, _ = server_functions(made)
+    query = {"study": made.library.name_of(folder), "method": "viditq", "bits": "w3a8"}
+    assert json.loads(ask(query))["missing"]["copy"] == folder.name
+    begun = json.loads(start({**query, "what": "probe"}))
+    assert json.loads(state(begun))["study"] is None  # there is no copy yet
+    own = writable(folder)
+    name = json.loads(state(begun))["study"]
+    assert made.library.folders()[name].resolve() == own.resolve()
+    assert json.loads(ask({**query, "study": name}))["missing"]["copy"] is None
 
 
 def test_probes_of_different_options_are_said_to_be() -> None:

@@ -123,7 +123,7 @@ export function methods({ element, server }) {
     if (missing.problem || !missing.probes.length) return el("p", { class: "dq-sub" }, missing.problem || "");
     return el("section", { class: "dq-card dq-unmeasured", "data-view": "missing" },
       el("div", { class: "dq-head" }, el("div", {}, el("h2", {}, "Not measured yet"),
-        el("p", { class: "dq-lede" }, `This study holds no probe of these for ${method} at ${bits}. One job measures all of them; it uses the study's calibration, or records it.`))),
+        el("p", { class: "dq-lede" }, `This study holds no probe of these for ${method} at ${bits}. One job measures all of them, beside a calibration with the model's own steps, which is recorded where the study has none.${missing.copy ? ` They go into ${missing.copy}, your own copy of this recorded study.` : ""}`))),
       el("ul", { class: "dq-says" }, missing.probes.map((p) => el("li", {}, el("strong", {}, `${p.title}. `), p.summary))),
       starter("Measure now", missing.command, { what: "probe", study, method, bits }));
   }
@@ -153,7 +153,10 @@ export function methods({ element, server }) {
     cancel.onclick = () => { cancel.disabled = true; server.methods_cancel({ job }); };
     while (root.contains(status)) {
       const now = JSON.parse(await server.methods_state({ job }));
-      if (now.state === "done") return refresh(["page"]);
+      if (now.state === "done") {
+        if (now.study && now.study !== chosen.study) chosen = { study: now.study, method: chosen.method, bits: chosen.bits };
+        return refresh(["page"]);
+      }
       if (now.error || ["failed", "cancelled"].includes(now.state)) {
         status.textContent = now.error || (now.state === "failed" ? `It failed: ${now.message}` : "Cancelled. What was finished is kept; it goes on from there.");
         cancel.hidden = true;
@@ -161,7 +164,7 @@ export function methods({ element, server }) {
         return;
       }
       const share = now.total ? ` ${Math.floor((100 * now.done) / now.total)} %` : "";
-      status.textContent = cancel.disabled ? "Cancelling…" : `${now.state === "queued" ? "Waiting for its turn" : now.stage || "Measuring"}${share}${now.seconds_left ? `, ${clock(now.seconds_left)} left` : ""}. You may leave; it goes on.`;
+      status.textContent = cancel.disabled ? "Cancelling…" : `${now.state === "queued" ? "Waiting for its turn" : now.stage || "Measuring"}${share && `:${share}`}${now.seconds_left ? `, ${clock(now.seconds_left)} left` : ""}. You may leave; it goes on.`;
       await new Promise((resolve) => setTimeout(resolve, 800));
     }
   }
