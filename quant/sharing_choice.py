@@ -51,6 +51,10 @@ class SharingOptions(Value):
             raise ValueError(
                 "sharing_steps are timestep ranges with the lower end first, e.g. [[300, 1000]], or 'all'"
             )
+        for name in ("sharing_set", "sharing_threshold", "sharing_steps"):
+            idle = self.sharing == "off" and getattr(self, name) != type(self).model_fields[name].default  # fmt: skip
+            if idle:
+                raise ValueError(f"{name} does nothing without sharing=map or sharing=output")
         return self
 
     @property

@@ -22,7 +22,7 @@ def methods(
     found = list_methods(key)
     parts = [
         table(
-            ("method", "", "bits", "beats"),
+            ("method", "", "bits", "held against"),
             [
                 (m["key"], m["summary"] or m["title"], " ".join(m["bits"]), m["beats"] or "")
                 for m in found

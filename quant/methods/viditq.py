@@ -187,6 +187,14 @@ class Options(Value):
                 "balance=timestep_aware goes with transform=scale (as released) or both, because "
                 "every range has the same parts"
             )
+        needed = {"ranges": ("balance", "timestep_aware")}
+        needed |= dict.fromkeys(("psi", "change"), ("transform", "incoherence"))
+        for name, (other, value) in needed.items():
+            given = getattr(self, name)
+            if given != type(self).model_fields[name].default and getattr(self, other) != value:
+                raise ValueError(
+                    f"{name}={given:g} does nothing without {other}={value}; add it, or leave {name} out"
+                )
         return self
 
     @property

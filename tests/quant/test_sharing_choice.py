@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quant.errors import BadInput
+from quant.quantization import parse_options
 from quant.schema import Window
 from quant.sharing_choice import (
     EVERY_STEP,
@@ -160,3 +161,12 @@ def test_options() -> None:
     for wrong in ({"sharing_steps": []}, {"sharing_steps": [[5, 3]]}, {"sharing_threshold": 1.1}):
         with pytest.raises(BadInput):
             SharingOptions.parse(wrong, "options")
+
+
+@pytest.mark.parametrize(
+    "given", [{"sharing_set": "released"}, {"sharing_threshold": 0.5}, {"sharing_steps": [[0, 9]]}]
+)
+def test_options_of_sharing_without_sharing_are_an_error(given):
+    with pytest.raises(BadInput, match="does nothing without sharing"):
+        parse_options("trdq", given)
+    parse_options("trdq", given | {"sharing": "map"})

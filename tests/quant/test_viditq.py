@@ -351,3 +351,11 @@ def test_scales_that_samples_share_are_simulated_only(model, seen, tmp_path):
     x = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     with pytest.raises(BadInput, match="guidance above 1"), torch.no_grad():
         branch.transformer(x, timestep=torch.full((3,), 300), class_labels=torch.tensor([0, 1, 2]))
+
+
+@pytest.mark.parametrize(
+    "given", [{"ranges": 4}, {"psi": 3.0}, {"change": 2.0, "transform": "both"}]
+)
+def test_an_option_without_effect_is_an_error(given):
+    with pytest.raises(BadInput, match="does nothing without"):
+        parse_options("viditq", given)
