@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import BadInput
+from .refusals import refusal
 
 PLAN_FORMAT = 1
 
@@ -45,12 +46,7 @@ class Value(BaseModel):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = f"at {'.'.join(map(str, first['loc']))}: " if first["loc"] else ""
-            got = repr(first["input"])
-            got = got if len(got) <= 80 else got[:77] + "..."
-            told = first["msg"].removeprefix("Value error, ")
-            raise BadInput(f"{where}: {place}{told} (got {got})") from None
+            raise BadInput(f"{where}: {refusal(error, data)}") from None
 
 
 def fingerprint(data: object) -> str:
