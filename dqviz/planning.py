@@ -76,20 +76,25 @@ def plan_for(
     request: CompareRequest, job: RunRequest, model: Model, sampler: Sampler, given: Plan | None
 ) -> Plan:
     """The plan of one run: the file's, checked against the model, or the same bits everywhere."""
+    from quant.generation import timesteps_of
     from quant.plans import check_plan, uniform_plan
+    from quant.quantization import check_options
 
     if given is not None:
         check_plan(given, model)
-        return given
-    if job.bits is None:
+        plan = given
+    elif job.bits is None:
         raise BadInput("no bits were given; e.g. --bits w4a8, or --plan FILE")
-    return uniform_plan(
-        model,
-        job.bits,
-        sampler=sampler,
-        windows=request.windows,
-        group_size=request.group_size,
-    )
+    else:
+        plan = uniform_plan(
+            model,
+            job.bits,
+            sampler=sampler,
+            windows=request.windows,
+            group_size=request.group_size,
+        )
+    check_options(model, job.method, plan, job.options, timesteps_of(sampler))
+    return plan
 
 
 def plan_warnings(plan: Plan | None, sampler: Sampler) -> list[str]:

@@ -10,7 +10,7 @@ A name is that of an input or of a site that reads it; `*` stands for any charac
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
@@ -39,16 +39,16 @@ def alpha_of(alpha: Given, group: Group) -> Searched | float:
     """What the option says of the input that a group reads."""
     if not isinstance(alpha, dict):
         return alpha
-    names = _names(group)
+    names = group.names
     found = [n for n in alpha if n in names] or [n for n in alpha if _fits(n, names)]
     return alpha[found[0]] if found else SEARCH
 
 
-def check_names(alpha: Given, groups: Iterable[Group]) -> None:
-    """Stop at a name that no quantized input has."""
+def check_names(alpha: Given, inputs: Iterable[Sequence[str]]) -> None:
+    """Stop at a name that no quantized input has; each comes with the names of its sites behind it."""
     if not isinstance(alpha, dict):
         return
-    listed = [_names(group) for group in groups]
+    listed = list(inputs)
     for name in alpha:
         if not any(_fits(name, names) for names in listed):
             known = [names[0] for names in listed]
@@ -56,10 +56,6 @@ def check_names(alpha: Given, groups: Iterable[Group]) -> None:
                 f"alpha names '{name}', which no quantized input or layer has; inputs are "
                 f"{', '.join(known[:3])} ({len(known)} in all), and * stands for any characters"
             )
-
-
-def _names(group: Group) -> tuple[str, ...]:
-    return (group.input_of, *(site.name for site in group.sites))
 
 
 def _fits(pattern: str, names: Iterable[str]) -> bool:

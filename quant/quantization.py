@@ -159,11 +159,26 @@ def _sharing(
     return chosen_sharing(asked, model.adapter.spatial_attentions(model.transformer), similarity)
 
 
+def check_options(
+    model: Model, method: str, plan: Plan, options: Mapping[str, Any], timesteps: Sequence[float]
+) -> None:
+    """Stop at options that fit neither the model nor the steps, before anything is calibrated."""
+    groups = Groups(model, plan, None, methods()[method])
+    _check_options(method, groups, timesteps, parse_options(method, options))
+
+
+def _check_options(method: str, groups: Groups, timesteps: Sequence[float], options: Value) -> None:
+    check = getattr(load_method(method), "check", None)
+    if check is not None and (timesteps or not groups.card.needs):
+        check(groups.plan, groups.names, timesteps, options)
+
+
 def groups_of(
     model: Model, method: str, plan: Plan, options: Value, seen: Seen | None, *, seed: int = 0
 ) -> tuple[Plan, Groups]:
     """The plan as the method changes it, and its groups with their statistics, as `quantize` has them."""
     groups = Groups(model, plan, seen, methods()[method])
+    _check_options(method, groups, groups.timesteps, options)
     windows = plan.windows
     plan = planned(load_method(method), plan, groups, groups.timesteps, options, seed)
     if seen is not None and plan.windows != windows:
@@ -185,6 +200,11 @@ class Groups:
     def timesteps(self) -> tuple[float, ...]:
         """Of the calibrated steps."""
         return () if self.seen is None else self.seen.timesteps
+
+    @property
+    def names(self) -> list[tuple[str, ...]]:
+        """Of each group, the name of its tensor and those of its sites."""
+        return [(input_of, *sites) for input_of, sites in self._sites().items()]
 
     def __len__(self) -> int:
         return len(self._sites())

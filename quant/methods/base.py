@@ -7,6 +7,8 @@ stored_transform(options) -> what a site stores beside its codes at most
 quantize_group(group, seen, options, seed) -> one `Rounded` for each site of the group, or a tuple of
     them where a site has a transform and codes of its own in every window
 
+check(plan, inputs, timesteps, options) stops, before anything is calibrated, at options that fit neither
+    the quantized inputs (each a tuple: its name, then its sites') nor the steps
 planned(plan, groups, timesteps, options, seed) -> the plan with this method's own formats or windows
 stored_formats(site, in_features, options, steps) -> the formats that a site of that plan has at most
 sharing(options) -> what is asked of attention sharing, or None (`quant.sharing_choice.SharingOptions`)
@@ -48,6 +50,11 @@ class Group:
     input_of: str
     sites: tuple[SiteWeight, ...]
     steps: tuple[tuple[int, ...], ...] = ()  # calibrated steps in each window of the plan
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the tensor, then of its sites."""
+        return (self.input_of, *(site.name for site in self.sites))
 
     @property
     def width(self) -> int:

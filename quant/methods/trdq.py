@@ -43,7 +43,7 @@ from ..errors import BadInput
 from ..plans import refined, windows_between, windows_from, with_windows
 from ..ranges import clipped_ranges, static
 from ..rotations import BLOCK, block_rotation, searching
-from ..schema import Plan, SitePlan
+from ..schema import Plan, SitePlan, Window
 from ..sharing_choice import SharingOptions, SharingRequest
 from ..site_tensors import Transform
 from ..transforms import BlockRotation, channel_scale, to_input
@@ -136,6 +136,18 @@ class Options(SharingOptions):
         return steps if self.windows == "step" else min(self.windows, steps)
 
 
+def check(
+    plan: Plan,
+    inputs: Iterable[Sequence[str]],
+    timesteps: Sequence[float],
+    options: Options,
+) -> None:
+    """Names in alpha are inputs' names, windows begin with steps that there are."""
+    check_names(options.alpha, inputs)
+    if options.own_windows and len(plan.windows) == 1:
+        cut(plan, timesteps, options)
+
+
 def planned(
     plan: Plan,
     groups: Iterable[tuple[Group, InputStatistics | None]],
@@ -144,20 +156,22 @@ def planned(
     seed: int,
 ) -> Plan:
     """The calibrated steps cut into windows; static formats where they are asked for."""
-    check_names(options.alpha, (group for group, _ in groups))
     if options.own_windows and len(plan.windows) == 1:
         if not timesteps:
             raise BadInput("trdq cuts the calibrated steps into windows; run calibrate first")
-        if options.windows == "step":
-            windows = refined(plan.windows, timesteps)
-        elif isinstance(options.windows, tuple):
-            windows = windows_from(timesteps, options.windows)
-        else:
-            windows = windows_between(timesteps, options.count(len(timesteps)))
-        plan = with_windows(plan, windows)
+        plan = with_windows(plan, cut(plan, timesteps, options))
     if options.activations == "static":
         plan = plan.model_copy(update={"sites": {n: static(s) for n, s in plan.sites.items()}})
     return plan
+
+
+def cut(plan: Plan, timesteps: Sequence[float], options: Options) -> tuple[Window, ...]:
+    """The windows of the steps."""
+    if options.windows == "step":
+        return refined(plan.windows, timesteps)
+    if isinstance(options.windows, tuple):
+        return windows_from(timesteps, options.windows)
+    return windows_between(timesteps, options.count(len(timesteps)))
 
 
 def stored_formats(site: SitePlan, in_features: int, options: Options, steps: int) -> SitePlan:

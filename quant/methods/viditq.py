@@ -96,7 +96,7 @@ CARD = Card(
         Option(
             "balance",
             "static",
-            "static: one scale for all steps; timestep_aware: one per range of steps, with weights of its own (preprint)",
+            "static: one scale for all steps; timestep_aware: one per range of steps, with weights of its own (preprint; transform=scale or both)",
         ),
         Option("ranges", 2, "equal runs of steps for balance=timestep_aware, 2 to 20"),
         Option(
@@ -231,6 +231,16 @@ def work(shape: GroupShape, options: Options) -> Work:
     return found + rounding(shape, mixing(stored_transform(options), shape.width)) * ranges
 
 
+def check(
+    plan: Plan,
+    inputs: Iterable[Sequence[str]],
+    timesteps: Sequence[float],
+    options: Options,
+) -> None:
+    """Names in alpha are inputs' names."""
+    check_names(options.alpha, inputs)
+
+
 def planned(
     plan: Plan,
     groups: Iterable[tuple[Group, InputStatistics | None]],
@@ -238,11 +248,7 @@ def planned(
     options: Options,
     seed: int,
 ) -> Plan:
-    """Steps cut into ranges, and scales that samples share, where they are asked for.
-
-    Every name in the option alpha must be an input's.
-    """
-    check_names(options.alpha, (group for group, _ in groups))
+    """Steps cut into ranges, and scales that samples share, where they are asked for."""
     if options.per_range and len(plan.windows) == 1:
         if not timesteps:
             raise BadInput("balance=timestep_aware cuts the calibrated steps; run calibrate first")

@@ -92,7 +92,7 @@ def test_what_is_set_on_the_page_is_what_the_method_does(text: str, method: str)
     assert problems == []
     options = parse_options(method, alpha.options_of(settings))
     groups = [group(name) for name in NAMES]
-    check_names(options.alpha, groups)
+    check_names(options.alpha, [each.names for each in groups])
     for name, each in zip(NAMES, groups):
         assert alpha_of(options.alpha, each) == (alpha.value_of(settings, name) or "search")
 

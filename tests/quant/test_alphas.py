@@ -46,12 +46,12 @@ def test_a_name_comes_before_patterns_and_patterns_in_their_order(
 
 
 def test_a_name_that_fits_nothing_is_an_error() -> None:
-    check_names({"*.attn1": 0.1, "blocks.0.ff.net.2": 0.2}, [ATTENTION, FC2])
+    check_names({"*.attn1": 0.1, "blocks.0.ff.net.2": 0.2}, [ATTENTION.names, FC2.names])
     check_names(0.1, [])
     with pytest.raises(
         BadInput, match=r"alpha names '\*.fc9', which no quantized .* blocks.0.attn1"
     ):
-        check_names({"*.attn1": 0.1, "*.fc9": 0.2}, [ATTENTION, FC2])
+        check_names({"*.attn1": 0.1, "*.fc9": 0.2}, [ATTENTION.names, FC2.names])
 
 
 @pytest.mark.parametrize("method", ["viditq", "trdq"])
