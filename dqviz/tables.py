@@ -110,7 +110,7 @@ def sized(report: Mapping[str, Any]) -> str:
     """Sizes of a transformer, where the bytes go, other ways to store it, and the work until then."""
     memory = report["memory"]
     rows = [
-        ("total", f"{report['total_bytes'] / 2**20:.2f} MiB"),
+        ("total", f"{report['total_bytes'] / 2**20:.2f} MiB ({_share(report)})"),
         ("16 bit", f"{report['fp16_bytes'] / 2**20:.2f} MiB"),
         ("quantized sites", f"{report['blocks_mib']:.2f} MiB"),
         ("bits per weight", f"{report['bits_per_weight']:.3f}"),
@@ -124,9 +124,14 @@ def sized(report: Mapping[str, Any]) -> str:
     return "\n\n".join([*parts, _work(report["work"])])
 
 
+def _share(report: Mapping[str, Any]) -> str:
+    share = report["total_bytes"] / report["fp16_bytes"]
+    return f"{100 * share:.0f} % of 16 bit" + (", so nothing is saved" if share >= 1 else "")
+
+
 def _alternatives(ways: Sequence[Mapping[str, Any]]) -> str:
     return table(
-        ("stored with", "on disk", "in memory, as stored", "simulated"),
+        ("stored with", "on disk", "in memory, as stored", "in memory, where simulated"),
         (
             (
                 " ".join(f"{name}={value}" for name, value in way["options"].items()),
@@ -148,11 +153,11 @@ def _work(work: Mapping[str, Any]) -> str:
             (
                 name,
                 f"{part['macs']:.2g}" if known else "not known: no picture size",
-                duration(part["seconds"]) if known else "–",
+                f"about {duration(part['seconds'])}" if known else "–",
                 f"{part['memory_bytes'] / 2**20:.0f} MiB" if known else "–",
             )
         )
-    return table(("until then, predicted", "multiply-adds", "here about", "memory"), rows)
+    return table(("until then, predicted", "multiply-adds", "time on this machine", "memory"), rows)
 
 
 def checked(found: Sequence[Mapping[str, Any]]) -> str:

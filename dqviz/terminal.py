@@ -64,8 +64,8 @@ class ProgressLine:
 
 
 def duration(seconds: float) -> str:
-    """`45 s`, `3 min 05 s`, `2 h 10 min`."""
-    whole = round(seconds)
+    """`45 s`, `3 min 05 s`, `2 h 10 min`; 1 s at least where there is anything to wait for."""
+    whole = max(round(seconds), int(seconds > 0))
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:

@@ -87,7 +87,7 @@ def section(opened: Opened, chosen: Selection) -> Section:
         "set_to": own,
         "settings": [{"name": s.name, "alpha": s.alpha, "label": _label(s.name, opened)} for s in settings],
         "scopes": _scopes(opened, names, site),
-        "scope": chosen.one_of("scope", ("input", "kind", "all"), "all"),
+        "scope": chosen.one_of("scope", ("input", "kind", "all"), "input"),
         "shown": shown,
         "shown_names": list(names_of.items()),
         "split": split,

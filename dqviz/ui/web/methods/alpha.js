@@ -7,7 +7,7 @@ import { outcome } from "./outcome.js";
 function drawAlpha(section, context) {
   const { alphas, scopes, rows } = section;
   let { settings } = section; // as asked for last; the answer draws the section anew
-  let scope = scopes.find((s) => s.key === section.scope) ?? scopes[scopes.length - 1];
+  let scope = scopes.find((s) => s.key === section.scope) ?? scopes[0];
   const written = (list) => list.map((s) => `${s.name}:${s.alpha}`).join(";");
   const past = context.alphaPast; // what undo goes back to; outlives a redraw
 

@@ -38,7 +38,7 @@ function drawIncoherence(section, context) {
     const moved = Object.entries(thresholds).filter(([key, value]) => value !== section.defaults[key]);
     result?.show({ transform: "incoherence", ...Object.fromEntries(moved) });
     const found = inputs.filter(over);
-    marked.replaceChildren(el("strong", {}, `${found.length} of ${inputs.length} inputs to balance`), found.length ? ": " : ".", found.length > 12 ? "" : found.map((i) => i.label).join(", "));
+    marked.replaceChildren(el("strong", {}, `${found.length} of the ${inputs.length} inputs in this capture to balance`), found.length ? ": " : ".", found.length > 12 ? "" : found.map((i) => i.label).join(", "));
     draw();
   }
   const level = () => section.figure.layout && {
