@@ -109,9 +109,65 @@ def measured() -> str:
                         "`make peers`",
                     )
                 )
+    transforms = results("transforms")
+    if transforms:
+        rows += of_transforms(transforms)
+    sharing = results("sharing")
+    if sharing:
+        rows += of_sharing(sharing)
     if not rows:
         return "Nothing has been measured yet.\n"
     return table(("what", "mean (95 %)", "seeds", "where, when", "made by"), rows)
+
+
+def of_transforms(found: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Two methods at W4A8 on every kind of outlier, out of a page of many."""
+    from quant.intervals import paired_difference
+
+    rows: list[tuple[str, ...]] = []
+    for kind in found["kinds"]:
+        decibels = {
+            row["way"]: row["psnr_db"]["per_sample"]
+            for row in kind["rows"]
+            if row["bits"] == "w4a8"
+        }
+        where = "as trained" if kind["kind"] == "plain" else f"{kind['kind']} outliers"
+        for a, b in (("viditq", "rtn"), ("trdq", "viditq")):
+            pair = paired_difference(decibels[a], decibels[b]).diff
+            rows.append(
+                (
+                    f"{found['model']} w4a8, {where}: `{a}` minus `{b}`, PSNR in dB",
+                    interval(pair and pair.to_json(), "+"),
+                    str(len(found["seeds"])),
+                    f"{found['device']}, {found['date']}",
+                    "`make transforms`",
+                )
+            )
+    return rows
+
+
+def of_sharing(found: dict[str, Any]) -> list[tuple[str, ...]]:
+    """What shared attention costs `trdq` at every threshold of similarity."""
+    from quant.intervals import paired_difference
+
+    rows: list[tuple[str, ...]] = []
+    decibels = {
+        (row["base"], row["variant"]): row["psnr_db"]["per_sample"] for row in found["rows"]
+    }
+    for base, variant in decibels:
+        if base == "full-precision" or not variant.startswith("map, similarity"):
+            continue
+        pair = paired_difference(decibels[base, variant], decibels[base, "off"]).diff
+        rows.append(
+            (
+                f"{found['model']} {base}: `trdq` with attention sharing ({variant}) minus without, PSNR in dB",
+                interval(pair and pair.to_json(), "+"),
+                str(len(found["seeds"])),
+                f"{found['device']}, {found['date']}",
+                "`make sharing`",
+            )
+        )
+    return rows
 
 
 def presets() -> str:
