@@ -16,6 +16,7 @@ from .cards import Card, load_method, methods
 from .errors import BadInput, DQVizError, unknown
 from .folding import Fold, fold_scales
 from .layers import QuantLinear
+from .learning import Asked, Learner, Learning, key_of, learn
 from .methods.base import Group, Rounded, SiteWeight
 from .models import Model
 from .plans import check_plan, check_simulated, steps_of
@@ -102,6 +103,7 @@ def quantize(
     backend: str | None = None,
     similarity: Similarity | None = None,
     share: bool = True,
+    learning: Learning | None = None,
     on_site: Callable[[int, int], None] | None = None,
 ) -> Quantized:
     """Quantize the transformer of `model` with one method and one plan.
@@ -109,6 +111,7 @@ def quantize(
     The result shares every tensor that it does not change with the model. `seen` is needed by
     methods whose card names statistics, `similarity` where the options ask for attention sharing
     that is chosen by what was measured. `share=False` leaves attention as it is, whatever they ask.
+    A method that learns writes and tells what `learning` says; the state on disk is the caller's to discard.
     `on_site(done, total)` reports progress and may raise `Cancelled`.
     """
     chosen = parse_options(method, options or {})
@@ -119,11 +122,15 @@ def quantize(
     transformer = shallow_copy(model.transformer)
     plan, groups = groups_of(model, method, plan, chosen, seen, seed=seed)
     check_simulated(plan, backend)
+    found = _learned(method, Asked(model, plan, groups, seen, chosen, seed), learning)
     notes: dict[str, dict[str, object]] = {}
     for index, (group, statistics) in enumerate(groups):
-        made = layers_of(
-            module, group, statistics, plan, chosen, seed, dtype=model.dtype, backend=backend
-        )
+        kind = {"dtype": model.dtype, "backend": backend}
+        if found is None:
+            made = layers_of(module, group, statistics, plan, chosen, seed, **kind)
+        else:
+            rounded = [found[site.name] for site in group.sites]
+            made = layers_from(rounded, group, method, plan, **kind)
         for name, (layer, said) in made.items():
             swap(transformer, name, layer.to(model.device))
             notes[name] = said
@@ -253,6 +260,16 @@ def planned(
     return plan if change is None else change(plan, groups, timesteps, options, seed)
 
 
+def _learned(method: str, asked: Asked, learning: Learning | None) -> Mapping[str, Rounded] | None:
+    """What a method that learns has learned, by site; None of any other method."""
+    make = getattr(load_method(method), "learner", None)
+    if make is None:
+        return None
+    learner: Learner = make(asked)
+    learn(learner, method, key_of(asked, method), learning)
+    return learner.rounded()
+
+
 def layers_of(
     module: Any,
     group: Group,
@@ -265,15 +282,26 @@ def layers_of(
     backend: str | None = None,
 ) -> dict[str, tuple[QuantLinear, dict[str, object]]]:
     """The quantized layers of one group by site name, each with the method's notes."""
-    rounded: Sequence[Rounded | tuple[Rounded, ...]] = module.quantize_group(
-        group, statistics, options, seed
-    )
+    rounded = module.quantize_group(group, statistics, options, seed)
+    return layers_from(rounded, group, module.CARD.key, plan, dtype=dtype, backend=backend)
+
+
+def layers_from(
+    rounded: Sequence[Rounded | tuple[Rounded, ...]],
+    group: Group,
+    method: str,
+    plan: Plan,
+    *,
+    dtype: torch.dtype,
+    backend: str | None = None,
+) -> dict[str, tuple[QuantLinear, dict[str, object]]]:
+    """The same from what was made of the sites."""
     made = {}
     for site, found in zip(group.sites, rounded, strict=True):
         parts = found if isinstance(found, tuple) else (found,)
         if site.plan.static_formats and parts[0].ranges is None:
             raise BadInput(
-                f"{site.name} has static activation formats, whose ranges {module.CARD.key} does not "
+                f"{site.name} has static activation formats, whose ranges {method} does not "
                 "calibrate; use method static-step, or formats that are not static"
             )
         layers = [
