@@ -19,7 +19,7 @@ pytestmark = pytest.mark.browser
 Pages = Callable[..., Any]
 Serve = Callable[..., Served]
 NASTY = "<img src=x onerror='window.hacked=1'>${window.hacked=1}"
-FC2 = "transformer_blocks.0.ff.net.2"
+ATTENTION, FC2 = "transformer_blocks.0.attn1", "transformer_blocks.0.ff.net.2"
 DRAWN = "count => [...document.querySelectorAll('.dq-views .dq-plot')].filter(p => p._fullLayout?.yaxis?._length).length >= count"  # fmt: skip
 # Pixel of a point of a plot: x in the units of its axis, y a share of its height.
 PIXEL = """([selector, x, y]) => {
@@ -64,6 +64,12 @@ def test_a_click_sets_alpha_for_all_a_kind_or_one_input(served: Served, new_page
     page = opened(new_page(1440), served)
     view = page.locator("[data-view=alpha]")
     page.wait_for_timeout(300)
+    click(page, "[data-view=alpha] .dq-plot@1", 0.12, 0.5)
+    wait_options(
+        page, f'alpha={{"{ATTENTION}":0.1}}'
+    )  # only what was clicked, unless more is asked for
+    page.wait_for_function(DRAWN, arg=6)
+    view.get_by_role("button", name="all inputs (").click()
     click(page, "[data-view=alpha] .dq-plot@1", 0.31, 0.5)
     wait_options(page, "alpha=0.3")
     assert asked(page)["alphas"] == "*:0.3"
@@ -93,6 +99,7 @@ def test_a_click_sets_alpha_for_all_a_kind_or_one_input(served: Served, new_page
 def test_alpha_is_set_by_keys_too(served: Served, new_page: Pages) -> None:
     page = opened(new_page(1440), served, "&method=viditq", 3)
     view = page.locator("[data-view=alpha]")
+    view.get_by_role("button", name="all inputs (").press("Enter")
     view.get_by_label("Alpha", exact=True).select_option("0.8")
     view.get_by_role("button", name="Set alpha").press("Enter")
     wait_options(page, "alpha=0.8")
@@ -107,12 +114,15 @@ def test_thresholds_mark_what_to_balance_and_come_out_as_options(served: Served,
     view = page.locator("[data-view=incoherence]")
     inputs = view.locator("details tbody tr").count()
     view.get_by_label("Incoherence above").fill("1")
-    assert view.locator(".dq-marked strong").inner_text() == f"{inputs} of {inputs} inputs to balance"  # fmt: skip
+    assert view.locator(".dq-marked strong").inner_text() == f"{inputs} of the {inputs} inputs in this capture to balance"  # fmt: skip
     assert view.locator(".dq-options").inner_text() == "transform=incoherence psi=1"
     most = view.get_by_label("Incoherence above").get_attribute("max")
     view.get_by_label("Incoherence above").fill(most)
     view.get_by_label("Largest over smallest").fill("4")
-    assert view.locator(".dq-marked strong").inner_text() == f"0 of {inputs} inputs to balance"
+    assert (
+        view.locator(".dq-marked strong").inner_text()
+        == f"0 of the {inputs} inputs in this capture to balance"
+    )
     page.wait_for_function("new URL(location.href).searchParams.get('change') === '4'")
     page.reload()
     page.wait_for_function(DRAWN, arg=3)
