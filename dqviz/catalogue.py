@@ -71,6 +71,7 @@ def list_methods(key: str | None = None) -> list[dict[str, Any]]:
             "presets": [asdict(preset) for preset in card.presets],
             "beats": card.beats or None,
             "needs": list(card.needs),
+            "learns": card.learns,
         }
         for card in chosen
     ]

@@ -53,14 +53,15 @@ def projected(
     from quant.quantization import parse_options
 
     record, free = CalibrationOptions(), [s.name for s in sites if s.kept_reason is None]
-    groups = effort.group_shapes(sites, free, sampler, record)
+    groups = effort.group_shapes(sites, free, sampler, record, shapes)
     found = {}
     for method, options in asked:
-        work = effort.method_work(load_method(method), groups, parse_options(method, options))
+        module, chosen = load_method(method), parse_options(method, options)
+        work = effort.method_work(module, groups, chosen)
         found[method] = {
             "macs": work.macs,
             "seconds": work.seconds(rates()),
-            "memory_bytes": effort.method_memory(groups),
+            "memory_bytes": effort.method_memory(module, groups, chosen),
         }
     said: dict[str, Any] = {"macs": None, "seconds": None, "memory_bytes": None}
     if shapes:

@@ -52,6 +52,7 @@ class Card:
     beats: str = ""  # what the suite holds it against: a method's key, and options "name=value"
     beats_at: tuple[str, ...] = ("w4a8", "w4a4", "w6a6")  # bits at which it does
     needs: tuple[str, ...] = ()  # calibration statistics that it reads
+    learns: bool = False  # whether it has a `learner`: steps, a log, views of its own
     summary: str = ""
     options: tuple[Option, ...] = ()
     presets: tuple[Preset, ...] = ()

@@ -77,6 +77,7 @@ class GroupShape:
     outputs: tuple[int, ...]  # o of every site
     rows: int  # r
     steps: int  # of the calibration
+    tokens: int = 1  # T, where it is known: rows that a method which learns runs through
 
     @property
     def weights(self) -> int:
@@ -100,7 +101,10 @@ def judging(shape: GroupShape, mixed: float = 0, windows: int = 1) -> Work:
 
 
 def method_work(module: Any, shapes: Iterable[GroupShape], options: Value) -> Work:
-    """Of a whole model; a method without a `work` of its own folds what it stores, and rounds once."""
+    """Of a whole model; a method without a `work` of its own folds what it stores, and rounds once.
+
+    What a method that learns does in all its steps is in its `work`, input by input.
+    """
     total = Work()
     for shape in shapes:
         if hasattr(module, "work"):
@@ -124,9 +128,14 @@ class Network:
 
 
 def group_shapes(
-    sites: Sequence[Site], quantized: Iterable[str], sampler: Sampler, record: CalibrationOptions
+    sites: Sequence[Site],
+    quantized: Iterable[str],
+    sampler: Sampler,
+    record: CalibrationOptions,
+    shapes: Mapping[str, InputShape] | None = None,
 ) -> list[GroupShape]:
-    """The groups of these sites after a calibration with this sampler."""
+    """The groups of these sites after a calibration with this sampler; `shapes` tells their tokens."""
+    known = shapes or {}
     inside, outputs, widths = set(quantized), {}, {}
     for site in sites:
         if site.name in inside:
@@ -134,7 +143,14 @@ def group_shapes(
             widths[site.input_of] = site.in_features
     rows = int(quotas(record.reservoir, sampler.steps, _branches(sampler)).sum())
     return [
-        GroupShape(widths[name], tuple(of), rows, sampler.steps) for name, of in outputs.items()
+        GroupShape(
+            widths[name],
+            tuple(of),
+            rows,
+            sampler.steps,
+            known[name].tokens if name in known else 1,
+        )
+        for name, of in outputs.items()
     ]
 
 
@@ -180,8 +196,13 @@ def calibration_memory(
     return footprint(network, sampler, record, shapes, None, batch_size).memory_bytes
 
 
-def method_memory(shapes: Iterable[GroupShape]) -> int:
-    """Bytes that a method works with at the input that needs most: rows, weights and outputs, thrice each."""
+def method_memory(module: Any, shapes: Sequence[GroupShape], options: Value) -> int:
+    """Bytes that a method works with: as its `memory` says, else at the input that needs most.
+
+    That is its rows, weights and outputs, thrice each.
+    """
+    if hasattr(module, "memory"):
+        return module.memory(shapes, options)
     return max(
         (
             4 * 3 * (s.rows * s.width + s.weights + s.rows * max(s.outputs, default=0))

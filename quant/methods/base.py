@@ -11,6 +11,10 @@ check(plan, inputs, timesteps, options) stops, before anything is calibrated, at
     the quantized inputs (each a tuple: its name, then its sites') nor the steps
 planned(plan, groups, timesteps, options, seed) -> the plan with this method's own formats or windows
 stored_formats(site, in_features, options, steps) -> the formats that a site of that plan has at most
+learner(asked) -> a `quant.learning.Learner`; then its card says `learns=True`, and its steps take the place of
+    `quantize_group`, which makes what learning starts from
+work(shape, options) -> what one group takes (`quant.effort.Work`), steps of a learner included
+memory(shapes, options) -> bytes that the method works with, over all groups
 sharing(options) -> what is asked of attention sharing, or None (`quant.sharing_choice.SharingOptions`)
 
 A group is the sites that read the same tensor (q, k and v of one attention): they share whatever is

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -14,12 +16,14 @@ from quant.effort import (
     drawing,
     group_shapes,
     judging,
+    method_memory,
     method_work,
     rounding,
     shapes_of,
 )
 from quant.footprint import input_shapes
 from quant.generation import predict, starting_noise
+from quant.schema import Value
 from quant.seen_layout import CalibrationOptions
 from quant.sizes import load_shape
 
@@ -118,3 +122,13 @@ def test_groups_are_those_that_a_calibration_fills(model, sampler, seen):
 def test_seconds_are_counts_over_rates():
     work = Work(6e9, 4e8, 100) + Work(2e9, 0, 100)
     assert (work * 2).seconds(Rates(macs=8e9, numbers=4e8, calls=100)) == 2 * (1 + 1 + 2)
+
+
+def test_a_method_that_learns_counts_its_own_memory_and_the_rows_it_runs_through(model, sampler, samples):  # fmt: skip
+    free = [s.name for s in model.sites if s.kept_reason is None]
+    shapes = input_shapes(model, samples[0], sampler)
+    groups = group_shapes(model.sites, free, sampler, CalibrationOptions(reservoir=256), shapes)
+    assert [g.tokens for g in groups] == [16] * len(groups), "4 x 4 patches of a sample"
+    module = SimpleNamespace(memory=lambda shapes, options: 7 * len(shapes))
+    assert method_memory(module, groups, Value()) == 7 * len(groups)
+    assert method_memory(SimpleNamespace(), groups, Value()) >= 12 * max(g.weights for g in groups)
