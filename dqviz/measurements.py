@@ -1,7 +1,9 @@
-"""What a study holds of its model itself: captures of its inputs, and probes of methods.
+"""What a study holds of its model itself: captures of its inputs, probes of methods, logs of what was learned.
 
     captures/NAME.safetensors     `quant.seen_layout`
     probes/NAME.json              what a probe of `quant.probes` measured
+    learning/NAME.jsonl           losses and measures of a method that learns, `quant.learning`
+    learning/NAME.safetensors     its state, for as long as it is unfinished
 
 A row of the study's database names each file, what it was made from, and what is said of it.
 """
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 CAPTURES = "captures"
 PROBES = "probes"
+LEARNING = "learning"
 
 
 def slug(text: str) -> str:
@@ -34,7 +37,7 @@ def slug(text: str) -> str:
 
 
 class Measurements(ABC):
-    """Captures and probes of one study."""
+    """Captures, probes and learnings of one study."""
 
     folder: Path
 
@@ -123,6 +126,49 @@ class Measurements(ABC):
                 (name, now(), probe, method, bits, file, dump(manifest), dump(record)),
             )
         return name
+
+    def learnings(self) -> list[dict[str, Any]]:
+        """Every learning in order, begun or done: id, name, created, method, bits, file, manifest, record."""
+        return self._described("learnings")
+
+    def learning(self, name: str) -> list[dict[str, Any]]:
+        """The log of one learning, line by line, as far as it is written (`quant.learning`)."""
+        from quant.learning_log import read_log
+
+        found = {row["name"]: row for row in self.learnings()}
+        if name not in found:
+            raise unknown("learning", name, found, f"Study: {self.folder}")
+        file = (self.folder / found[name]["file"]).resolve()
+        if not file.is_relative_to(self.folder.resolve()):
+            raise BadInput(f"study {self.folder}: the log of {name} lies outside; learn again")
+        return read_log(file)
+
+    def begin_learning(
+        self,
+        name: str,
+        manifest: Mapping[str, Any],
+        *,
+        method: str,
+        bits: str,
+        record: Mapping[str, Any],
+    ) -> None:
+        """List a learning that begins, or goes on; one of the same name that was never stored gives way."""
+        self._check_writable()
+        with self._database() as db:
+            db.execute("DELETE FROM learnings WHERE name = ?", (name,))
+            db.execute(
+                "INSERT INTO learnings (name, created, method, bits, file, manifest, record)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    name,
+                    now(),
+                    method,
+                    bits,
+                    f"{LEARNING}/{name}.jsonl",
+                    dump(manifest),
+                    dump(record),
+                ),
+            )
 
     def _described(self, table: str) -> list[dict[str, Any]]:
         """Rows of a table that has a manifest and a record; none where a study lacks the table."""

@@ -99,6 +99,22 @@ def m007_probes(db: sqlite3.Connection) -> None:
     )
 
 
+def m008_learnings(db: sqlite3.Connection) -> None:
+    """Logs of methods that learn, from their first step on; `file` is JSON lines, relative to the study."""
+    db.execute(
+        """CREATE TABLE learnings (
+            id INTEGER PRIMARY KEY,
+            name TEXT NOT NULL UNIQUE,
+            created TEXT NOT NULL,
+            method TEXT NOT NULL,
+            bits TEXT NOT NULL,
+            file TEXT NOT NULL,
+            manifest TEXT NOT NULL,
+            record TEXT NOT NULL
+        )"""
+    )
+
+
 Step = Callable[[sqlite3.Connection], None]
 ALL: tuple[Step, ...] = (
     m001_comparisons,
@@ -108,6 +124,7 @@ ALL: tuple[Step, ...] = (
     m005_resume,
     m006_captures,
     m007_probes,
+    m008_learnings,
 )
 
 

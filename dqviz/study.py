@@ -2,7 +2,7 @@
 
     study.json       format number, model, recipe of the latest comparison, versions
     study.sqlite     comparisons, runs, plans, metrics (write-ahead log; migrations in migrations.py)
-    images/RUN/SEED.png, drift/RUN.json, captures/NAME.safetensors, probes/NAME.json
+    images/RUN/SEED.png, drift/RUN.json, captures/NAME.safetensors, probes/NAME.json, learning/NAME.jsonl
     seen*.safetensors, report.html
 
 Reading needs neither torch nor a network. Nothing is ever written over: a further comparison adds

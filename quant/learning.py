@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from .atomic import write_tensors
 from .errors import BadInput
+from .learning_log import read_log
 from .schema import Plan, Value, fingerprint
 from .storage import digest
 
@@ -188,21 +189,6 @@ def key_of(asked: Asked, method: str) -> str:
             "torch": torch.__version__,
         }
     )
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log; one that is being written is left out."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return []
-    found = []
-    for line in lines:
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            break
-    return found
 
 
 def _digest(transformer: nn.Module) -> str:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from quant.errors import Cancelled
-from quant.learning import Diverged, Learning, check_finite, generator, learn, read_log
+from quant.learning import Diverged, Learning, check_finite, generator, learn
+from quant.learning_log import read_log
 
 STEPS = 12
 
