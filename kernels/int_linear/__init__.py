@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..dispatch import Choice, Op, callable_module
+from ..quantize_rows import RowCodes
 from . import cpu, tuned
 from .weight import PackedWeight, Prepared, Residency
 
@@ -24,6 +25,7 @@ __all__ = [
     "accumulate",
     "choose",
     "int_linear",
+    "multiply",
     "prepare",
     "why",
 ]
@@ -64,6 +66,26 @@ def int_linear(
     if bias is not None:
         bias = bias.to(torch.float32)
     return version.linear(x, prepared, bias, act_bits, act_symmetric).to(x.dtype)
+
+
+def multiply(
+    rows: RowCodes,
+    weight: PackedWeight | Prepared,
+    bias: Tensor | None = None,
+    act_bits: int = 8,
+    backend: str | None = None,
+) -> Tensor:
+    """The product with rows that were quantized elsewhere, e.g. with one scale for all; y float32 [m, n].
+
+    Their codes may be overwritten. Raises as `int_linear` does.
+    """
+    prepared = _prepared(weight)
+    symmetric = rows.zero is None
+    _check(rows.codes, prepared.weight, bias)
+    version = OP.version(choose(rows.codes, prepared, act_bits, symmetric, backend).backend)
+    return version.multiply(
+        rows, prepared, None if bias is None else bias.to(torch.float32), act_bits
+    )
 
 
 def accumulate(

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..quantize_rows import quantize_rows
+from ..quantize_rows import RowCodes, quantize_rows
 from .reference import scaled
 from .weight import PackedWeight, Prepared
 
@@ -98,13 +98,20 @@ def linear(
     x: Tensor, weight: Prepared, bias: Tensor | None, act_bits: int, act_symmetric: bool
 ) -> Tensor:
     """x float[m, k] -> y float32[m, n]."""
-    acc, row_scale = _accumulated(x, weight, act_bits, act_symmetric)
-    return scaled(acc, row_scale, weight.weight.scale, bias)
+    rows = quantize_rows(x, act_bits, act_symmetric, backend="simulate")
+    return multiply(rows, weight, bias, act_bits)
+
+
+def multiply(rows: RowCodes, weight: Prepared, bias: Tensor | None, act_bits: int) -> Tensor:
+    """rows of any scales [m, k] -> y float32[m, n]."""
+    acc = _accumulated(rows, weight, act_bits)
+    return scaled(acc, rows.scale, weight.weight.scale, bias)
 
 
 def accumulate(x: Tensor, weight: Prepared, act_bits: int, act_symmetric: bool) -> Tensor:
     """acc int64[m, n]; RuntimeError beyond 2^24, where oneDNN's float32 output may have rounded them."""
-    acc, _ = _accumulated(x, weight, act_bits, act_symmetric)
+    rows = quantize_rows(x, act_bits, act_symmetric, backend="simulate")
+    acc = _accumulated(rows, weight, act_bits)
     if acc.numel() and float(acc.abs().amax()) >= 2**24:
         raise RuntimeError(
             "integer sums beyond 2^24 cannot be read exactly; use fewer input features"
@@ -112,10 +119,7 @@ def accumulate(x: Tensor, weight: Prepared, act_bits: int, act_symmetric: bool) 
     return acc.to(torch.int64)
 
 
-def _accumulated(
-    x: Tensor, weight: Prepared, act_bits: int, act_symmetric: bool
-) -> tuple[Tensor, Tensor]:
-    rows = quantize_rows(x, act_bits, act_symmetric, backend="simulate")
+def _accumulated(rows: RowCodes, weight: Prepared, act_bits: int) -> Tensor:
     key = f"s8 for {'8' if act_bits > 7 else '7'}-bit inputs"
     operand = weight.form(key, lambda w: _operand(w, act_bits))
     offset = 2 ** (act_bits - 1)
@@ -125,14 +129,14 @@ def _accumulated(
         acc = _product((codes + offset).to(torch.uint8), offset, operand.blocked, n)
         if operand.shift is not None:
             acc.addmm_(codes.sum(dim=1, keepdim=True), operand.shift, alpha=-1)
-        return acc, rows.scale
+        return acc
     acc = _product(codes.to(torch.uint8), offset, operand.blocked, n)
     left, right = rows.zero - offset, operand.sums  # [m, 1], [1, n]
     if operand.shift is not None:
         sums = codes.sum(dim=1, keepdim=True) - rows.zero * codes.shape[1]  # [m, 1]
         left = torch.cat([left, sums], dim=1)  # [m, 2]
         right = torch.cat([right, operand.shift])  # [2, n]
-    return acc.addmm_(left, right, alpha=-1), rows.scale
+    return acc.addmm_(left, right, alpha=-1)
 
 
 def _operand(weight: PackedWeight, act_bits: int) -> Operand:

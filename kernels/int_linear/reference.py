@@ -25,7 +25,13 @@ def linear(
     """x float[m, k] -> y float32[m, n]."""
     if act_bits is None:
         return F.linear(x.to(torch.float32), weight.form("values", PackedWeight.dequantize), bias)
-    rows = quantize_rows(x, act_bits, act_symmetric, backend="simulate")
+    return multiply(quantize_rows(x, act_bits, act_symmetric, backend="simulate"), weight, bias)
+
+
+def multiply(
+    rows: RowCodes, weight: Prepared, bias: Tensor | None, act_bits: int | None = None
+) -> Tensor:
+    """rows of any scales [m, k], whose codes may be overwritten -> y float32[m, n]."""
     if weight.weight.scale.shape[1] > 1:
         y = F.linear(_centred(rows), weight.form("values", PackedWeight.dequantize)).mul_(
             rows.scale

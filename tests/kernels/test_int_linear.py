@@ -373,3 +373,19 @@ def test_inputs_that_do_not_fit_are_named() -> None:
         int_linear(rows_of(2, 24).to("meta"), w)
     with pytest.raises(ValueError, match="bits is 9"):
         int_linear(rows_of(2, 24), w, act_bits=9)
+
+
+@pytest.mark.parametrize("backend", ["simulate", pytest.param("integer", marks=needs_onednn)])
+@pytest.mark.parametrize("zero", [None, 37.0])
+def test_rows_that_were_quantized_elsewhere_keep_their_scale(
+    backend: str, zero: float | None
+) -> None:
+    """One scale for all rows, as static ranges have: the sums are those of the codes given."""
+    weight = example_weight(24, 64, bits=4)
+    codes = torch.randint(-100 if zero is None else 0, 101, (9, 64)).float()
+    scale = torch.full((9, 1), 0.03)
+    zeros = None if zero is None else torch.full((9, 1), zero)
+    wanted = (codes.double() - (zero or 0.0)) * 0.03 @ weight.dequantize().double().T
+    rows = kernels.quantize_rows.RowCodes(codes.clone(), scale, zeros)
+    found = kernels.int_linear.multiply(rows, weight, None, 8, backend)
+    assert relative(found, wanted) < 1e-6

@@ -81,7 +81,8 @@ def test_learning_leaves_less_output_error_than_nearest_and_decides():
     left = soft().detach() - w
     gap = F.linear(fresh, left).square().mean() / F.linear(fresh, soft.hard() - w).square().mean()
     assert abs(float(gap) - 1) < 0.2
-    assert soft_losses[-1] > soft_losses[0], "so the soft loss is no measure of success"
+    free = soft_losses[60:80]  # before rounding is pressed
+    assert sum(soft_losses[-20:]) > 2 * sum(free), "so the soft loss is no measure of success"
 
 
 def test_floating_formats_have_no_up_and_down():
