@@ -20,6 +20,8 @@ from quant.schema import Plan, Recipe, Sample, Sampler
 
 from .candidates import check_candidate, check_outliers, load_candidate
 from .events import Done, OnEvent, RunFinished
+from .learnings import begun, foreseen, learns
+from .measurements import LEARNING
 from .planning import (
     RowCount,
     needs_statistics,
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 
     from quant.calibration import Seen
     from quant.generation import Generation
+    from quant.learning import Learning
     from quant.models import Model
 
 LADDER_COST = 8  # generations that a ladder costs, about
@@ -123,11 +126,16 @@ def _run(task: Task) -> None:
     runs = len(task.runs) + len(task.foreign)
     alike = needs_similarity([job for _, job, _ in task.runs])
     compared = similarity_steps(*_calibration_of(task)) if alike else 0
-    watch.plan(task.steps * (runs + 1) + traced * runs + calibration + compared + ladder)
+    jobs = {name: job for name, job, _ in task.runs}
+    batch = request.batch_size
+    task.learning = foreseen(jobs, task.model, task.samples, task.sampler, batch, watch)
+    learning = sum(task.learning.values())
+    watch.plan(task.steps * (runs + 1) + traced * runs + calibration + compared + learning + ladder)
 
     finished = {record["name"] for record in task.records}
     reference = _reference(task, stored=task.reference in finished)
     watch.skip((task.steps + traced) * len(finished - {task.reference}))
+    watch.skip(sum(worth for name, worth in task.learning.items() if name in finished))
     seen = _calibrate(task, calibration) if calibrated else None
     if alike:
         model, samples, sampler, folder = _calibration_of(task)
@@ -251,7 +259,9 @@ def _quantized_run(
     from quant.quantization import quantize
 
     label = f"{methods()[job.method].title} {job.bits or 'plan'}"
-    task.watch.stage("quantize", f"quantizing: {label}", run=name)
+    learning = _learning(task, name, job, plan, label, seen) if learns(job.method) else None
+    if learning is None:
+        task.watch.stage("quantize", f"quantizing: {label}", run=name)
     quantized = quantize(
         task.model,
         job.method,
@@ -260,6 +270,7 @@ def _quantized_run(
         seen,
         backend=task.request.backend,
         similarity=task.similarity,
+        learning=learning,
         on_site=lambda done, total: task.watch.check(),
     )
     plan = quantized.plan  # the method may have given sites formats of its own
@@ -286,11 +297,23 @@ def _quantized_run(
             quantized.sharing, task.similarity, task.model, task.sampler, task.samples
         ),
     }
+    if learning is not None:
+        record["learning"] = f"{LEARNING}/{name}.jsonl"
     if quantized.sharing is not None and "why" in record["sharing"]:
         task.warnings.append(f"{name}: {record['sharing']['why']}")
     drift = _trace(task, name, reference, drawn, quantized.transformer)
     manifest = None if seen is None or not methods()[job.method].needs else seen.manifest
     _store(task, record, drawn, plan, drift, job.options, manifest)
+    if learning is not None:
+        learning.discard_state()
+
+
+def _learning(
+    task: Task, name: str, job: RunRequest, plan: Plan, label: str, seen: Seen | None
+) -> Learning:
+    """Where a run learns, and whom it tells."""
+    worth, watch = task.learning[name], task.watch
+    return begun(task.study, name, job, label, watch, worth, task.model, plan, task.sampler, seen)
 
 
 def _foreign_run(task: Task, name: str, path: Path, reference: Drawn) -> None:

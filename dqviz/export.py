@@ -7,12 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from quant.cards import methods
 from quant.errors import BadInput
 from quant.models import resolve
-from quant.schema import Recipe, Sample
+from quant.schema import Plan, Recipe, Sample, Sampler
 
 from .candidates import OURS, check_candidate, load_candidate, quant_method, transformer_of
 from .events import OnEvent
+from .learnings import begun, foreseen
+from .measurements import slug
 from .planning import (
     RowCount,
     given_plan,
@@ -23,7 +26,8 @@ from .planning import (
     plan_warnings,
     watched_statistics,
 )
-from .request import CompareRequest, check_request
+from .records import describe, versions
+from .request import CompareRequest, RunRequest, check_request
 from .sharing import (
     check_sharing,
     needs_similarity,
@@ -32,10 +36,13 @@ from .sharing import (
     sharing_warnings,
     watched_similarity,
 )
-from .study import faults
+from .studies import writable
+from .study import Study, default_folder, faults
 from .watch import Watch, to_uint8
 
 if TYPE_CHECKING:
+    from quant.calibration import Seen
+    from quant.learning import Learning
     from quant.models import Model
 
 
@@ -50,6 +57,8 @@ def quantize_to(
     """Quantize with the request's one method and write a folder that diffusers loads.
 
     With `pipeline` the whole pipeline is written. Nothing is written over: `out` is absent or empty.
+    What a method learns is kept in the study that the request names, so that a stopped call goes on
+    when it is made again.
     """
     resolve(request.model)
     if len(request.methods) != 1:
@@ -81,7 +90,10 @@ def quantize_to(
         classes, prompts = request.classes or None, request.prompts or None
         samples = model.samples(request.calibration_seeds, classes, prompts)
     steps = len(samples) * sampler.steps
-    watch.plan(steps * (needs_statistics([job.method]) + alike))
+    one = samples or model.samples(request.calibration_seeds[:1])
+    learned = foreseen({job.method: job}, model, one, sampler, request.batch_size, watch)
+    worth = learned.get(job.method, 0)
+    watch.plan(steps * (needs_statistics([job.method]) + alike) + worth)
     if needs_statistics([job.method]):
         asked = [(job.method, job.options)]
         seen = watched_statistics(
@@ -89,7 +101,11 @@ def quantize_to(
         )
     if alike:
         similarity = watched_similarity(model, samples, sampler, request.batch_size, watch)
-    watch.stage("quantize", f"quantizing with {job.method}")
+    if worth:
+        learning = _learning(request, job, out, model, plan, sampler, seen, watch, worth)
+    else:
+        learning = None
+        watch.stage("quantize", f"quantizing with {job.method}")
     quantized = quantize(
         model,
         job.method,
@@ -98,6 +114,7 @@ def quantize_to(
         seen,
         backend=request.backend,
         similarity=similarity,
+        learning=learning,
         on_site=lambda done, total: watch.check(),
     )
     plan = quantized.plan  # the method may have given sites formats of its own
@@ -116,6 +133,8 @@ def quantize_to(
     watch.stage("write", f"writing {out}")
     with faults(out):
         size = save_checkpoint(quantized, model, out, pipeline=pipeline, recipe=recipe.fingerprint)
+    if learning is not None:
+        learning.discard_state()
     return {
         "out": str(out),
         "model": model.key,
@@ -139,6 +158,25 @@ def quantize_to(
             *([shared["why"]] if quantized.sharing is not None and "why" in shared else []),
         ],
     }
+
+
+def _learning(
+    request: CompareRequest,
+    job: RunRequest,
+    out: Path,
+    model: Model,
+    plan: Plan,
+    sampler: Sampler,
+    seen: Seen | None,
+    watch: Watch,
+    worth: int,
+) -> Learning:
+    """Where a checkpoint that is learned is learned: in the study, under the name of its folder."""
+    folder = writable(request.out or default_folder(request.model, request.outliers))
+    study = Study.open_or_create(folder, describe(model), versions())
+    name = slug(f"quantize-{job.method}-{out.resolve().name}")
+    label = f"{methods()[job.method].title} {job.bits or 'plan'}"
+    return begun(study, name, job, label, watch, worth, model, plan, sampler, seen)
 
 
 def draw_to(
@@ -250,8 +288,6 @@ def _transformer_alone(target: str) -> Path | None:
 def _write_pictures(model: Model, samples: tuple[Sample, ...], images: Any, out: Path) -> list[str]:
     """PNG files named by seed and class; a failed call leaves none of them behind."""
     from PIL import Image
-
-    from .study import slug
 
     partial = out.with_name(out.name + ".partial")
     names = []

@@ -56,6 +56,7 @@ class Task:
     kept: Path | None  # where full precision is kept for a resumption
     records: list[dict[str, Any]] = field(default_factory=list)
     ladder: list[dict[str, Any]] = field(default_factory=list)
+    learning: dict[str, int] = field(default_factory=dict)  # run -> worth in denoiser steps
     similarity: Similarity | None = None  # of the guidance branches' attention, where a run asks
 
     @property

@@ -12,7 +12,7 @@ from types import FrameType
 
 from .events import Event, Progress, RunFinished, Stage
 
-ANNOUNCED = ("calibrate", "capture")  # stages whose text says what they will take
+ANNOUNCED = ("calibrate", "capture", "learning")  # stages whose text says what they will take
 OUR_PACKAGES = r"(dqviz|quant|kernels)(\.|$)"
 
 

@@ -34,8 +34,12 @@ class Watch:
         self._started = time.perf_counter()
         self.total = 0
         self.done = 0
+        self._stage_start = 0
         self._stage_end = 0
         self._skipped = 0
+        self._apart = 0.0  # seconds of stages that told their own time, and their steps
+        self._apart_steps = 0
+        self._apart_since: float | None = None
         self.run = ""
         self.overhead = 0.0  # seconds spent on watchers inside the present run
 
@@ -49,13 +53,20 @@ class Watch:
         self.total = steps
         self._started = time.perf_counter()
 
-    def stage(self, name: str, text: str, steps: int = 0, run: str = "") -> None:
-        """Begin a stage of so many steps; the one before counts as complete."""
+    def stage(
+        self, name: str, text: str, steps: int = 0, run: str = "", apart: bool = False
+    ) -> None:
+        """Begin a stage of so many steps; the one before counts as complete.
+
+        The pace of one that is `apart` says nothing of denoiser steps: it tells its own seconds.
+        """
         self.check()
         self.run = run or self.run
         self.overhead = 0.0
-        self.done = self._stage_end
+        self._end_apart()
+        self.done = self._stage_start = self._stage_end
         self._stage_end += steps
+        self._apart_since = time.perf_counter() if apart else None
         self.emit(Stage(name, text))
 
     def skip(self, steps: int) -> None:
@@ -70,14 +81,15 @@ class Watch:
         self._report()
         self.check()
 
-    def advance_to(self, share: float, steps: int) -> None:
-        """The present stage, of `steps` steps, is done to this share (0 to 1)."""
+    def advance_to(self, share: float, steps: int, seconds: float | None = None) -> None:
+        """The present stage, of `steps` steps, is done to this share (0 to 1); one apart has `seconds` left."""
         self.done = max(self.done, round(self._stage_end - steps + share * steps))
-        self._report()
+        self._report(seconds)
         self.check()
 
     def finish(self) -> None:
         """Everything is done."""
+        self._end_apart()
         self.done = self._stage_end = self.total
         self._report()
 
@@ -97,11 +109,22 @@ class Watch:
             self._next_preview = now + max(PREVIEW_EVERY, (now - began) / PREVIEW_SHARE)
         self.overhead += time.perf_counter() - began
 
-    def _report(self) -> None:
-        elapsed = time.perf_counter() - self._started
-        made = self.done - self._skipped
-        left = elapsed / made * (self.total - self.done) if made > 0 else None
-        self.emit(Progress(self.done, self.total, left, self.run))
+    def _end_apart(self) -> None:
+        """What told its own time is over: neither its seconds nor its steps count for the rate."""
+        if self._apart_since is not None:
+            self._apart += time.perf_counter() - self._apart_since
+            self._apart_steps += self._stage_end - self._stage_start
+            self._apart_since = None
+
+    def _report(self, own: float | None = None) -> None:
+        """Tell how far it is; `own`: seconds that the present stage says it has left."""
+        until = self._apart_since or time.perf_counter()
+        elapsed = until - self._started - self._apart
+        made = (self.done if own is None else self._stage_start) - self._skipped - self._apart_steps
+        left = self.total - (self.done if own is None else self._stage_end)
+        rest = elapsed / made * left if made > 0 else 0.0 if own is not None and not left else None
+        seconds = None if rest is None else rest + (own or 0.0)
+        self.emit(Progress(self.done, self.total, seconds, self.run))
 
 
 def to_uint8(images: Tensor) -> np.ndarray:

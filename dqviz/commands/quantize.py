@@ -43,6 +43,14 @@ def quantize(
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Folder to write; new or empty.")
     ],
+    study: Annotated[
+        Path | None,
+        typer.Option(
+            "--study",
+            metavar="DIR",
+            help="Study that keeps what a method learns, so that it can go on. Default studies/MODEL.",
+        ),
+    ] = None,
     method: Methods = NO_LIST,
     bits: BitsText = "",
     plan: PlanFile = None,
@@ -75,6 +83,7 @@ def quantize(
         methods=listed(method),
         bits=bits,
         plan=plan,
+        out=study,
         steps=steps,
         guidance=guidance,
         classes=classes,

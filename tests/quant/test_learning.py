@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from quant.cards import load_method, methods
 from quant.errors import Cancelled
 from quant.learning import Diverged, Learning, check_finite, generator, learn
 from quant.learning_log import read_log
@@ -57,6 +58,12 @@ class Walk:
 
     def rounded(self) -> Any:
         return SimpleNamespace(x=self.x)
+
+
+@pytest.mark.parametrize("key", sorted(methods()))
+def test_a_method_that_learns_says_so(key: str) -> None:
+    module = load_method(key)
+    assert module.CARD.learns == hasattr(module, "learner")
 
 
 def stopping_after(count: int):
