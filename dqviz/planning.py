@@ -92,6 +92,7 @@ def plan_for(
             sampler=sampler,
             windows=request.windows,
             group_size=request.group_size,
+            also=methods()[job.method].also,
         )
     check_options(model, job.method, plan, job.options, timesteps_of(sampler))
     return plan
@@ -112,7 +113,7 @@ def plan_bits(plan: Plan) -> str:
     kinds = {
         (
             s.weight.kind
-            if s.weight and s.weight.kind != "int"
+            if s.weight and s.weight.kind not in ("int", "codebook")
             else str(s.weight.bits if s.weight else 16),
             tuple(a.bits if a else 16 for a in s.activations),
         )

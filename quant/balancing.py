@@ -35,6 +35,7 @@ from .transforms import (
     rotation_of,
     to_input,
 )
+from .vectors import VectorCodes
 
 STATISTICS = ("first", "max", "mean", "ema")
 EMA_MOMENTUM = 0.95
@@ -168,9 +169,12 @@ def output_error(
             rounding(site, scale, signs) if blocks is None else nearest(site, scale, signs, blocks)
         )
         stored = made.weight
-        weight = (
-            stored if isinstance(stored, Tensor) else stored.dequantize(_bits(site.plan.weight))
-        )
+        if isinstance(stored, VectorCodes):
+            weight = stored.decode()
+        else:
+            weight = (
+                stored if isinstance(stored, Tensor) else stored.dequantize(_bits(site.plan.weight))
+            )
         exact = rows @ site.weight.T
         fmt = coarsest(site.plan.activations)
         x = transformed if fmt is None else _rounded(transformed, step_of, fmt)

@@ -52,6 +52,8 @@ class Card:
     beats: str = ""  # what the suite holds it against: a method's key, and options "name=value"
     beats_at: tuple[str, ...] = ("w4a8", "w4a4", "w6a6")  # bits at which it does
     needs: tuple[str, ...] = ()  # calibration statistics that it reads
+    widths: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)  # of weights that it can make
+    also: tuple[str, ...] = ()  # roles that adapters keep in 16 bit and it quantizes, in blocks
     learns: bool = False  # whether it has a `learner`: steps, a log, views of its own
     summary: str = ""
     options: tuple[Option, ...] = ()

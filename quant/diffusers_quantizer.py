@@ -135,6 +135,8 @@ class DQVizQuantizer(DiffusersQuantizer):
         owner, _, last = param_name.rpartition(".")
         layer = model.get_submodule(owner)
         stored = state_dict[param_name]
+        if stored.is_floating_point() and not bool(torch.isfinite(stored.float()).all()):
+            raise BadCheckpoint(f"tensor '{param_name}' holds NaN or infinity; save it again")
         setattr(layer, last, stored.to(device=target_device, dtype=layer.get_buffer(last).dtype))
 
     def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:

@@ -30,6 +30,7 @@ from .schema import BLOCK_FORMATS, SitePlan, Window
 from .site_tensors import OF_INPUT, LowRank, Transform, buffer_shapes, has_integer_sums
 from .step import current_window
 from .transforms import BlockRotation, to_input, to_weight
+from .vectors import VectorCodes, index_bits
 
 
 class QuantLinear(nn.Module):
@@ -44,6 +45,7 @@ class QuantLinear(nn.Module):
         scale   float32 [o, g]; uint8 (mx) or float8_e4m3fn (nvfp4) in block formats
         zero    uint8 [o, g], asymmetric weights only
         outer   float32 [1], nvfp4 only
+        codebook   float32 or float16 [k, d], where codes are of vectors: uint8 [o, ceil(i/d log2(k) / 8)]
         down, up    float16 [r, i], [o, r], with a low-rank branch only
         act_scale   float32 [k, g], one row per window, with static activation ranges only
         act_zero    uint8 [k, g], where those are asymmetric
@@ -51,7 +53,7 @@ class QuantLinear(nn.Module):
         signs   uint8 [ceil(i / 8)], one bit per channel (1 is +1), with rotation only
         rotations   float32 [2, b, b], both factors of a block rotation, with it only
         order   int16 [i] (int32 beyond 32768 channels), the permutation between them
-        bias    [o], where the linear has one
+        bias    [o], where the linear has one; float32 where it was learned
     Sites that read one tensor hold one change of basis: `share_basis` makes them.
     A site whose weight stays in floating point holds the transformed `weight` [o, i] instead of codes;
     a requantized site the untransformed one. What was made for one window is dropped at the next.
@@ -65,6 +67,7 @@ class QuantLinear(nn.Module):
     codes: Tensor
     scale: Tensor
     outer: Tensor
+    codebook: Tensor
     channel_scale: Tensor
     signs: Tensor
     rotations: Tensor
@@ -104,7 +107,7 @@ class QuantLinear(nn.Module):
     @classmethod
     def from_codes(
         cls,
-        weight: WeightCodes | Tensor,
+        weight: WeightCodes | VectorCodes | Tensor,
         bias: Tensor | None,
         *,
         plan: SitePlan,
@@ -114,6 +117,7 @@ class QuantLinear(nn.Module):
         blocks: BlockRotation | None = None,
         low_rank: LowRank | None = None,
         ranges: Ranges | None = None,
+        learned_bias: bool = False,
         dtype: torch.dtype,
         backend: str | None = None,
     ) -> QuantLinear:
@@ -121,8 +125,9 @@ class QuantLinear(nn.Module):
 
         A weight tensor where the plan has a weight format is the untransformed one, to be requantized.
         """
-        codes = weight if isinstance(weight, WeightCodes) else None
-        out_features, in_features = (codes.codes if codes is not None else weight).shape  # type: ignore[union-attr]
+        codes = None if isinstance(weight, torch.Tensor) else weight
+        held = weight.codes if isinstance(weight, WeightCodes) else weight
+        out_features, in_features = held.shape
         layer = cls(
             in_features,
             out_features,
@@ -135,6 +140,9 @@ class QuantLinear(nn.Module):
                 0 if low_rank is None else len(low_rank.down),
                 0 if blocks is None else len(blocks.first),
                 requantized=codes is None and plan.weight is not None,
+                half_codebook=isinstance(codes, VectorCodes)
+                and codes.codebook.dtype == torch.float16,
+                learned_bias=learned_bias,
             ),
             dtype=dtype,
             backend=backend,
@@ -143,6 +151,9 @@ class QuantLinear(nn.Module):
         if codes is None:
             assert isinstance(weight, Tensor)
             values["weight"] = weight
+        elif isinstance(codes, VectorCodes):
+            packed = kernels.bitpack.pack(codes.codes, codes.code_bits)
+            values |= {"codes": packed, "codebook": codes.codebook}
         else:
             assert plan.weight is not None
             packed = codes.codes
@@ -355,6 +366,13 @@ class QuantLinear(nn.Module):
             return made
         return made._replace(codes=kernels.bitpack.pack(made.codes, self.plan.weight.bits))
 
+    def _vectors(self, window: int) -> VectorCodes:
+        """Codes of a window with their codebook."""
+        codebook = self._part("codebook", window)
+        k, d = codebook.shape
+        packed, count = self._part("codes", window), self.in_features // d
+        return VectorCodes(kernels.bitpack.unpack(packed, index_bits(k), count), codebook)
+
     def _ready(self, window: int) -> Any:
         return self._once("packed", window, self._prepare)
 
@@ -365,6 +383,8 @@ class QuantLinear(nn.Module):
         fmt = self.plan.weight
         if fmt is None:
             return self._part("weight", window).float()
+        if fmt.kind == "codebook":
+            return self._vectors(window).decode()
         stored = self._stored(window)
         if stored.codes.dtype == torch.uint8:
             codes = kernels.bitpack.unpack(stored.codes, fmt.bits, self.in_features)
@@ -373,7 +393,8 @@ class QuantLinear(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> QuantLinear:
         """Move the layer; scales and codes keep their dtype whatever the model is cast to."""
-        exact = {n: b for n, b in self.named_buffers(recurse=False) if n not in ("bias", "weight")}
+        cast = {"weight"} if self.transform.learned_bias else {"bias", "weight"}
+        exact = {n: b for n, b in self.named_buffers(recurse=False) if n not in cast}
         super()._apply(fn, recurse)
         for name, before in exact.items():
             if self.get_buffer(name).dtype != before.dtype:

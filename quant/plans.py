@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import kernels
 
 from .adapters import Site
+from .cards import Card
 from .errors import BadInput, unknown
 from .generation import timesteps_of
 from .models import Model
 from .rounding import check_shape
-from .schema import HIGHEST, LOWEST, Bits, Format, Plan, Sampler, SitePlan, Window
+from .schema import HIGHEST, LOWEST, Bits, Format, Plan, Sampler, SitePlan, Window, listed
 from .step import window_of
 
 
@@ -96,10 +97,11 @@ def uniform_plan(
     group_size: int | None = None,
     weight_symmetric: bool = False,
     activation_symmetric: bool = True,
+    also: Iterable[str] = (),
 ) -> Plan:
     """The same formats for every site that the adapter does not keep in 16 bit.
 
-    Weights are rounded per output channel (or per group of `group_size` inputs), activations per
+    `also` are roles that a method quantizes besides, inside the blocks (`Card.also`). Weights are rounded per output channel (or per group of `group_size` inputs), activations per
     token as they come.
     """
     sampler = sampler or model.sampler()
@@ -111,6 +113,7 @@ def uniform_plan(
         group_size=group_size,
         weight_symmetric=weight_symmetric,
         activation_symmetric=activation_symmetric,
+        also=also,
     )
     bound = sampler.fingerprint if len(cut) > 1 else None
     return Plan(model=model.fingerprint, windows=cut, sampler=bound, sites=sites)
@@ -124,6 +127,7 @@ def uniform_formats(
     group_size: int | None = None,
     weight_symmetric: bool = False,
     activation_symmetric: bool = True,
+    also: Iterable[str] = (),
 ) -> dict[str, SitePlan]:
     """The formats of `uniform_plan`, from sites alone."""
     if bits.kind != "int":
@@ -141,10 +145,23 @@ def uniform_formats(
         activation = None
         if bits.activation is not None:
             activation = Format(bits=bits.activation, symmetric=activation_symmetric)
-    free = [site for site in sites if site.kept_reason is None]
+    besides = set(also)
+    free = [
+        s for s in sites if s.kept_reason is None or (s.block is not None and s.role in besides)
+    ]
     for site in free:
         check_shape(weight, site.in_features, site.name)
     return {s.name: SitePlan(weight=weight, activations=(activation,) * windows) for s in free}
+
+
+def check_widths(card: Card, formats: Mapping[str, SitePlan]) -> None:
+    """Stop at weight bits that a method cannot make."""
+    for name, site in formats.items():
+        if site.weight is not None and site.weight.bits not in card.widths:
+            raise BadInput(
+                f"{card.key} makes weights of {listed(card.widths)} bits, and {name} is to have "
+                f"{site.weight.bits}; try w{max(card.widths)}a16"
+            )
 
 
 def read_plan(path: Path) -> Plan:

@@ -19,13 +19,14 @@ from .layers import QuantLinear
 from .learning import Asked, Learner, Learning, key_of, learn
 from .methods.base import Group, Rounded, SiteWeight
 from .models import Model
-from .plans import check_plan, check_simulated, steps_of
+from .plans import check_plan, check_simulated, check_widths, steps_of
 from .schema import Plan, Sampler, SitePlan, Value, Window
 from .sharing import attach as attach_sharing
 from .sharing import check_family, check_guidance
 from .sharing_choice import Sharing, SharingRequest, Similarity, chosen_sharing
 from .step import attach
 from .storage import share_bases
+from .vectors import VectorCodes
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,7 @@ def check_options(
 
 
 def _check_options(method: str, groups: Groups, timesteps: Sequence[float], options: Value) -> None:
+    check_widths(groups.card, groups.plan.sites)
     check = getattr(load_method(method), "check", None)
     if check is not None and (timesteps or not groups.card.needs):
         check(groups.plan, groups.names, timesteps, options)
@@ -304,10 +306,14 @@ def layers_from(
                 f"{site.name} has static activation formats, whose ranges {method} does not "
                 "calibrate; use method static-step, or formats that are not static"
             )
+        for part in parts:
+            if isinstance(part.weight, VectorCodes):
+                part.weight.check(site.name)
         layers = [
             QuantLinear.from_codes(
                 r.weight,
-                site.bias,
+                site.bias if r.bias is None else r.bias,
+                learned_bias=r.bias is not None,
                 plan=own,
                 windows=windows,
                 channel_scale=r.channel_scale,

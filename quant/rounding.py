@@ -22,7 +22,7 @@ import kernels
 
 from . import blockfloat
 from .errors import BadInput
-from .schema import ACROSS_SAMPLES, BLOCK_FORMATS, Format
+from .schema import ACROSS_SAMPLES, BLOCK_FORMATS, CODEBOOKS, Format
 
 FLOOR = 1e-8
 E4M3_MAX = 448.0
@@ -112,6 +112,11 @@ class Grid:
 
 def check_shape(fmt: Format, in_features: int, where: str) -> None:
     """Stop when a format's groups do not divide the input width."""
+    if fmt.kind == "codebook" and in_features % CODEBOOKS[fmt.bits][1]:
+        raise BadInput(
+            f"{where}: vectors of {CODEBOOKS[fmt.bits][1]} do not divide its {in_features} inputs; "
+            "keep this site in 16 bit"
+        )
     if fmt.group_size is not None and in_features % fmt.group_size:
         fits = [g for g in (256, 128, 64, 32, 16, 8) if in_features % g == 0]
         advice = f"use a group of {fits[0]}" if fits else "use one scale per row"
@@ -129,6 +134,8 @@ def groups_of(fmt: Format, in_features: int) -> int:
 
 def grid_of(weight: Tensor, fmt: Format) -> Grid:
     """The grid that spans `weight` [o, i]: its ends are representable, so nothing is clipped."""
+    if fmt.kind == "codebook":
+        raise BadInput(f"rounding has no grid in a {fmt}; use method kmeans-vq or vq4dit")
     w = weight.float()
     rows, width = w.shape
     if fmt.kind == "fp8":

@@ -21,9 +21,10 @@ from .refusals import refusal
 PLAN_FORMAT = 1
 
 Granularity = Literal["tensor", "row", "group", "sample", "batch", "branch"]
-Kind = Literal["int", "fp8", "mxfp8", "mxfp4", "nvfp4"]
+Kind = Literal["int", "fp8", "mxfp8", "mxfp4", "nvfp4", "codebook"]
 ACROSS_SAMPLES = ("batch", "branch")  # granularities with one scale for several samples
 BLOCK_FORMATS = {"mxfp8": (8, 32), "mxfp4": (4, 32), "nvfp4": (4, 16)}  # bits, elements per scale
+CODEBOOKS = {2: (256, 4), 3: (64, 2), 4: (256, 2)}  # bits: k vectors at most, of d neighbours each
 
 
 class Value(BaseModel):
@@ -55,6 +56,12 @@ def fingerprint(data: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def listed(numbers: Iterable[int]) -> str:
+    """`2, 3 or 4`."""
+    *most, last = map(str, numbers)
+    return f"{', '.join(most)} or {last}"
+
+
 class Format(Value):
     """A number format with its granularity.
 
@@ -67,7 +74,8 @@ class Format(Value):
     their ranges come from the calibration, one per step window, per tensor or per channel group.
 
     The block formats mxfp8, mxfp4 and nvfp4 (see `quant.blockfloat`) have one scale per block of a
-    row. They are simulated: no kernel here computes with them.
+    row. They are simulated: no kernel here computes with them. A `codebook`, for weights, has k vectors
+    that stand for d neighbours of a row each (see `quant.vectors`); k and d follow from the bits.
     """
 
     kind: Kind = "int"
@@ -89,6 +97,11 @@ class Format(Value):
             bits, block = BLOCK_FORMATS[self.kind]
             if (self.bits, self.group_size, self.symmetric) != (bits, block, True):
                 raise ValueError(f"{self.kind} is symmetric, with {bits} bits in groups of {block}")
+        if self.kind == "codebook":
+            if self.bits not in CODEBOOKS:
+                raise ValueError(f"codebooks have {listed(CODEBOOKS)} bits")
+            if not self.symmetric or self.granularity != "tensor":
+                raise ValueError("a codebook is one per tensor, and has no zero point")
         if self.granularity in ACROSS_SAMPLES and self.kind != "int":
             raise ValueError(f"granularity '{self.granularity}' is for integers")
         if self.granularity in ("group", "sample") and self.kind == "fp8":
@@ -105,7 +118,14 @@ class Format(Value):
         bits, block = BLOCK_FORMATS[kind]
         return cls(kind=kind, bits=bits, granularity="group", group_size=block)
 
+    @classmethod
+    def of_codebook(cls, bits: int) -> Format:
+        """Vector quantization with one codebook for the whole weight."""
+        return cls(kind="codebook", bits=bits, granularity="tensor")
+
     def __str__(self) -> str:
+        if self.kind == "codebook":
+            return f"codebook of {self.bits} bits"
         name = f"int{self.bits}" if self.kind == "int" else self.kind
         sign = "" if self.symmetric else " asymmetric"
         size = f" of {self.group_size}" if self.group_size else ""
@@ -173,6 +193,8 @@ class SitePlan(Value):
                 f"'static' and granularity {', '.join(of_samples)} are for activations, not for "
                 "weights"
             )
+        if any(f is not None and f.kind == "codebook" for f in self.activations):
+            raise ValueError("codebooks are for weights, not for activations")
         if len({(f.symmetric, f.group_size) for f in self.static_formats}) > 1:
             raise ValueError("static activation formats of one site share their granularity")
         return self

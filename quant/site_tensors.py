@@ -15,6 +15,7 @@ from torch import Tensor
 from .rounding import groups_of
 from .schema import Format, SitePlan
 from .transforms import block_of
+from .vectors import codebook_shape, index_bits
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Transform:
     per_window: bool = False  # transform, codes and scales once for each window of the plan
     requantized: bool = False  # the untransformed weight is stored, its codes made at window entry
     folded_into: tuple[str, ...] = ()  # linears that hold the scale, so that none is stored here
+    half_codebook: bool = False  # a codebook's vectors in float16
+    learned_bias: bool = False  # the bias is the site's own, in float32
 
     @property
     def changes_input(self) -> bool:
@@ -94,6 +97,11 @@ def buffer_shapes(
     fmt = plan.weight
     if fmt is None or transform.requantized:
         shapes["weight"] = (out_features, in_features), dtype
+    elif fmt.kind == "codebook":
+        k, d = codebook_shape(fmt, out_features, in_features)
+        packed = (in_features // d * index_bits(k) + 7) // 8
+        shapes["codes"] = (out_features, packed), torch.uint8
+        shapes["codebook"] = (k, d), torch.float16 if transform.half_codebook else torch.float32
     else:
         if fmt.kind in ("fp8", "mxfp8"):
             shapes["codes"] = (out_features, in_features), torch.float8_e4m3fn
@@ -131,5 +139,5 @@ def buffer_shapes(
         if not fmt.symmetric:
             shapes["act_zero"] = ranges, torch.uint8
     if bias:
-        shapes["bias"] = (out_features,), dtype
+        shapes["bias"] = (out_features,), torch.float32 if transform.learned_bias else dtype
     return shapes

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from .adapters import Adapter, Site, adapters
-from .cards import load_method
+from .cards import load_method, methods
 from .errors import BadInput, unknown
 from .folding import Fold, makers
 from .schema import Bits, Plan, Sampler, SitePlan
@@ -39,6 +39,8 @@ class SizeReport:
     blocks_mib: float  # quantized sites alone, biases included
     bits_per_weight: float  # of quantized sites: all that is stored but the biases, over weights
     parts: dict[str, int]  # bytes by kind
+    code_bits: float = 16.0  # of quantized sites: the codes alone, over weights
+    codebooks: int = 0  # how many
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types; `size_bytes` is another name for the total."""
@@ -133,7 +135,7 @@ def stored_forms(
     options: Mapping[str, Any] | None = None,
 ) -> tuple[Mapping[str, SitePlan], dict[str, Transform]]:
     """Formats and transform of every quantized site, as far as they are known without a calibration."""
-    from .plans import check_sites, uniform_formats
+    from .plans import check_sites, check_widths, uniform_formats
     from .quantization import parse_options
 
     chosen = parse_options(method, options or {})
@@ -144,9 +146,10 @@ def stored_forms(
         check_sites(plan, sites, target.ref)
         formats: Mapping[str, SitePlan] = plan.sites
     elif bits is not None:
-        formats = uniform_formats(sites, bits, windows=1)
+        formats = uniform_formats(sites, bits, windows=1, also=methods()[method].also)
     else:
         raise BadInput("give --bits or --plan")
+    check_widths(methods()[method], formats)
     if hasattr(module, "stored_formats"):
         widths = {site.name: site.in_features for site in sites}
         steps = target.sampler.steps
@@ -211,7 +214,7 @@ def predict_size(
         )
         if transform.requantized:
             buffers["weight"] = buffers["weight"][0], kept_dtype(linear.weight, dtype)
-        if linear.bias is not None:
+        if linear.bias is not None and not transform.learned_bias:
             buffers["bias"] = full[f"{name}.bias"]
         basis = inputs[name], replace(transform, rank=0, requantized=False)
         if basis in bases:
@@ -277,6 +280,7 @@ def header_bytes(shapes: Shapes) -> int:
 
 _KINDS = {
     "codes": "codes",
+    "codebook": "codebooks",
     "weight": "codes",
     "scale": "scales",
     "zero": "zeros",
@@ -298,7 +302,7 @@ def report(
 ) -> SizeReport:
     """Sort the bytes of a file by kind."""
     parts: dict[str, int] = dict.fromkeys(
-        ("codes", "scales", "zeros", "transforms", "branches", "biases", "kept"), 0
+        ("codes", "codebooks", "scales", "zeros", "transforms", "branches", "biases", "kept"), 0
     )
     for name, value in shapes.items():
         owner, _, last = name.rpartition(".")
@@ -312,4 +316,9 @@ def report(
         blocks_mib=inside / MIB,
         bits_per_weight=8 * (inside - parts["biases"]) / weights if weights else 16.0,
         parts=parts,
+        code_bits=8 * parts["codes"] / weights if weights else 16.0,
+        codebooks=sum(
+            last == "codebook" and owner in quantized
+            for owner, _, last in (name.rpartition(".") for name in shapes)
+        ),
     )

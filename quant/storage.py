@@ -32,7 +32,7 @@ def stored_tensors(transformer: nn.Module, dtype: torch.dtype) -> Stored:
         f"{name}.{buffer}"
         for name, layer in layers.items()
         for buffer, _ in layer.named_buffers(recurse=False)
-        if buffer not in ("bias", "weight")
+        if buffer not in (("weight",) if layer.transform.learned_bias else ("bias", "weight"))
     }
     divided = {f"{n}.bias" for layer in layers.values() for n in layer.transform.folded_into}
     folded = {f"{name}.weight" for name, m in layers.items() if not m.transform.requantized}

@@ -35,6 +35,7 @@ from ..rounding import Ranges, WeightCodes, round_to_nearest
 from ..schema import SitePlan, Value
 from ..site_tensors import LowRank, Transform
 from ..transforms import BlockRotation, to_weight
+from ..vectors import VectorCodes
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,13 @@ class Rounded:
     be requantized at window entry (untransformed).
     """
 
-    weight: WeightCodes | Tensor
+    weight: WeightCodes | VectorCodes | Tensor
     channel_scale: Tensor | None = None  # float32 [i], representable in float16
     signs: Tensor | None = None  # int8 [i]
     blocks: BlockRotation | None = None
     low_rank: LowRank | None = None  # what `weight` does not hold
     ranges: Ranges | None = None  # where the plan has static activations
+    bias: Tensor | None = None  # float32 [o], in the place of the site's own
     notes: dict[str, object] | None = (
         None  # what was chosen, for tables: {"transform": "scale", "alpha": 0.3}
     )

@@ -39,6 +39,11 @@ def key(request):
     return request.param
 
 
+def plan_of(model, key, bits):
+    """Every site that the method quantizes, at the same bits."""
+    return uniform_plan(model, parse_bits(bits), also=methods()[key].also)
+
+
 def test_the_docstring_reads_like_the_paper(key):
     text = load_method(key).__doc__
     assert re.search(r"arxiv\.org/abs|arXiv \d{4}\.\d{5}", text), "the paper"
@@ -76,7 +81,7 @@ def test_documented_options_exist_with_their_defaults(key):
 
 def test_presets_run_and_stay_finite(key, model, seen, samples, sampler):
     for bits in methods()[key].bits:
-        made = quantize(model, key, uniform_plan(model, parse_bits(bits)), seen=seen)
+        made = quantize(model, key, plan_of(model, key, bits), seen=seen)
         drawn = generate(model, samples[:1], sampler, transformer=made.transformer)
         assert bool(torch.isfinite(drawn.latents).all()), bits
 
@@ -88,15 +93,15 @@ def test_more_bits_do_not_hurt(key, model, seen, reference):
     errors = []
     with torch.no_grad():
         exact = model.transformer(x, **arguments).sample
-        for bits in ("w2a8", "w3a8", "w4a8", "w6a8", "w8a8"):
-            made = quantize(model, key, uniform_plan(model, parse_bits(bits)), seen=seen)
+        for width in sorted({2, 3, 4, 6, 8} & set(methods()[key].widths)):
+            made = quantize(model, key, plan_of(model, key, f"w{width}a8"), seen=seen)
             errors.append(float((made.transformer(x, **arguments).sample - exact).norm()))
     assert errors == sorted(errors, reverse=True)
 
 
 def test_the_stored_transform_is_within_what_sizes_are_predicted_from(key, model, seen):
     module = load_method(key)
-    made = quantize(model, key, uniform_plan(model, parse_bits("w4a8")), seen=seen)
+    made = quantize(model, key, plan_of(model, key, "w4a8"), seen=seen)
     most = module.stored_transform(module.Options())
     for layer in made.transformer.modules():
         if isinstance(layer, QuantLinear):
@@ -109,17 +114,18 @@ def test_the_stored_transform_is_within_what_sizes_are_predicted_from(key, model
 
 
 def test_the_size_command_never_promises_too_little(key, model, seen, tiny_dit, tmp_path):
-    made = quantize(model, key, uniform_plan(model, parse_bits("w4a8")), seen=seen)
+    made = quantize(model, key, plan_of(model, key, "w4a8"), seen=seen)
     stored = save_checkpoint(made, model, tmp_path / "c")
     predicted = size_of(str(tiny_dit), key, parse_bits("w4a8"))
-    codes = sum(s.in_features * s.out_features for s in model.sites if not s.kept_reason) // 2
+    inside = set(made.scope.quantized)
+    codes = sum(s.in_features * s.out_features for s in model.sites if s.name in inside) // 2
     assert stored.total_bytes <= predicted.total_bytes <= stored.total_bytes + codes // 4
 
 
 @pytest.mark.parametrize("preset", [0, -1])
 def test_what_is_saved_is_what_loads_and_its_size_was_known(key, preset, model, seen, tmp_path):
     bits = methods()[key].bits[preset]
-    made = quantize(model, key, uniform_plan(model, parse_bits(bits)), seen=seen)
+    made = quantize(model, key, plan_of(model, key, bits), seen=seen)
     report = save_checkpoint(made, model, tmp_path / "c")
     loaded = DiTTransformer2DModel.from_pretrained(tmp_path / "c").eval()
     x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -186,16 +192,19 @@ class Judged:
         )
         return made.latents.flatten(1)
 
-    def _errors(self, key, options, bits):
-        plan = uniform_plan(self.model, parse_bits(bits))
+    def _errors(self, key, options, bits, scope):
+        plan = plan_of(self.model, scope, bits)
         made = quantize(self.model, key, plan, options_from_pairs(options), self.seen)
         lost = self._drawn(made.transformer) - self.exact
         return (lost.norm(dim=1) / self.exact.norm(dim=1)).numpy()
 
     def claim(self, a, b, bits):
-        """What 64 pairs say of two methods, each "key option=value"."""
+        """What 64 pairs say of two methods, each "key option=value", at the sites of the first."""
+        scope = next(
+            k for k, card in methods().items() if card.also == methods()[a.split()[0]].also
+        )
         first, second = (
-            self.errors(way.split()[0], tuple(way.split()[1:]), bits) for way in (a, b)
+            self.errors(way.split()[0], tuple(way.split()[1:]), bits, scope) for way in (a, b)
         )
         found = paired_difference(first, second, better="lower")
         assert found.strength == "claim"
