@@ -206,7 +206,7 @@ def draw_to(
 
     from quant.generation import generate
     from quant.quantization import backend_report
-    from quant.sharing import check_guidance, sharing_of
+    from quant.sharing import check_family, sharing_of
 
     watch = Watch(on_event, cancelled, previews=False)
     watch.stage("load", f"loading {target}")
@@ -220,7 +220,13 @@ def draw_to(
     network = model.transformer if transformer is None else transformer
     sharing = sharing_of(network)
     if sharing is not None:
-        check_guidance(model.adapter, sampler.guidance)
+        if sampler.guidance <= 1:
+            raise BadInput(
+                f"{target} shares attention between the guidance branches, and --guidance {sampler.guidance:g} "
+                "has one branch: draw with guidance above 1, or switch sharing off in Python with "
+                "quant.sharing.detach(transformer)"
+            )
+        check_family(model.adapter)
     with RowCount(network) as counted:
         drawn = generate(
             model,

@@ -27,11 +27,24 @@ NOTHING = (
 def check_sharing(
     runs: Iterable[RunRequest], saved: Iterable[Sharing | None], model: Model, sampler: Sampler
 ) -> None:
-    """Stop where runs, or checkpoints that were saved with it, ask for sharing and there is no guidance pair."""
+    """Stop where runs, or checkpoints that were saved with it, ask for sharing that cannot be.
+
+    There is no guidance pair, or none of the sampler's timesteps may share.
+    """
+    from quant.generation import timesteps_of
+    from quant.quantization import sharing_asked
     from quant.sharing import check_guidance
 
-    if any(shares(run) for run in runs) or any(sharing is not None for sharing in saved):
+    asked = [found for run in runs if (found := sharing_asked(run.method, run.options)) is not None]
+    if asked or any(sharing is not None for sharing in saved):
         check_guidance(model.adapter, sampler.guidance)
+    timesteps = timesteps_of(sampler)
+    for request in asked:
+        if not any(t in window for window in request.steps for t in timesteps):
+            raise BadInput(
+                f"sharing_steps hold none of the {len(timesteps)} timesteps of this sampler, which go from "
+                f"{timesteps[0]:g} to {timesteps[-1]:g}"
+            )
 
 
 def shares(run: RunRequest) -> bool:
@@ -149,6 +162,17 @@ def why_off(model: Model, sampler: Sampler) -> str:
     except BadInput as reason:
         return str(reason)
     return "not asked for (sharing=off)"
+
+
+def sharing_sentence(record: Mapping[str, Any]) -> str:
+    """What a record says that is shared; empty where nothing is."""
+    saved = record.get("saving")
+    if not saved or not saved["cells"]:
+        return ""
+    return (
+        f"shares the {record['mode']} in {saved['cells']} of {saved['of_cells']} attentions and steps, "
+        f"predicted to save {100 * saved['multiply_adds']:.1f} % of the multiply-adds"
+    )
 
 
 def sharing_warnings(sharing: Sharing | None, sampler: Sampler) -> list[str]:

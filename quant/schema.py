@@ -155,8 +155,9 @@ def parse_bits(text: str) -> Bits:
         raise BadInput(f"bits '{text}' are not understood; write w8a8, w4a8, w4a16, or {kinds}")
     weight, activation = int(match[1]), int(match[2])
     if not 2 <= weight <= 8:
+        fit = activation if activation == 16 else min(max(activation, 2), 8)
         raise BadInput(
-            f"bits '{text}': weights take 2 to 8 bits, not {weight}; try w{min(max(weight, 2), 8)}a{activation}"
+            f"bits '{text}': weights take 2 to 8 bits, not {weight}; try w{min(max(weight, 2), 8)}a{fit}"
         )
     if activation != 16 and not 2 <= activation <= 8:
         raise BadInput(

@@ -55,6 +55,9 @@ class SharingOptions(Value):
             idle = self.sharing == "off" and getattr(self, name) != type(self).model_fields[name].default  # fmt: skip
             if idle:
                 raise ValueError(f"{name} does nothing without sharing=map or sharing=output")
+        default = type(self).model_fields["sharing_threshold"].default
+        if self.sharing_set == "released" and self.sharing_threshold != default:
+            raise ValueError("sharing_threshold does nothing with sharing_set=released")
         return self
 
     @property

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..terminal import complain
 from .base import (
     NO_LIST,
     Backend,
@@ -80,6 +81,8 @@ def generate(
     )
     with watched() as (progress, cancelled):
         made = draw_to(target, request, out, base=base, on_event=progress, cancelled=cancelled)
+    for warning in made["warnings"]:
+        complain(f"warning: {warning}")
     took = made["seconds_per_sample"]
     speed = "simulated, so no time" if took is None else f"{took:.3g} s per sample"
     show(made, json_, f"{len(made['files'])} pictures in {made['out']}; {speed}, {made['backend']}")

@@ -77,6 +77,7 @@ def quantize(
 ) -> None:
     """Write a quantized checkpoint for plain diffusers."""
     from ..export import quantize_to
+    from ..sharing import sharing_sentence
 
     request = compare_request(
         model=model,
@@ -104,10 +105,12 @@ def quantize(
         made = quantize_to(request, out, pipeline=pipeline, on_event=progress, cancelled=cancelled)
     for warning in made["warnings"]:
         complain(f"warning: {warning}")
+    shared = sharing_sentence(made["sharing"])
     share = 100 * made["size_bytes"] / made["fp16_bytes"]
     text = (
         f"{made['out']}: {made['method']} {made['bits']}, {made['size_bytes'] / 2**20:.2f} MiB "
         f"({share:.0f} % of 16 bit), {made['bits_per_weight']:.2f} bits per weight; "
         f"{len(made['scope']['quantized'])} sites quantized, {len(made['scope']['kept'])} kept"
+        f"{shared and '; ' + shared}"
     )
     show(made, json_, text)

@@ -72,7 +72,7 @@ CARD = Card(
         Option(
             "alpha",
             "search",
-            "share moved into the weight, 0 to 1; 'search': best per window; {name: alpha}: inputs by name or pattern",
+            "share moved into the weight, 0 to 1; 'search': best per window; {\"name\": alpha}: inputs by name or pattern",
         ),
         Option("block", 128, "channels that a rotation mixes, a power of two; fewer if they must"),
         Option(

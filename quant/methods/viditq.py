@@ -76,7 +76,7 @@ CARD = Card(
         Option(
             "alpha",
             "search",
-            "share of the difficulty moved into the weight, 0 to 1; 'search' takes the best of 0, 0.1 .. 0.9; {name: alpha} sets inputs by name or pattern and searches the others",
+            "share of the difficulty moved into the weight, 0 to 1; 'search' takes the best of 0, 0.1 .. 0.9; {\"name\": alpha} sets inputs by name or pattern and searches the others",
         ),
         Option(
             "act_stat", "max", "channel statistic over the steps: first, max, mean, ema, or search"

@@ -180,7 +180,7 @@ def test_greedy_beside_hadamard_counts_every_input_and_window() -> None:
     drawn = section(opened("trdq", rotation=probes.rotation()), "rotation")
     said = " ".join(drawn["words"])
     assert "Of 8 inputs and windows greedy leaves less error than Hadamard in 4, more in 4" in said
-    assert "64 multiply-adds per element of an input, Hadamard 20" in said
+    assert "64 multiply-adds per element on average, Hadamard 20" in said
     assert drawn["ways"]["rows"][3]["cells"][0]["sub"] == "least error"
     odd = section(opened("trdq", rotation=probes.rotation()), "rotation", window=1)
     assert odd["ways"]["rows"][4]["cells"][0]["sub"] == "least error"

@@ -215,9 +215,9 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], tuple[str, ...]]] = {
         ("/nowhere/plan.json", "no such file"),
     ),
     "plan and bits": (plan_and_bits, ("--plan", "leave --bits out")),
-    "bits a method cannot do": (
-        lambda p: p.compare("--bits", "w9a8"),
-        ("'w9a8'", "try w8a8"),
+    "bits a method cannot do": (  # not w8a9, which would be refused as well
+        lambda p: p.compare("--bits", "w9a9"),
+        ("'w9a9'", "try w8a8"),
     ),
     "bits syntax": (lambda p: p.compare("--bits", "4/8"), ("'4/8'", "write w8a8")),
     "no bits": (

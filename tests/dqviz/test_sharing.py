@@ -11,6 +11,7 @@ from dqviz.capturing import CaptureRequest, capture
 from dqviz.comparison import compare
 from dqviz.export import draw_to, quantize_to
 from dqviz.request import CompareRequest
+from dqviz.sharing import sharing_sentence
 from dqviz.study import Study
 from quant.errors import BadInput
 from quant.probes import load_probe
@@ -67,6 +68,25 @@ def test_compare_measures_once_and_says_what_is_shared(tiny_dit: Path, tmp_path:
     assert Study.open(out).result()["status"] == "done"
 
 
+def test_steps_that_the_sampler_never_takes_stop_before_anything_is_measured(
+    tiny_dit: Path, tmp_path: Path
+) -> None:
+    options = {**OPTIONS, "sharing_steps": [[5000, 6000]]}
+    with pytest.raises(BadInput, match=r"sharing_steps hold none of the .* timesteps"):
+        quantize_to(request(tiny_dit, options=options), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_shared_is_told_in_a_sentence() -> None:
+    saved = {"cells": 22, "of_cells": 120, "multiply_adds": 0.016}
+    record = {"mode": "map", "saving": saved}
+    assert sharing_sentence(record) == (
+        "shares the map in 22 of 120 attentions and steps, predicted to save 1.6 % of the multiply-adds"
+    )
+    assert sharing_sentence({"mode": "off", "why": "not asked for"}) == ""
+    assert sharing_sentence({**record, "saving": {**saved, "cells": 0}}) == ""
+
+
 @pytest.mark.parametrize("make", ["compare", "quantize"])
 def test_without_guidance_nothing_is_written(make: str, tiny_dit: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -94,7 +114,7 @@ def test_checkpoints_share_and_refuse_to_without_guidance(tiny_dit: Path, tmp_pa
     other = draw_to(str(folder), request(tiny_dit, steps=3), tmp_path / "3", base=str(tiny_dit))
     assert "another sampler" in other["warnings"][0]
     alone = request(tiny_dit, guidance=1.0)
-    with pytest.raises(BadInput, match="guidance above 1"):
+    with pytest.raises(BadInput, match="guidance above 1, or switch sharing off"):
         draw_to(str(folder), alone, tmp_path / "alone", base=str(tiny_dit))
     as_candidate = request(
         tiny_dit,

@@ -65,7 +65,8 @@ def section(opened: Opened, chosen: Selection) -> Section:
         height=HEIGHT,
         source=captured.source("incoherence, mean over sampled rows"),
         part="incoherence-steps",
-        lede="Largest over mean |x| of a row, averaged over the sampled rows: one line per input. One scale must cover both, so what is high wastes bits.",
+        lede="Largest over mean |x| of a row, averaged over the sampled rows: one line per input. One scale must cover both, so what is high wastes bits. "
+        f"From the capture {captured.name}.",
         badges=[captured.badge],
         words=_words(every, named, at, floor, captured),
         narrow=plots.stacked(list(titles), seen.steps, list(every.values()), floor, "incoherence"),

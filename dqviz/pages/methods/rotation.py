@@ -180,9 +180,10 @@ def _words(
     less, more = int((ratios < 1 - EVEN).sum()), int((ratios > 1 + EVEN).sum())
     cost = [w["ways"][k]["multiply_adds"] for k in ("greedy", "hadamard") for w in itertools.chain(*inputs.values())]  # fmt: skip
     half = len(cost) // 2
+    middle = f"{100 * (float(np.median(ratios)) - 1):+.1f}".replace("-", "−")
     words.append(
         f"Of {ratios.size} inputs and windows greedy leaves less error than Hadamard in {less}, more in {more}, "
-        f"and the same within {100 * EVEN:.0f} % in {ratios.size - less - more}; the middle one {100 * (float(np.median(ratios)) - 1):+.1f} %."
+        f"and the same within {100 * EVEN:.0f} % in {ratios.size - less - more}; the middle one {middle} %."
     )  # fmt: skip
     idle = [n for n in names for w in inputs[n] if not any(w["kept"])]
     if idle:
@@ -191,6 +192,6 @@ def _words(
             f"In {len(idle)} of {ratios.size} the search found no factor that lowers the peak and leaves the input as it was: {listed}."
         )  # fmt: skip
     words.append(
-        f"Greedy costs {sum(cost[:half]) / half:.0f} multiply-adds per element of an input, Hadamard {sum(cost[half:]) / half:.0f}."
+        f"Over all inputs greedy costs {sum(cost[:half]) / half:.0f} multiply-adds per element on average, Hadamard {sum(cost[half:]) / half:.0f}."
     )  # fmt: skip
     return words

@@ -45,12 +45,13 @@ function styled(section, style, small) {
   const figure = resolved(section.figure, style);
   const ink = style.getPropertyValue("--dq-ink").trim();
   const line = style.getPropertyValue("--dq-line").trim();
+  const asked = { ...figure.layout, ...(small ? section.narrow : {}) };
   const axes = {};
-  for (const name of Object.keys(figure.layout)) {
-    if (/^[xy]axis\d*$/.test(name)) axes[name] = { gridcolor: line, zerolinecolor: line, linecolor: line, tickcolor: line, ...figure.layout[name] };
+  for (const name of Object.keys(asked)) {
+    if (/^[xy]axis\d*$/.test(name)) axes[name] = { gridcolor: line, zerolinecolor: line, linecolor: line, tickcolor: line, ...asked[name] };
   }
   const layout = {
-    ...figure.layout, ...axes, ...(small ? section.narrow : {}), height: section.height,
+    ...asked, ...axes, height: section.height,
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: style.fontFamily, size: 12, color: ink },
     modebar: { bgcolor: "rgba(0,0,0,0)", color: ink },
