@@ -90,7 +90,8 @@ export function activations({ element, props, server }) {
   }
 
   function say(texts) {
-    if (!drawn) root.replaceChildren(...texts.map((t) => el("p", { class: "dq-note dq-bad", role: "alert" }, t)));
+    const anew = el("p", { class: "dq-note" }, el("a", { href: location.pathname }, "Open this page without the choices of the link"));
+    if (!drawn) root.replaceChildren(...texts.map((t) => el("p", { class: "dq-note dq-bad", role: "alert" }, t)), anew);
     else drawn.notes.replaceChildren(...(texts || []).map((t) => el("p", { class: "dq-note dq-warn" }, t)));
   }
 
