@@ -161,8 +161,8 @@ def test_options() -> None:
     for wrong in ({"sharing_steps": []}, {"sharing_steps": [[5, 3]]}, {"sharing_threshold": 1.1}):
         with pytest.raises(BadInput):
             SharingOptions.parse(wrong, "options")
+    released = {"sharing": "map", "sharing_set": "released", "sharing_threshold": 0.5}
     with pytest.raises(BadInput, match="sharing_threshold does nothing with sharing_set=released"):
-        released = {"sharing": "map", "sharing_set": "released", "sharing_threshold": 0.5}
         SharingOptions.parse(released, "options")
 
 
