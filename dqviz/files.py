@@ -63,4 +63,9 @@ def faults(where: Path) -> Iterator[None]:
 
 def now() -> str:
     """The time in UTC, to the second."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return written(datetime.now(UTC).timestamp())
+
+
+def written(seconds: float) -> str:
+    """A Unix time in UTC, to the second: texts that sort as times do."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

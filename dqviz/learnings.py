@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quant.cards import methods
@@ -20,7 +21,7 @@ from .measurements import LEARNING
 from .planning import plan_bits
 from .projection import of_model
 from .records import device_name
-from .request import RunRequest
+from .request import CompareRequest, RunRequest, as_command
 from .terminal import duration
 
 if TYPE_CHECKING:
@@ -73,6 +74,14 @@ def foreseen(
         text = f"to be learned; predicted for this machine: {', then '.join(said)}"
         watch.stage("learning", text)
     return worth
+
+
+def command_of(model: str, method: str, bits: str, options: Mapping[str, object], out: Path) -> str:
+    """The command line of a comparison in which a method learns."""
+    request = CompareRequest.parse(
+        {"model": model, "methods": [method], "bits": bits, "options": options, "out": out}, "the page"
+    )  # fmt: skip
+    return as_command(request)
 
 
 def begun(

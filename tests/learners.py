@@ -6,14 +6,17 @@ Its result depends on every step and on the state, its measures have the keys of
 from __future__ import annotations
 
 import importlib.metadata
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dqviz.study import Study
 from quant import cards
 from quant.calibration import InputStatistics
 from quant.cards import Card, Option
@@ -182,3 +185,54 @@ def registered(module: Any = None) -> Iterator[Any]:
     finally:
         importlib.metadata.entry_points = real
         cards.methods.cache_clear()
+
+
+def study_with_learning(
+    folder: Path,
+    measures: Callable[[int], Mapping[str, Any]],
+    *,
+    name: str = "wander-w4a16",
+    steps: int = 24,
+    done: int | None = None,
+    stages: Sequence[str] = ("assignments", "codebooks"),
+    options: Mapping[str, Any] | None = None,
+    model: Mapping[str, Any] | None = None,
+    bits: str = "w4a16",
+    label: str = "Wander w4a16",
+) -> Study:
+    """A study that holds the log of one learning, whose measures are made of the steps done."""
+    described = {
+        "key": "dit-emoji",
+        "ref": "dit-emoji",
+        "title": "A model",
+        "fingerprint": "f",
+        "weights": "w",
+    }
+    described |= dict(model or {})
+    exists = (folder / "study.json").is_file()
+    study = Study.open(folder) if exists else Study.create(folder, described, {"dqviz": "0"})
+    manifest = {"method": CARD.key, "bits": bits, "options": dict(options or {})}
+    record = {"label": label, "evidence": "simulated", "device": "a processor"}
+    study.begin_learning(name, manifest, method=CARD.key, bits=bits, record=record)
+    lines: list[dict[str, Any]] = [{"steps": steps, "method": CARD.key, "key": "k"}]
+    for k in range(steps if done is None else done):
+        stage = stages[k * len(stages) // steps]
+        losses = {
+            "loss": 0.01 * (1 + 1 / (k + 1)),
+            "hard": 0.02 / (k + 1) + 0.008,
+            "penalty": 0.1 * 0.9**k,
+        }
+        lines.append({"step": k, "stage": stage, "losses": losses})
+        if k % 4 == 0 or k == steps - 1:
+            lines.append({"step": k, "stage": stage, "measures": measures(k + 1)})
+    file = folder / "learning" / f"{name}.jsonl"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return study
+
+
+LAYERS = [
+    f"transformer_blocks.{b}.{k}"
+    for b in range(2)
+    for k in ("attn1.to_q", "attn1.to_out.0", "ff.net.2", "norm1.linear")
+]

@@ -27,9 +27,10 @@ from ..study import Study
 from . import components
 from .activations import Captures
 from .bench import Bench
+from .learnings import Learnings
 
 METHOD, BITS = "viditq", "w4a8"  # what the page looks at first
-KEPT = 16  # probes that stay parsed
+KEPT = 16  # probes that stay parsed, and logs
 STATE = ("state", "stage", "done", "total", "seconds_left", "message")
 
 
@@ -40,8 +41,10 @@ class Methods:
         self.bench = bench
         self.captures = Captures(bench.library)
         self.titles = {str(m["key"]): str(m["title"]) for m in bench.methods}
-        self.keys = sorted({m for card in probes.list_probes().values() for m in card.methods})
-        self._parsed: OrderedDict[tuple[Path, int, int], Mapping[str, Any]] = OrderedDict()
+        self.learnings = Learnings(bench, self._read)
+        probed = {m for card in probes.list_probes().values() for m in card.methods}
+        self.keys = [*sorted(probed), *(m for m in self.learnings.methods if m not in probed)]
+        self._parsed: OrderedDict[tuple[Path, int, int], Any] = OrderedDict()
         self._lock = threading.Lock()
 
     def answer(self, query: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,7 +53,8 @@ class Methods:
         study = _text(query.get("study")) or self._first(names)
         if study is None:
             return {"empty": True, "models": [str(m["key"]) for m in self.bench.models]}
-        opened = self.open(study, _text(query.get("method")), _text(query.get("bits")))
+        asked = (_text(query.get(key)) for key in ("method", "bits", "run"))
+        opened = self.open(study, *asked)
         controls = page.controls(opened)
         chosen, notes = page.select(query, opened, controls["keys"])
         wanted = query.get("want")
@@ -62,6 +66,8 @@ class Methods:
             "selection": chosen.to_json(),
             "notes": notes + _mixed(opened),
             "sections": page.sections(opened, chosen, None if whole else wanted),
+            "views": page.views_of(opened),
+            "live": opened.learns and self.learnings.live(self._study(study), opened.learnings),
         }
         if whole:
             found |= {
@@ -76,16 +82,21 @@ class Methods:
             }
         return found
 
-    def open(self, study_name: str, method: str | None, bits: str | None) -> page.Opened:
-        """A study with the probes of one method, by default of the one probed last."""
+    def open(
+        self, study_name: str, method: str | None, bits: str | None, run: str | None = None
+    ) -> page.Opened:
+        """A study with what was probed and learned of one method, by default of the latest."""
         study = self._study(study_name)
-        rows = study.probes()
+        rows, learnings = study.probes(), study.learnings()
         if method is None:
-            method = str(rows[-1]["method"]) if rows else METHOD
+            known = [r for r in [*rows, *learnings] if r["method"] in self.keys]
+            method = str(max(known, key=lambda r: r["created"])["method"]) if known else METHOD
         if method not in self.keys:
             raise unknown("method with views", method, self.keys)
         known = self._probed_bits(study, method)
-        bits = str(parse_bits(bits)) if bits else known[-1] if known else BITS
+        first = self._listed_bits(method)[0] if method in self.learnings.methods else BITS
+        bits = bits or (known[-1] if known else first)
+        bits = bits if bits in known else str(parse_bits(bits))
         every: dict[str, list[page.Probed]] = {}
         for row in rows:
             if (row["method"], row["bits"]) == (method, bits):
@@ -106,6 +117,10 @@ class Methods:
             earlier={key: found[:-1] for key, found in every.items()},
             model_facts=model,
             options=options or {},
+            learns=method in self.learnings.methods,
+            learnings=self.learnings.of(study, method, bits),
+            run=run or "",
+            to_learn=self.learnings.how(study_name, study, method, bits),
         )
 
     def request(self, query: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -153,9 +168,13 @@ class Methods:
 
     def _bits(self, opened: page.Opened) -> list[str]:
         """Bits to choose from: what was probed, and what the method is listed with."""
-        listed = next((m["bits"] for m in self.bench.methods if m["key"] == opened.method), ())
+        listed = self._listed_bits(opened.method)
         known = self._probed_bits(self._study(opened.study), opened.method)
         return list(dict.fromkeys([*known, *map(str, listed), opened.bits]))
+
+    def _listed_bits(self, method: str) -> list[str]:
+        """Bits that a method's card names."""
+        return next((list(m["bits"]) for m in self.bench.methods if m["key"] == method), [BITS])
 
     def _missing(self, opened: page.Opened) -> dict[str, Any]:
         """What could be measured yet, with the command that does."""
@@ -177,7 +196,7 @@ class Methods:
 
     def _first(self, names: list[str]) -> str | None:
         """The study to open first: one with probes, else one with a capture, else any."""
-        tests = (lambda s: s.probes(), lambda s: s.captures(), lambda s: True)
+        tests = (lambda s: s.probes() or s.learnings(), lambda s: s.captures(), lambda s: True)
         for test in tests:
             for name in names:
                 try:
@@ -191,21 +210,27 @@ class Methods:
         return self.bench.library.open(name)
 
     def _probed_bits(self, study: Study, method: str) -> list[str]:
-        """Bits at which a method was probed, the latest last."""
-        return list(dict.fromkeys(str(r["bits"]) for r in study.probes() if r["method"] == method))
+        """Bits at which a method was probed or has learned, the latest last."""
+        rows = [r for r in [*study.probes(), *study.learnings()] if r["method"] == method]
+        return list(dict.fromkeys(str(r["bits"]) for r in rows))
 
     def _probed(self, study: Study, row: Mapping[str, Any]) -> page.Probed:
         path = (study.folder / str(row["file"])).resolve()
         if not path.is_relative_to(study.folder.resolve()) or not path.is_file():
             raise BadInput(f"the file of probe {row['name']} is gone; probe again")
-        facts = path.stat()
-        key = (path, facts.st_mtime_ns, facts.st_size)
+        data = self._read(path, lambda: read_json(path))
+        return page.Probed(str(row["name"]), data, row["record"], row["manifest"], row["created"])
+
+    def _read(self, file: Path, read: Callable[[], Any]) -> Any:
+        """What a file holds, read once for as long as it stays the same."""
+        facts = file.stat()
+        key = (file, facts.st_mtime_ns, facts.st_size)
         with self._lock:
-            data = self._parsed.pop(key, None) or read_json(path)
+            data = self._parsed.pop(key, None) or read()
             self._parsed[key] = data
             while len(self._parsed) > KEPT:
                 self._parsed.popitem(last=False)
-        return page.Probed(str(row["name"]), data, row["record"], row["manifest"], row["created"])
+        return data
 
 
 def _mixed(opened: page.Opened) -> list[str]:

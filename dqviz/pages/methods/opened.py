@@ -14,6 +14,7 @@ from ..activations.opened import Opened as Captured
 from ..activations.selection import block_label, kind_label
 from ..exports import Source
 from ..view import badge, synthetic
+from .learned import Learned
 
 BADGES = {
     "measured": badge("measured", "measured", "taken from the full-precision model"),
@@ -31,9 +32,10 @@ class View:
     key: str  # also its place in the page, as an anchor
     title: str
     place: int  # smaller is higher on the page
-    probe: str | None  # key of the probe that it reads; None: it reads the capture
+    probe: str | None  # key of the probe that it reads; None: it reads the capture, or a learning
     methods: tuple[str, ...] = ()  # of a view of the capture; a probe's card says it of the others
     keys: tuple[str, ...] = ()  # what it adds to the address
+    learned: str | None = None  # key of a learner's measures that it reads; empty: its losses
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,21 @@ class Opened:
     earlier: Mapping[str, Sequence[Probed]] = field(default_factory=dict)  # those before them
     model_facts: Mapping[str, Any] = field(default_factory=dict)  # the study's own description
     options: Mapping[str, Any] = field(default_factory=dict)  # of the method, as it was probed
+    learns: bool = False  # whether the method does
+    learnings: Sequence[Learned] = ()  # of the method at these bits, the latest last
+    run: str = ""  # name of the learning that is looked at
+    to_learn: Mapping[str, str] = field(default_factory=dict)  # command and link that learn
 
     @property
     def method_title(self) -> str:
         """`ViDiT-Q`."""
         return self.titles.get(self.method, self.method)
+
+    @property
+    def learned(self) -> Learned | None:
+        """The learning that is looked at: the one that was chosen, else the latest."""
+        named = [found for found in self.learnings if found.name == self.run]
+        return (named or list(self.learnings) or [None])[-1]
 
     def data(self, probe: str) -> Mapping[str, Any]:
         """What a probe measured; KeyError where it was not."""
@@ -103,7 +115,7 @@ class Opened:
         for probed in self.probes.values():
             if found := probed.data.get("inputs"):
                 return tuple(_entry(described) for described in found)
-        return () if self.captured is None else self.captured.seen.inputs
+        return () if self.captured is None or self.learns else self.captured.seen.inputs
 
     @cached_property
     def windows(self) -> tuple[Window, ...]:

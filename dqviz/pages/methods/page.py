@@ -32,11 +32,21 @@ def shown(opened: Opened) -> list[ModuleType]:
     cards = probes.list_probes(opened.method)
 
     def has(view: View) -> bool:
+        if view.learned is not None:
+            found = opened.learned
+            return opened.learns and (
+                not view.learned or (found is not None and found.has(view.learned))
+            )
         if view.probe is None:
-            return not view.methods or opened.method in view.methods
+            return not opened.learns and (not view.methods or opened.method in view.methods)
         return view.probe in cards and view.probe in opened.probes
 
     return [m for m in views() if has(m.VIEW)]
+
+
+def views_of(opened: Opened) -> list[str]:
+    """Keys of the views that have something to show, in order."""
+    return [m.VIEW.key for m in shown(opened)]
 
 
 def sections(
@@ -60,6 +70,8 @@ def headline(opened: Opened) -> Section:
     for probed in opened.probes.values():
         facts += [f"{probed.record['samples']} samples", f"{probed.record['steps']} steps"]
         break
+    if opened.learned is not None:
+        facts.append(f"learned on {opened.learned.record.get('device', 'an unknown device')}")
     if opened.inputs:
         facts.append(f"{len(opened.inputs)} inputs of {sum(len(e.sites) for e in opened.inputs)} layers")  # fmt: skip
     return {

@@ -3,6 +3,7 @@
 // A view's module exports `drawers`, kind -> (section, context) -> node, and is added to the list here.
 import { drawers as alpha } from "./methods/alpha.js";
 import { drawers as incoherence } from "./methods/incoherence.js";
+import { drawers as learned } from "./methods/learned.js";
 import { drawers as rotation } from "./methods/rotation.js";
 import { drawers as sharing } from "./methods/sharing.js";
 import { drawers as windows } from "./methods/windows.js";
@@ -10,7 +11,8 @@ import { loadPlotly } from "./plots.js";
 import { drawers as tables } from "./tables.js";
 import { choice, clock, copy, el, options } from "./tools.js";
 
-const drawers = { ...alpha, ...incoherence, ...rotation, ...sharing, ...windows };
+const drawers = { ...alpha, ...incoherence, ...learned, ...rotation, ...sharing, ...windows };
+const LIVE = 1500; // ms between two looks at what is being learned
 const NAMED = ["study", "method", "bits", "site", "window"];
 
 export function methods({ element, server }) {
@@ -35,6 +37,7 @@ export function methods({ element, server }) {
         else show(answer, parts);
       } catch (e) {
         say([`The server did not answer: ${e.message || e}`]);
+        if (live) looking = setTimeout(() => refresh(want), 4 * LIVE);
       }
     }
     busy = false;
@@ -70,7 +73,20 @@ export function methods({ element, server }) {
     keepAddress();
     drawn.bar.show(chosen);
     for (const section of answer.sections) place(section);
+    look(answer);
     root.dataset.shown = `${chosen.method}:${chosen.site}@${chosen.window}`;
+  }
+
+  // While something is being learned, look again and again; views that have come, or an end, make the page anew.
+  let looking = 0;
+  let live = false;
+  function look(answer) {
+    clearTimeout(looking);
+    const [ended, others] = [live && !answer.live, answer.views.join() !== Object.keys(drawn.sections).join()];
+    live = answer.live;
+    root.dataset.live = String(live);
+    if (ended || others) return refresh(["page"]);
+    if (live) looking = setTimeout(() => (document.hidden ? look(answer) : refresh(answer.views)), LIVE);
   }
 
   // A section takes the place of the one before it; what had the focus keeps it.
@@ -78,14 +94,19 @@ export function methods({ element, server }) {
     const text = JSON.stringify(section);
     const held = drawn.sections[section.key];
     if (!held || held.text === text) return;
-    const focus = held.node.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
-    const node = drawers[section.kind] ? drawers[section.kind](section, context) : hint(section);
-    node.id = `dq-${section.key}`;
-    node.dataset.view = section.key;
-    held.node.replaceWith(node);
-    drawn.sections[section.key] = { node, text };
-    if (focus) [...node.querySelectorAll("[aria-label]")].find((n) => n.getAttribute("aria-label") === focus)?.focus();
+    const focus = held.node.contains(document.activeElement) ? named(document.activeElement) : null;
+    let { node } = held;
+    if (node.refill && section.kind === held.kind) node.refill(section);
+    else {
+      node = drawers[section.kind] ? drawers[section.kind](section, context) : hint(section);
+      node.id = `dq-${section.key}`;
+      node.dataset.view = section.key;
+      held.node.replaceWith(node);
+    }
+    drawn.sections[section.key] = { node, text, kind: section.kind };
+    if (focus) [...node.querySelectorAll("[aria-label], button")].find((n) => named(n) === focus)?.focus();
   }
+  const named = (node) => node.getAttribute("aria-label") ?? node.textContent;
 
   function say(texts) {
     const anew = el("p", { class: "dq-note" }, el("a", { href: location.pathname }, "Open this page without the choices of the link"));

@@ -1,0 +1,204 @@
+"""A learning as the views of this page read it: its log, how it stands, and the section that all of them fill.
+
+Keys of a learner's measures that views read (`quant.learning.Learner.measures`); what a learner leaves
+out is not drawn:
+
+    sites      {layer: {frozen, entropy, ranks, used, dead, changed, counts}}: shares, nats; `counts` is how
+               often each codeword is used, largest first
+    coherence  {layer: {kmeans, now}}: mean cosine of gradients inside a codeword
+    units      [{unit, hard_before, hard_now, soft, undecided, mode}]: squared errors of a unit's output
+    post_gelu  {layer: {low, high, negative, bins_negative, outliers, m, gate}}: ends of the range per step
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from quant.schema import fingerprint
+
+from ...plots import heatmap
+from ...plots.heatmap import Scale
+from ..exports import Source
+from ..view import Section, badge, plot, synthetic
+
+BADGES = {
+    "simulated": badge("simulated", "simulated", "losses of rounded numbers, while they were learned"),
+    "measured": badge("measured", "measured", "counted in the codes, or taken from the full-precision model"),
+    "recorded": badge("recorded", "plain", "came with dqviz: learned elsewhere, not here"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Learned:
+    """One learning of a study, as far as it has come."""
+
+    name: str  # of the run
+    label: str
+    manifest: Mapping[str, Any]
+    record: Mapping[str, Any]
+    lines: Sequence[Mapping[str, Any]]  # of its log, the head included
+    finished: bool = True  # whether its run is stored
+    running: bool = False
+    described: Mapping[str, Any] = field(default_factory=dict)  # the study's model
+
+    @property
+    def steps(self) -> int:
+        """That it takes in all; 0 before its log begins."""
+        return int(self.lines[0]["steps"]) if self.lines else 0
+
+    @property
+    def losses(self) -> list[Mapping[str, Any]]:
+        """Lines of losses, step by step."""
+        return [line for line in self.lines[1:] if "losses" in line]
+
+    @property
+    def snapshots(self) -> list[Mapping[str, Any]]:
+        """Lines of measures, step by step."""
+        return [line for line in self.lines[1:] if "measures" in line]
+
+    @property
+    def done(self) -> int:
+        """Steps that are done, as far as the log says."""
+        return int(self.losses[-1]["step"]) + 1 if self.losses else 0
+
+    @property
+    def state(self) -> str:
+        """How it stands, in words."""
+        if self.running:
+            return "running"
+        return "done" if self.finished or (self.steps and self.done == self.steps) else "stopped"
+
+    @property
+    def told_apart(self) -> str:
+        """Its name with the options that it was asked for."""
+        return ", ".join([self.name, *(f"{k}={v}" for k, v in (self.manifest.get("options") or {}).items())])  # fmt: skip
+
+    def has(self, key: str) -> bool:
+        """Whether its measures hold a key; an empty key is its losses."""
+        return not key or any(line["measures"].get(key) for line in self.snapshots)
+
+    def last(self, key: str) -> Any:
+        """The latest measures of a key."""
+        return next(m[key] for line in reversed(self.snapshots) if (m := line["measures"]).get(key))
+
+    def badge(self, evidence: str) -> dict[str, str]:
+        """Of numbers of that kind; of a study that came along they are recorded."""
+        recorded = evidence == "measured" and self.record.get("evidence") == "recorded"
+        return BADGES["recorded" if recorded else evidence]
+
+    def source(self, study: str, evidence: str, note: str = "") -> Source:
+        """For exported files."""
+        said = (self.badge(evidence)["text"], *filter(None, [synthetic(self.described)]))
+        note = note or f"{self.label}, {self.done} of {self.steps} steps"
+        return Source(f"{study}-{self.name}", fingerprint(dict(self.manifest)), said, note)
+
+
+def label_of(layer: str) -> str:
+    """`block 3 · attn1.to_q`."""
+    found = re.search(r"\.(\d+)\.(.+)$", layer)
+    return f"block {found[1]} · {found[2]}" if found else layer
+
+
+def block_of(layer: str) -> str:
+    """`block 3`; a layer outside the blocks is its own."""
+    return label_of(layer).partition(" · ")[0]
+
+
+def grid_of(
+    values: Mapping[str, float | None],
+    title: str,
+    scale: Scale,
+    height: int,
+    part: str,
+    alt: str,
+    source: Source,
+    layer: str,
+) -> Section:
+    """Values of all layers as a map: a row per block, a column per layer of it; a click chooses one.
+
+    Args:
+        values: by layer; None is a gap.
+        title: what the colours mean.
+        scale: of the colours.
+        height: pixels at least.
+        part: for the names of files.
+        alt: the figure in words.
+        source: of the values.
+        layer: the chosen one, which is framed.
+    """  # fmt: skip
+    blocks = list(dict.fromkeys(block_of(n) for n in values))
+    kinds = list(dict.fromkeys(_kind(n) for n in values))
+    cells: list[list[str | None]] = [[None] * len(kinds) for _ in blocks]
+    numbers = np.full((len(blocks), len(kinds)), np.nan)
+    for name, value in values.items():
+        at = blocks.index(block_of(name)), kinds.index(_kind(name))
+        cells[at[0]][at[1]] = name
+        numbers[at] = np.nan if value is None else value
+    figure = heatmap.sites(numbers, blocks, blocks, kinds, scale, title)
+    figure["layout"]["xaxis"] |= {"type": "category", "tickangle": 0 if len(kinds) < 5 else -35, "automargin": True}  # fmt: skip
+    figure["layout"]["margin"] = {"l": 4, "r": 4, "t": 8, "b": 8}
+    if layer in values:
+        row, column = blocks.index(block_of(layer)), kinds.index(_kind(layer))
+        frame = {"x0": column - 0.5, "x1": column + 0.5, "y0": row - 0.5, "y1": row + 0.5}
+        line = {"width": 2.5, "color": "var(--run-2)"}
+        figure["layout"]["shapes"] = [*figure["layout"]["shapes"], {"type": "rect", **frame, "line": line}]  # fmt: skip
+    raw = [{"layer": n, "value": v} for n, v in values.items()]
+    tall = max(height, heatmap.height(len(blocks)) + 40)
+    made = plot(title, figure, alt=alt, height=tall, source=source, part=part, raw=raw)
+    return {**made, "click": {"key": "layer", "cells": cells}}
+
+
+def _kind(layer: str) -> str:
+    return label_of(layer).rpartition(" · ")[2]
+
+
+def picked(key: str, label: str, options: Sequence[tuple[str, str]], value: str) -> dict[str, Any]:
+    """A choice of a view: few options are buttons, many a list."""
+    return {"key": key, "label": label, "options": list(options), "value": value, "list": len(options) > 4}  # fmt: skip
+
+
+def drawn(
+    title: str,
+    lede: str,
+    badges: Sequence[Mapping[str, str]],
+    figures: Sequence[Section],
+    *,
+    picks: Sequence[Mapping[str, Any]] = (),
+    facts: Sequence[tuple[str, str, str]] = (),
+    words: Sequence[str] = (),
+    table: Section | None = None,
+    beside: bool = False,
+    **more: Any,
+) -> Section:
+    """A view of a learning.
+
+    Args:
+        title: of the view.
+        lede: what it shows.
+        badges: kinds of evidence.
+        figures: plots; one with `click` {key, values} sets a choice where it is clicked.
+        picks: choices (`picked`).
+        facts: term, value, remark.
+        words: sentences that say what is to be seen.
+        table: the same numbers.
+        beside: whether figures stand beside one another where there is room.
+        more: further keys for the drawer.
+    """
+    return {
+        "kind": "learned",
+        "title": title,
+        "lede": lede,
+        "badges": list(badges),
+        "figures": list(figures),
+        "picks": list(picks),
+        "facts": [list(f) for f in facts],
+        "words": list(words),
+        "table": table,
+        "beside": beside,
+        **more,
+    }

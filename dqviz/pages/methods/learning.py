@@ -1,0 +1,116 @@
+"""Learning curves: the losses over the steps, stage by stage, while a job runs and after."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from ...plots import learning as plots
+from ...plots.arrays import short
+from ..exports import Source
+from ..view import Column, Section, cell, plot, table
+from .learned import Learned, drawn, picked
+from .opened import Opened, View
+from .selection import Selection
+
+VIEW = View("learning", "Learning curves", 1, None, keys=("run",), learned="")
+HEIGHT = 360
+LEDE = "What is minimised is the loss; every other line is told beside it. Each stage has its own objective, so compare inside a stage."
+
+
+def section(opened: Opened, chosen: Selection) -> Section:
+    """The curves of one learning; without any, how to learn."""
+    found = opened.learned
+    if found is None or not found.losses:
+        return _empty(opened, found)
+    curves = {name: _points(found, name) for name in _names(found)}
+    stages = stages_of(found)
+    source = found.source(opened.study, "simulated")
+    figure = plot(
+        VIEW.title,
+        plots.losses(curves, stages, found.steps, [n for n in curves if n.startswith("hard")]),
+        alt=f"Losses of {found.label} over {found.done} of {found.steps} steps in {len(stages)} stages: {', '.join(curves)}",
+        height=HEIGHT,
+        source=source,
+        part="losses",
+        raw=[{"step": line["step"], "stage": line["stage"], **line["losses"]} for line in found.losses],
+        narrow={"margin": {"l": 48, "r": 6, "t": 8, "b": 44}, "annotations": []},
+    )  # fmt: skip
+    runs = [(each.name, each.told_apart) for each in reversed(opened.learnings)]
+    return drawn(
+        VIEW.title,
+        LEDE,
+        [found.badge("simulated")],
+        [figure],
+        picks=[picked("run", "Run", runs, found.name)] if len(runs) > 1 else [],
+        facts=_facts(found),
+        words=_words(found, stages),
+        table=_table(found, stages, source),
+    )
+
+
+def stages_of(found: Learned) -> list[tuple[str, int, int]]:
+    """Name, first and last logged step of every stage, in order."""
+    runs = itertools.groupby(found.losses, key=lambda line: str(line["stage"]))
+    spans = [(stage, list(lines)) for stage, lines in runs]
+    return [(stage, int(lines[0]["step"]), int(lines[-1]["step"])) for stage, lines in spans]
+
+
+def _names(found: Learned) -> list[str]:
+    """Names of the losses: the one that is minimised, then those of the hard numbers, then others."""
+    names = dict.fromkeys(name for line in found.losses for name in line["losses"])
+    return sorted(names, key=lambda n: (n != "loss", not n.startswith("hard"), n))
+
+
+def _points(found: Learned, name: str) -> list[tuple[int, float]]:
+    return [(int(line["step"]), float(line["losses"][name])) for line in found.losses if name in line["losses"]]  # fmt: skip
+
+
+def _facts(found: Learned) -> list[tuple[str, str, str]]:
+    last = found.losses[-1]
+    facts = [("steps", str(found.done), f"of {found.steps}, {found.state}"), ("stage", str(last["stage"]), "")]  # fmt: skip
+    return facts + [(f"last {name}", short(float(value)), "") for name, value in last["losses"].items()][:3]  # fmt: skip
+
+
+def _words(found: Learned, stages: Sequence[tuple[str, int, int]]) -> list[str]:
+    words = []
+    if found.state == "stopped":
+        words.append(f"It stopped after step {found.done} of {found.steps}; resume its job on the Runs page, or give its command again, and it goes on from there.")  # fmt: skip
+    for stage, first, last in stages:
+        values = [v for k, v in _points(found, "loss") if first <= k <= last]
+        if len(values) > 1 and len(stages) <= 4:
+            change = 100 * (values[-1] / values[0] - 1) if values[0] else 0.0
+            words.append(f"{stage}: the loss goes from {short(values[0])} to {short(values[-1])} ({short(change, 2)} %), least {short(min(values))}.")  # fmt: skip
+    if any(n.startswith("hard") for n in _names(found)):
+        words.append("With soft rounding the loss starts at the unrounded weights and rises as codes are decided; the hard line is what is stored in the end.")  # fmt: skip
+    return words
+
+
+def _table(found: Learned, stages: Sequence[tuple[str, int, int]], source: Source) -> Section:
+    names = _names(found)
+    rows, raw = [], []
+    for stage, first, last in stages:
+        cells = [cell(stage), cell(f"{first}–{last}")]
+        kept: dict[str, object] = {"stage": stage, "first_step": first, "last_step": last}
+        for name in names:
+            values = [v for k, v in _points(found, name) if first <= k <= last]
+            cells.append(cell(f"{short(values[0])} → {short(values[-1])}", f"least {short(min(values))}") if values else cell("–"))  # fmt: skip
+            if values:
+                kept |= {f"{name}_first": values[0], f"{name}_last": values[-1], f"{name}_least": min(values)}  # fmt: skip
+        rows.append({"cells": cells})
+        raw.append(kept)
+    return table(
+        "Stages, as a table",
+        (Column("Stage"), Column("Steps"), *(Column(name, "", "first and last of the stage") for name in names)),
+        rows,
+        raw=raw,
+        source=source,
+        part="losses-stages",
+    )  # fmt: skip
+
+
+def _empty(opened: Opened, found: Learned | None) -> Section:
+    text = f"This study holds no learning of {opened.method_title} at {opened.bits} yet. A comparison with the method learns, and its curves stand here while it does."
+    if found is not None:
+        text = f"{found.label} has begun; its first step is not written down yet."
+    return drawn(VIEW.title, "", [], [], words=[], empty=text, learn=dict(opened.to_learn))

@@ -1,0 +1,191 @@
+"""Learning over its steps: losses on a logarithmic axis, and what was decided, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .arrays import log_ticks, packed
+from .theme import Figure, axis, layout, plain, run_colour
+
+NAMED = 8  # stages that get their name above the figure; of more, borders alone
+ROW = 20  # pixels of a row of bars
+MARGIN = {"l": 60, "r": 12, "t": 8, "b": 44}
+
+
+def losses(
+    curves: Mapping[str, Sequence[tuple[int, float]]],
+    stages: Sequence[tuple[str, int, int]],
+    steps: int,
+    dashed: Sequence[str] = (),
+) -> Figure:
+    """Losses by name over the steps, with the stages behind them.
+
+    Args:
+        curves: name -> (step, value); what is not positive is a gap.
+        stages: name, first and last step of each.
+        steps: in all.
+        dashed: names that are drawn dashed.
+    """
+    data = []
+    for k, (name, points) in enumerate(curves.items()):
+        values = np.array([v for _, v in points], float)
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": plain(name),
+                "x": [s for s, _ in points],
+                "y": packed(np.where(values > 0, values, np.nan)),
+                "line": {"width": 2 if k == 0 else 1.6, "color": run_colour(k + 1), "dash": "dash" if name in dashed else "solid"},
+                "hovertemplate": "%{fullData.name}, step %{x}: <b>%{y:.4g}</b><extra></extra>",
+            }
+        )  # fmt: skip
+    every = [v for points in curves.values() for _, v in points if v > 0] or [1.0]
+    few = len(stages) <= NAMED
+    return {
+        "data": data,
+        "layout": layout(
+            margin={**MARGIN, "t": 26 if few else 8},
+            legend={"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top"},
+            xaxis=axis("step", showgrid=False, range=[-0.5, max(steps, 1) - 0.5]),
+            yaxis=axis("loss", type="log", **log_ticks(min(every), max(every))),
+            shapes=[
+                {"type": "line", "x0": first - 0.5, "x1": first - 0.5, "yref": "y domain", "y0": 0, "y1": 1, "line": {"width": 1, "color": "var(--dq-muted)", "dash": "dot"}}
+                for _, first, _ in stages[1:]
+            ],
+            annotations=[
+                {"text": plain(name), "x": first, "xanchor": "left", "yref": "y domain", "y": 1, "yanchor": "bottom", "showarrow": False, "font": {"size": 11, "color": "var(--dq-muted)"}}
+                for name, first, _ in stages
+            ] if few else [],
+        ),
+    }  # fmt: skip
+
+
+def rows_height(rows: int) -> int:
+    """Pixels for so many bars above one another."""
+    return 70 + ROW * max(rows, 2)
+
+
+def bars(
+    labels: Sequence[str],
+    series: Sequence[tuple[str, Sequence[float | None]]],
+    title: str,
+    *,
+    stacked: bool = False,
+    log: bool = False,
+    hover: str = "%{x:.3g}",
+) -> Figure:
+    """Bars of every layer or unit, one colour per series; on a logarithmic axis points instead.
+
+    Args:
+        labels: of the rows, from the top.
+        series: name and values.
+        title: of the values.
+        stacked: whether the series add up.
+        log: whether the axis is logarithmic.
+        hover: a value, in Plotly's words.
+    """
+    names = [plain(label) for label in labels]
+    data = []
+    for k, (name, values) in enumerate(series):
+        colour = run_colour(k + 1)
+        shape: dict[str, Any] = {"type": "bar", "orientation": "h", "marker": {"color": colour}}
+        if log:
+            symbol = ("circle-open", "circle", "diamond", "square", "x")[k % 5]
+            shape = {"type": "scatter", "mode": "markers", "cliponaxis": False, "marker": {"color": colour, "symbol": symbol, "size": 9, "line": {"width": 2, "color": colour}}}  # fmt: skip
+        data.append({**shape, "name": plain(name), "y": names, "x": list(values), "hovertemplate": f"%{{y}}<br>%{{fullData.name}}: <b>{hover}</b><extra></extra>"})  # fmt: skip
+    known = [v for _, values in series for v in values if v is not None and v > 0]
+    ends = log_ticks(min(known), max(known)) if log and known else {}
+    return {
+        "data": data,
+        "layout": layout(
+            margin={"l": 8, "r": 14, "t": 30 if len(series) > 1 else 8, "b": 44},
+            showlegend=len(series) > 1,
+            barmode="stack" if stacked else "group",
+            bargap=0.3,
+            xaxis=axis(title, **({"type": "log", **ends} if log else {"rangemode": "tozero"})),
+            yaxis=axis("", type="category", autorange="reversed", automargin=True, showgrid=False, tickvals=names, ticks="", categoryorder="array", categoryarray=names),
+        ),
+    }  # fmt: skip
+
+
+def moved(labels: Sequence[str], before: Sequence[float], after: Sequence[float], names: tuple[str, str], title: str, log: bool = False) -> Figure:  # fmt: skip
+    """From where to where each row went: a line between two points."""
+    found = bars(labels, list(zip(names, (before, after))), title, log=True)
+    line_x: list[float | None] = []
+    line_y: list[str | None] = []
+    for label, a, b in zip(labels, before, after, strict=True):
+        line_x += [a, b, None]
+        line_y += [plain(label), plain(label), None]
+    path = {"type": "scatter", "mode": "lines", "name": "way", "x": line_x, "y": line_y, "hoverinfo": "skip", "showlegend": False, "line": {"width": 2, "color": "var(--dq-line)"}}  # fmt: skip
+    if not log:
+        found["layout"]["xaxis"] = axis(title)
+    return {**found, "data": [path, *found["data"]]}
+
+
+def uses(counts: Sequence[int], even: float) -> Figure:
+    """How often each codeword is used, the most used first; a line where all would be used alike."""
+    return {
+        "data": [
+            {
+                "type": "bar",
+                "name": "uses",
+                "x": list(range(1, len(counts) + 1)),
+                "y": list(counts),
+                "marker": {"color": "var(--run-1)", "line": {"width": 0}},
+                "hovertemplate": "codeword %{x}: <b>%{y}</b> sub-vectors<extra></extra>",
+            },
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": "used alike",
+                "x": [0.5, len(counts) + 0.5],
+                "y": [even, even],
+                "hoverinfo": "skip",
+                "line": {"width": 1.6, "color": "var(--run-2)", "dash": "dash"},
+            },
+        ],
+        "layout": layout(
+            showlegend=False,
+            bargap=0.05,
+            margin=MARGIN,
+            xaxis=axis("codeword, most used first", showgrid=False),
+            yaxis=axis("sub-vectors", rangemode="tozero"),
+        ),
+    }  # fmt: skip
+
+
+def ranges(
+    lines: Sequence[tuple[str, Sequence[float], Sequence[float]]], chosen: int | None = None
+) -> Figure:
+    """Largest and smallest value over the steps, one pair of lines per layer: name, low, high."""
+    data = []
+    for k, (name, low, high) in enumerate(lines):
+        own = k == chosen
+        colour = "var(--run-1)" if own else "var(--dq-muted)"
+        for end, values in (("largest", high), ("smallest", low)):
+            data.append(
+                {
+                    "type": "scatter",
+                    "mode": "lines",
+                    "name": plain(f"{name}, {end}"),
+                    "meta": k,
+                    "x": list(range(len(values))),
+                    "y": list(values),
+                    "opacity": 1 if own or chosen is None else 0.55,
+                    "line": {"width": 2.6 if own else 1.1, "color": colour},
+                    "hovertemplate": "%{fullData.name}, step %{x}: <b>%{y:.4g}</b><extra></extra>",
+                }
+            )
+    return {
+        "data": data,
+        "layout": layout(
+            showlegend=False,
+            margin=MARGIN,
+            xaxis=axis("step, noisiest first", showgrid=False),
+            yaxis=axis("value after the GELU", zeroline=True, tickformat="~g"),
+        ),
+    }

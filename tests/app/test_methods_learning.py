@@ -1,0 +1,226 @@
+"""Views of what was learned, as plain values: curves, decisions, codewords, units, ranges; without a server."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dqviz.pages import methods as page
+from dqviz.study import studies_root
+from dqviz.ui.bench import Bench
+from dqviz.ui.methods import Methods
+from tests import learners
+from tests.app.conftest import FakeCompare
+
+VECTORS = ["learning", "decisions", "ranks", "codewords", "coherence"]
+
+
+@pytest.fixture(autouse=True)
+def method() -> Iterator[Any]:
+    with learners.registered() as found:
+        yield found
+
+
+def study(name: str = "mine", **more: Any) -> Path:
+    share = 1 / more.get("steps", 24)
+    fill = {"measures": lambda k: learners.vectors(learners.LAYERS, k * share)}
+    folder = studies_root() / name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    learners.study_with_learning(folder, **{**fill, **more})
+    return folder
+
+
+def ask(**query: Any) -> dict[str, Any]:
+    answer = Methods(Bench(compare=FakeCompare())).answer(
+        {"study": "mine", "method": "wander", **query}
+    )
+    json.dumps(answer, allow_nan=False)
+    return answer
+
+
+def section(answer: dict[str, Any], key: str) -> dict[str, Any]:
+    return next(s for s in answer["sections"] if s["key"] == key)
+
+
+def rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_a_method_that_learns_is_on_the_switch_by_its_card() -> None:
+    study()
+    answer = ask(method=None)
+    assert ("wander", "Wander") in answer["controls"]["method"]
+    assert answer["method"] == "wander", "what was measured last is looked at first"
+    assert answer["controls"]["bits"] == ["w4a16", "w4a8"]
+    assert "incoherence" not in answer["views"], "a view of probes is not of a method without any"
+
+
+def test_the_curves_hold_every_loss_of_every_step() -> None:
+    study()
+    drawn = section(ask(), "learning")
+    (figure,) = drawn["figures"]
+    assert [t["name"] for t in figure["figure"]["data"]] == ["loss", "hard", "penalty"]
+    assert figure["figure"]["layout"]["yaxis"]["type"] == "log"
+    assert [a["text"] for a in figure["figure"]["layout"]["annotations"]] == [
+        "assignments",
+        "codebooks",
+    ]
+    found = rows(figure["csv"])
+    assert len(found) == 24
+    assert {r["evidence"] for r in found} == {"simulated"}
+    assert float(found[0]["loss"]) == pytest.approx(0.02)
+    assert drawn["facts"][0] == ["steps", "24", "of 24, done"]
+    assert len(drawn["table"]["rows"]) == 2
+    assert drawn["table"]["latex"]
+
+
+def test_without_a_learning_the_command_is_told() -> None:
+    study()
+    answer = ask(bits="w4a8")
+    assert answer["views"] == ["learning"]
+    empty = section(answer, "learning")
+    assert "holds no learning of Wander at w4a8" in empty["empty"]
+    assert empty["learn"]["command"].startswith(
+        "dqviz compare dit-emoji --method wander --bits w4a8"
+    )
+    assert "method=wander" in empty["learn"]["link"]
+    assert not answer["live"]
+
+
+def test_one_under_way_is_live_and_one_that_stopped_says_so() -> None:
+    folder = study(done=7)
+    answer = ask()
+    assert answer["live"], "its log was written a moment ago"
+    assert section(answer, "learning")["facts"][0] == ["steps", "7", "of 24, running"]
+    old = time.time() - 3600
+    os.utime(folder / "learning" / "wander-w4a16.jsonl", (old, old))
+    answer = ask()
+    assert not answer["live"]
+    drawn = section(answer, "learning")
+    assert drawn["facts"][0] == ["steps", "7", "of 24, stopped"]
+    assert any("goes on from there" in w for w in drawn["words"])
+
+
+def test_a_job_that_ended_after_the_last_line_is_not_running(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    study(done=7)
+    bench = Bench(compare=FakeCompare())
+    shown = Methods(bench)
+    request = {
+        "model": "dit-emoji",
+        "methods": ["rtn"],
+        "bits": "w8a8",
+        "out": str(studies_root() / "mine"),
+    }
+    monkeypatch.setattr(bench.desk, "wake", lambda: None)
+    job = bench.store.submit("compare", request)
+    query = {"study": "mine", "method": "wander", "bits": "w4a8"}
+    assert shown.answer(query)["live"], "it waits: it may begin to learn"
+    bench.store.cancel(job.id)
+    assert not shown.answer({**query, "bits": "w4a16"})["live"]
+
+
+def test_a_log_that_is_being_written_and_one_of_another_version_are_read() -> None:
+    folder = study(done=5)
+    file = folder / "learning" / "wander-w4a16.jsonl"
+    file.write_text(file.read_text() + '{"step": 5, "stage": "assignm')
+    assert section(ask(), "learning")["facts"][0][1] == "5"
+    file.write_text("")
+    assert "has begun" in section(ask(), "learning")["empty"]
+    file.unlink()
+    assert "has begun" in section(ask(), "learning")["empty"]
+
+
+def test_two_runs_are_told_apart_and_chosen() -> None:
+    study()
+    study(name="mine", done=24)
+    learners.study_with_learning(studies_root() / "mine", lambda k: {}, name="wander-w4a16-2")
+    answer = ask()
+    drawn = section(answer, "learning")
+    (pick,) = drawn["picks"]
+    assert pick["options"] == [
+        ("wander-w4a16-2", "wander-w4a16-2"),
+        ("wander-w4a16", "wander-w4a16"),
+    ]
+    assert answer["views"] == ["learning"], "its measures have nothing to draw"
+    assert set(ask(run="wander-w4a16")["views"]) > {"learning"}
+    assert ask(run="nothing of that name")["views"] == ["learning"]
+    assert page.TITLE == "Methods"
+
+
+# -- vectors
+
+
+def test_a_vector_quantizer_shows_its_decisions_ranks_codewords_and_coherence() -> None:
+    study()
+    answer = ask()
+    assert answer["views"] == VECTORS
+    assert [key for key, _ in answer["controls"]["views"]] == VECTORS
+    for key in VECTORS:
+        drawn = section(answer, key)
+        assert drawn["figures"]
+        assert drawn["words"]
+        assert drawn["badges"][0]["text"] == ("simulated" if key == "learning" else "measured")
+    frozen, entropy = (section(ask(decided=way), "decisions") for way in ("frozen", "entropy"))
+    assert len(frozen["figures"][0]["figure"]["data"][0]["y"]) == len(learners.LAYERS)
+    assert rows(frozen["figures"][0]["csv"]) == rows(entropy["figures"][0]["csv"])
+    assert frozen["figures"][0]["figure"] != entropy["figures"][0]["figure"]
+    last = [r for r in rows(frozen["figures"][0]["csv"]) if r["step"] == "23"]
+    assert [float(r["entropy"]) for r in last] == [0.0] * len(learners.LAYERS)
+
+
+def test_a_layer_is_chosen_on_a_map_and_shown_in_every_view() -> None:
+    study()
+    layer = learners.LAYERS[5]
+    answer = ask(layer=layer)
+    for key in ("ranks", "codewords", "coherence"):
+        drawn = section(answer, key)
+        assert drawn["picks"][0]["value"] == layer
+        cells = drawn["figures"][0]["click"]["cells"]
+        assert [name for row in cells for name in row] == learners.LAYERS, "a block in each row"
+    histogram = section(answer, "codewords")["figures"][1]
+    uses = histogram["figure"]["data"][0]["y"]
+    assert uses == learners.vectors(learners.LAYERS, 1)["sites"][layer]["counts"]
+    assert uses == sorted(uses, reverse=True)
+    assert "5 unused" in histogram["lede"]
+    assert section(ask(layer="<nowhere>"), "ranks")["picks"][0]["value"] == learners.LAYERS[0]
+
+
+def test_shares_of_the_ranks_add_up_and_the_least_coherent_is_found() -> None:
+    study()
+    answer = ask()
+    for row in rows(section(answer, "ranks")["table"]["csv"]):
+        assert float(row["rank_1"]) + float(row["rank_2"]) == pytest.approx(1)
+    gained = rows(section(answer, "coherence")["table"]["csv"])
+    assert all(float(r["now"]) == pytest.approx(float(r["kmeans"]) + 0.1) for r in gained)
+    assert (
+        f"rose in {len(gained)} of {len(gained)} layers" in section(answer, "coherence")["words"][0]
+    )
+
+
+def test_codes_that_are_used_alike_are_worth_all_their_bits() -> None:
+    from dqviz.pages.methods.codewords import worth
+
+    assert worth([5] * 256) == pytest.approx(8)
+    assert worth([7, 0, 0, 0]) == 0
+    assert worth([]) == 0
+
+
+def test_what_a_learner_leaves_out_is_not_drawn() -> None:
+    def few(k: int) -> dict[str, Any]:
+        return {"sites": {n: {"frozen": 0.5, "used": 1.0, "dead": 0} for n in learners.LAYERS}}
+
+    study(measures=few)
+    answer = ask()
+    assert answer["views"] == VECTORS[:-1]
+    assert len(section(answer, "codewords")["figures"]) == 1
+    assert len(section(answer, "ranks")["figures"]) == 1
