@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from .amplified import is_amplified
 from .atomic import write_tensors
+from .attention_ranges import AttentionRange
 from .errors import BadCheckpoint, BadInput
 from .layers import QuantLinear
 from .models import Model, safetensors_header
@@ -48,6 +49,7 @@ class CheckpointConfig(Value):
     recipe: str | None = None  # fingerprint
     outliers: Injection | None = None  # synthetic ones in the weights
     sharing: Sharing | None = None  # attention shared between the guidance branches
+    attention: dict[str, AttentionRange] = {}  # integers inside attentions, by name
 
 
 def save_checkpoint(
@@ -94,6 +96,7 @@ def save_checkpoint(
         recipe=recipe,
         outliers=model.outliers,
         sharing=quantized.sharing,
+        attention=dict(quantized.attention),
     )
     described = {
         **{k: v for k, v in dict(model.pipe.transformer.config).items() if not k.startswith("_")},

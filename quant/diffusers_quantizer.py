@@ -19,6 +19,7 @@ from diffusers.quantizers.quantization_config import QuantizationConfigMixin
 from torch import nn
 
 from .adapters import adapter_for
+from .attention_ranges import attach as attach_ranges
 from .checkpoint import CheckpointConfig, check_files, parse_config
 from .errors import BadCheckpoint, EnvironmentFault
 from .layers import QuantLinear
@@ -150,6 +151,7 @@ class DQVizQuantizer(DiffusersQuantizer):
         attach(model, checkpoint.plan.windows)
         if checkpoint.sharing is not None:
             attach_sharing(model, adapter_for(model), checkpoint.sharing)
+        attach_ranges(model, checkpoint.attention)
         return model
 
     @property

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 import kernels
 from kernels.int_linear import PackedWeight
+from kernels.quantize_rows import RowCodes
 
 from .errors import BadInput
 from .last_input import LastInput
@@ -25,9 +26,17 @@ from .rounding import (
     round_to_nearest,
     rounded_rows,
     rounded_statically,
+    static_codes,
 )
-from .schema import BLOCK_FORMATS, SitePlan, Window
-from .site_tensors import OF_INPUT, LowRank, Transform, buffer_shapes, has_integer_sums
+from .schema import BLOCK_FORMATS, Format, SitePlan, Window
+from .site_tensors import (
+    OF_INPUT,
+    LowRank,
+    Transform,
+    buffer_shapes,
+    has_integer_sums,
+    has_static_sums,
+)
 from .step import current_window
 from .transforms import BlockRotation, to_input, to_weight
 from .vectors import VectorCodes, index_bits
@@ -50,6 +59,7 @@ class QuantLinear(nn.Module):
         act_scale   float32 [k, g], one row per window, with static activation ranges only
         act_zero    uint8 [k, g], where those are asymmetric
         channel_scale   float16 [i], with the scale transform only
+        shift   float16 [i], what static ranges lie about; migration   uint8 [i], a scale of whole numbers
         signs   uint8 [ceil(i / 8)], one bit per channel (1 is +1), with rotation only
         rotations   float32 [2, b, b], both factors of a block rotation, with it only
         order   int16 [i] (int32 beyond 32768 channels), the permutation between them
@@ -69,6 +79,8 @@ class QuantLinear(nn.Module):
     outer: Tensor
     codebook: Tensor
     channel_scale: Tensor
+    shift: Tensor
+    migration: Tensor
     signs: Tensor
     rotations: Tensor
     order: Tensor
@@ -117,6 +129,8 @@ class QuantLinear(nn.Module):
         blocks: BlockRotation | None = None,
         low_rank: LowRank | None = None,
         ranges: Ranges | None = None,
+        shift: Tensor | None = None,
+        migration: Tensor | None = None,
         learned_bias: bool = False,
         dtype: torch.dtype,
         backend: str | None = None,
@@ -143,6 +157,8 @@ class QuantLinear(nn.Module):
                 half_codebook=isinstance(codes, VectorCodes)
                 and codes.codebook.dtype == torch.float16,
                 learned_bias=learned_bias,
+                shift=shift is not None,
+                migration=migration is not None,
             ),
             dtype=dtype,
             backend=backend,
@@ -172,6 +188,7 @@ class QuantLinear(nn.Module):
             values |= {"down": low_rank.down, "up": low_rank.up}
         if ranges is not None:
             values |= {"act_scale": ranges.scale, "act_zero": ranges.zero}
+        values |= {"shift": shift, "migration": migration}
         for name, value in values.items():
             if value is not None:
                 buffer = layer.get_buffer(name)
@@ -268,7 +285,10 @@ class QuantLinear(nn.Module):
         else:
             rows = self._rows_of(x, window)
         bias = self.bias.float() if hasattr(self, "bias") else None
-        if fmt is None or not has_integer_sums(self.plan.weight, fmt):
+        static = fmt is not None and has_static_sums(self.plan.weight, fmt)
+        if static and self._integer(rows, fmt):
+            y = self._multiplied(rows, window)
+        elif fmt is None or not has_integer_sums(self.plan.weight, fmt):
             samples = len(x) if x.dim() > 2 else len(rows)
             weight = self.dequantized_weight(window)
             y = F.linear(self._rounded(rows, window, samples), weight, bias)
@@ -289,12 +309,51 @@ class QuantLinear(nn.Module):
             return rows
         if fmt.static:
             zero = None if fmt.symmetric else self.act_zero[window]
-            return rounded_statically(rows, fmt, self.act_scale[window], zero)
+            return rounded_statically(rows, fmt, self.act_scale[window], zero, self._about(window))
         return rounded_rows(rows, fmt, samples)
+
+    def _about(self, window: int) -> Tensor | None:
+        """k [i]: what the static range lies about, in whole steps; the stored shift snaps to them."""
+        if not self.transform.shift:
+            return None
+        return self._once(f"shift of {window}", window, self._whole_shift)
+
+    def _whole_shift(self, window: int) -> Tensor:
+        v = self.shift.float()
+        if self.transform.migration:
+            v = v / self.migration.float()
+        return (v / self.act_scale[window]).round()
+
+    def _integer(self, rows: Tensor, fmt: Format) -> bool:
+        choice = kernels.int_linear.choose(rows, self._ready(0), fmt.bits, fmt.symmetric)
+        return choice.backend != "simulate"
+
+    def _multiplied(self, rows: Tensor, window: int) -> Tensor:
+        """s d (sum (n - z)(q - z_w)) + b', b' = b + W k s: the shift is folded with the stored integers."""
+        fmt = self.plan.activations[window]
+        assert fmt is not None
+        scale = self.act_scale[window]
+        zero = None if fmt.symmetric else self.act_zero[window]
+        codes = static_codes(rows, fmt, scale, zero, self._about(window))
+        zeros = None if zero is None else zero.float().expand(len(rows), 1)
+        held = RowCodes(codes, scale.expand(len(rows), 1), zeros)
+        bias = self._once(f"bias of {window}", window, self._folded_bias)
+        return kernels.int_linear.multiply(held, self._ready(window), bias, fmt.bits)
+
+    def _folded_bias(self, window: int) -> Tensor | None:
+        bias, about = self.bias.float() if hasattr(self, "bias") else None, self._about(window)
+        if about is None:
+            return bias
+        folded = self.dequantized_weight(window) @ (about * self.act_scale[window])
+        return folded if bias is None else bias + folded
 
     def why(self, rows: int) -> tuple[str, str]:
         """Backend that runs for `rows` rows in the first window, and one sentence why."""
         fmt = self.plan.activations[0]
+        if fmt is not None and has_static_sums(self.plan.weight, fmt):
+            example = torch.empty(rows, self.in_features, device=next(self.buffers()).device)
+            choice = kernels.int_linear.choose(example, self._ready(0), fmt.bits, fmt.symmetric)
+            return choice.backend, choice.why
         if fmt is None:
             return (
                 "simulate",
@@ -340,8 +399,9 @@ class QuantLinear(nn.Module):
 
     def _basis(self, window: int) -> tuple[Tensor | None, Tensor | None, BlockRotation | None]:
         scale = signs = blocks = None
-        if self.transform.scale:
-            scale = self._part("channel_scale", window).float()
+        if self.transform.scale or self.transform.migration:
+            held = "channel_scale" if self.transform.scale else "migration"
+            scale = self._part(held, window).float()
         if self.transform.rotate:
             bits = kernels.bitpack.unpack(self._part("signs", window)[None], 1, self.in_features)
             signs = bits[0].float() * 2 - 1

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -27,6 +27,7 @@ from .schema import Plan, Value, fingerprint
 from .storage import digest
 
 if TYPE_CHECKING:
+    from .attention_ranges import AttentionRange
     from .calibration import Seen
     from .methods.base import Rounded
     from .models import Model
@@ -85,6 +86,15 @@ class Learner(Protocol):
 
     def rounded(self) -> Mapping[str, Rounded]:
         """The result by site name, after the last step."""
+        ...
+
+
+@runtime_checkable
+class LearnsAttention(Protocol):
+    """A learner that puts integers inside attentions too."""
+
+    def attention(self) -> Mapping[str, AttentionRange]:
+        """The ranges of attentions by name, after the last step."""
         ...
 
 

@@ -10,13 +10,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from .adapters import Site
 from .amplified import carry_over
+from .attention_ranges import AttentionRange
+from .attention_ranges import attach as attach_ranges
 from .calibration import InputStatistics, Seen
 from .cards import Card, load_method, methods
 from .errors import BadInput, DQVizError, unknown
 from .folding import Fold, fold_scales
 from .layers import QuantLinear
-from .learning import Asked, Learner, Learning, key_of, learn
+from .learning import Asked, Learner, Learning, LearnsAttention, key_of, learn
 from .methods.base import Group, Rounded, SiteWeight
 from .models import Model
 from .plans import check_plan, check_simulated, check_widths, steps_of
@@ -59,6 +62,9 @@ class Quantized:
         default_factory=dict
     )  # per site: what the method chose
     sharing: Sharing | None = None  # attention shared between the guidance branches; None: off
+    attention: Mapping[str, AttentionRange] = field(
+        default_factory=dict
+    )  # integers inside, by name
 
 
 def backend_report(transformer: nn.Module, rows: int) -> BackendReport:
@@ -123,7 +129,8 @@ def quantize(
     transformer = shallow_copy(model.transformer)
     plan, groups = groups_of(model, method, plan, chosen, seen, seed=seed)
     check_simulated(plan, backend)
-    found = _learned(method, Asked(model, plan, groups, seen, chosen, seed), learning)
+    learner = _learned(method, Asked(model, plan, groups, seen, chosen, seed), learning)
+    found = None if learner is None else learner.rounded()
     notes: dict[str, dict[str, object]] = {}
     for index, (group, statistics) in enumerate(groups):
         kind = {"dtype": model.dtype, "backend": backend}
@@ -145,8 +152,10 @@ def quantize(
     attach(transformer, plan.windows)
     if sharing is not None:
         attach_sharing(transformer, model.adapter, sharing)
+    inside = learner.attention() if isinstance(learner, LearnsAttention) else {}
+    attach_ranges(transformer, inside)
     quantized = Quantized(
-        transformer, method, plan, chosen.to_json(), _scope(model, plan), notes, sharing
+        transformer, method, plan, chosen.to_json(), _scope(model, plan), notes, sharing, inside
     )
     _check_scope(quantized)
     return quantized
@@ -186,6 +195,8 @@ def groups_of(
     model: Model, method: str, plan: Plan, options: Value, seen: Seen | None, *, seed: int = 0
 ) -> tuple[Plan, Groups]:
     """The plan as the method changes it, and its groups with their statistics, as `quantize` has them."""
+    own = with_own_formats(load_method(method), model.sites, plan.sites, options)
+    plan = plan.model_copy(update={"sites": dict(own)})
     groups = Groups(model, plan, seen, methods()[method])
     _check_options(method, groups, groups.timesteps, options)
     windows = plan.windows
@@ -249,6 +260,14 @@ class Groups:
         return self.seen.inputs[input_of]
 
 
+def with_own_formats(
+    module: Any, sites: Sequence[Site], formats: Mapping[str, SitePlan], options: Value
+) -> Mapping[str, SitePlan]:
+    """The formats as the method has them from the sites alone; most methods leave them as they are."""
+    change = getattr(module, "own_formats", None)
+    return formats if change is None else change(sites, formats, options)
+
+
 def planned(
     module: Any,
     plan: Plan,
@@ -262,14 +281,14 @@ def planned(
     return plan if change is None else change(plan, groups, timesteps, options, seed)
 
 
-def _learned(method: str, asked: Asked, learning: Learning | None) -> Mapping[str, Rounded] | None:
-    """What a method that learns has learned, by site; None of any other method."""
+def _learned(method: str, asked: Asked, learning: Learning | None) -> Learner | None:
+    """What a method that learns has learned with, after its last step; None of any other method."""
     make = getattr(load_method(method), "learner", None)
     if make is None:
         return None
     learner: Learner = make(asked)
     learn(learner, method, key_of(asked, method), learning)
-    return learner.rounded()
+    return learner
 
 
 def layers_of(
@@ -321,6 +340,8 @@ def layers_from(
                 blocks=r.blocks,
                 low_rank=r.low_rank,
                 ranges=r.ranges,
+                shift=r.shift,
+                migration=r.migration,
                 dtype=dtype,
                 backend=backend,
             )

@@ -13,7 +13,7 @@ to that. A tensor is searched by the means of 4096 bins of its histogram, with t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -63,11 +63,10 @@ def searched_rows(x: Tensor, bits: int, symmetric: bool = False) -> tuple[Tensor
 
 @torch.no_grad()
 def searched_range(
-    values: Tensor, bits: int, counts: Tensor | None = None, *, one_sided: bool = False
+    x: Tensor | Sequence[Tensor], bits: int, *, one_sided: bool = False
 ) -> tuple[float, int]:
-    """Scale and zero of one tensor, from its values (or means of bins and their counts)."""
-    if counts is None:
-        values, counts = histogram(values)
+    """Scale and zero of one tensor, whole or in parts."""
+    values, counts = histogram(x)
     low, high = float(values.min().clamp(max=0)), float(values.max().clamp(min=0))
     top, least = 2**bits - 1, torch.inf
     best = (
@@ -91,9 +90,9 @@ def searched_range(
     return best
 
 
-def histogram(values: Tensor | Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+def histogram(x: Tensor | Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Means of the bins that hold any of the values, and how many each holds; both ends are kept exactly."""
-    parts = [values] if isinstance(values, Tensor) else list(values)
+    parts = [x] if isinstance(x, Tensor) else list(x)
     low = min(float(part.min()) for part in parts)
     high = max(float(part.max()) for part in parts)
     width = max((high - low) / BINS, FLOOR)
@@ -103,10 +102,10 @@ def histogram(values: Tensor | Iterable[Tensor]) -> tuple[Tensor, Tensor]:
         torch.zeros(BINS, dtype=torch.float64, device=device),
     )
     for part in parts:
-        x = part.reshape(-1).float()
-        bins = ((x - low) / width).long().clamp(0, BINS - 1)
-        counts.scatter_add_(0, bins, torch.ones_like(x, dtype=torch.float64))
-        sums.scatter_add_(0, bins, x.double())
+        flat = part.reshape(-1).float()
+        bins = ((flat - low) / width).long().clamp(0, BINS - 1)
+        counts.scatter_add_(0, bins, torch.ones_like(flat, dtype=torch.float64))
+        sums.scatter_add_(0, bins, flat.double())
     held = counts > 0
     means = (sums[held] / counts[held]).float()
     ends = torch.tensor([low, high], device=device)

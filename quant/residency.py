@@ -19,7 +19,7 @@ from .adapters import Site
 from .layers import QuantLinear
 from .rounding import groups_of
 from .schema import SitePlan
-from .site_tensors import Transform, has_integer_sums
+from .site_tensors import Transform, has_integer_sums, has_static_sums
 from .sizes import SizeReport
 
 
@@ -64,7 +64,11 @@ def _weight(site: Site, plan: SitePlan, transform: Transform) -> int:
         return 0
     count = site.out_features * groups_of(fmt, site.in_features)
     found = 4 * site.in_features * site.out_features
-    if any(a is not None and has_integer_sums(fmt, a) for a in plan.activations):
+    of_integers = (
+        a is not None and (has_integer_sums(fmt, a) or has_static_sums(fmt, a))
+        for a in plan.activations
+    )
+    if any(of_integers):
         found += 0 if fmt.symmetric else 2 * count
         if transform.requantized:
             found += site.out_features * -(-site.in_features * fmt.bits // 8) + 4 * count
@@ -72,7 +76,9 @@ def _weight(site: Site, plan: SitePlan, transform: Transform) -> int:
 
 
 def _basis(i: int, transform: Transform) -> int:
-    return 4 * i * (transform.scale + transform.rotate) + (8 * i if transform.block else 0)
+    return 4 * i * (transform.scale + transform.migration + transform.shift + transform.rotate) + (
+        8 * i if transform.block else 0
+    )
 
 
 def counted(transformer: nn.Module) -> Residency:

@@ -232,14 +232,30 @@ def ranges_between(low: Tensor, high: Tensor, fmt: Format) -> Ranges:
     return Ranges(scale, (-low / scale).round().to(torch.uint8))
 
 
-def rounded_statically(x: Tensor, fmt: Format, scale: Tensor, zero: Tensor | None) -> Tensor:
-    """What the codes of x [m, i] stand for on stored scales [g]; values beyond the range are clipped."""
+def static_codes(
+    x: Tensor, fmt: Format, scale: Tensor, zero: Tensor | None, shift: Tensor | None = None
+) -> Tensor:
+    """Codes of x [m, i] on stored scales [g], whole float32 numbers; beyond the range they are clipped.
+
+    `shift` [i], in whole steps, is what the range lies about, channel by channel.
+    """
     grouped = x.float().reshape(len(x), len(scale), -1)  # [m, g, i/g]
     codes = (grouped / scale[:, None]).round()
+    if shift is not None:
+        codes = codes - shift.reshape(len(scale), -1)
     if zero is None:
         limit = 2 ** (fmt.bits - 1) - 1
-        codes = codes.clamp(-limit, limit)
-    else:
-        z = zero.float()[:, None]
-        codes = (codes + z).clamp(0, 2**fmt.bits - 1) - z
+        return codes.clamp(-limit, limit).reshape(x.shape)
+    return (codes + zero.float()[:, None]).clamp(0, 2**fmt.bits - 1).reshape(x.shape)
+
+
+def rounded_statically(
+    x: Tensor, fmt: Format, scale: Tensor, zero: Tensor | None, shift: Tensor | None = None
+) -> Tensor:
+    """What the codes of x [m, i] stand for on stored scales [g]."""
+    codes = static_codes(x, fmt, scale, zero, shift).reshape(len(x), len(scale), -1)
+    if zero is not None:
+        codes = codes - zero.float()[:, None]
+    if shift is not None:
+        codes = codes + shift.reshape(len(scale), -1)
     return (codes * scale[:, None]).reshape(x.shape)

@@ -31,14 +31,17 @@ class Transform:
     folded_into: tuple[str, ...] = ()  # linears that hold the scale, so that none is stored here
     half_codebook: bool = False  # a codebook's vectors in float16
     learned_bias: bool = False  # the bias is the site's own, in float32
+    shift: bool = False  # static ranges lie about a middle of each channel's own
+    migration: bool = False  # a scale of whole numbers, a byte each
 
     @property
     def changes_input(self) -> bool:
         """Whether anything is done to the input before it is rounded."""
-        return self.scale or self.rotate or bool(self.block)
+        return self.scale or self.rotate or self.migration or bool(self.block)
 
     def __str__(self) -> str:
         parts = {"scale": self.scale, "rotate": self.rotate, "block rotation": self.block}
+        parts |= {"shift": self.shift, "migration": self.migration}
         name = " and ".join(n for n, has in parts.items() if has) or "plain"
         name += f", scale folded into {' and '.join(self.folded_into)}" if self.folded_into else ""
         name += " per window" if self.per_window else ""
@@ -81,6 +84,17 @@ def has_integer_sums(weight: Format | None, activation: Format) -> bool:
     )
 
 
+def has_static_sums(weight: Format | None, activation: Format) -> bool:
+    """Whether it is such a sum with one static range for all tokens."""
+    return (
+        weight is not None
+        and weight.kind == "int"
+        and weight.group_size is None
+        and activation.static
+        and activation.granularity == "tensor"
+    )
+
+
 _SCALES = {"mxfp8": torch.uint8, "mxfp4": torch.uint8, "nvfp4": torch.float8_e4m3fn}
 
 
@@ -115,6 +129,10 @@ def buffer_shapes(
             shapes["zero"] = (out_features, groups), torch.uint8
     if transform.scale:
         shapes["channel_scale"] = (in_features,), torch.float16
+    if transform.shift:
+        shapes["shift"] = (in_features,), torch.float16
+    if transform.migration:
+        shapes["migration"] = (in_features,), torch.uint8
     if transform.rotate:
         shapes["signs"] = ((in_features + 7) // 8,), torch.uint8
     if transform.rank:

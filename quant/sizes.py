@@ -136,7 +136,7 @@ def stored_forms(
 ) -> tuple[Mapping[str, SitePlan], dict[str, Transform]]:
     """Formats and transform of every quantized site, as far as they are known without a calibration."""
     from .plans import check_sites, check_widths, uniform_formats
-    from .quantization import parse_options
+    from .quantization import parse_options, with_own_formats
 
     chosen = parse_options(method, options or {})
     module = load_method(method)
@@ -150,6 +150,7 @@ def stored_forms(
     else:
         raise BadInput("give --bits or --plan")
     check_widths(methods()[method], formats)
+    formats = with_own_formats(module, sites, formats, chosen)
     if hasattr(module, "stored_formats"):
         widths = {site.name: site.in_features for site in sites}
         steps = target.sampler.steps
@@ -285,6 +286,8 @@ _KINDS = {
     "scale": "scales",
     "zero": "zeros",
     "channel_scale": "transforms",
+    "shift": "transforms",
+    "migration": "transforms",
     "signs": "transforms",
     "rotations": "transforms",
     "order": "transforms",

@@ -10,6 +10,8 @@ quantize_group(group, seen, options, seed) -> one `Rounded` for each site of the
 check(plan, inputs, timesteps, options) stops, before anything is calibrated, at options that fit neither
     the quantized inputs (each a tuple: its name, then its sites') nor the steps
 planned(plan, groups, timesteps, options, seed) -> the plan with this method's own formats or windows
+own_formats(sites, formats, options) -> formats by name as the method has them, from the model's sites alone:
+    what depends on where a site is, and sites that it quantizes besides
 stored_formats(site, in_features, options, steps) -> the formats that a site of that plan has at most
 learner(asked) -> a `quant.learning.Learner`; then its card says `learns=True`, and its steps take the place of
     `quantize_group`, which makes what learning starts from
@@ -100,6 +102,8 @@ class Rounded:
     low_rank: LowRank | None = None  # what `weight` does not hold
     ranges: Ranges | None = None  # where the plan has static activations
     bias: Tensor | None = None  # float32 [o], in the place of the site's own
+    shift: Tensor | None = None  # float16 [i], whole steps of the static range times `migration`
+    migration: Tensor | None = None  # uint8 [i], folded into `weight`
     notes: dict[str, object] | None = (
         None  # what was chosen, for tables: {"transform": "scale", "alpha": 0.3}
     )
