@@ -114,6 +114,17 @@ PEERS = (
 )
 
 
+# Held against methods that learn alone: nearest rounding to two bits leaves nothing to compare.
+QUANTO_INT2 = Peer(
+    "quanto-w2a16",
+    "optimum-quanto",
+    "weights=qint2 (group 128)",
+    "w2a16",
+    quanto_config("qint2"),
+    2,
+)
+
+
 def leaves(tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
     """The plain tensors inside a tensor subclass, by attribute name."""
     flatten = getattr(tensor, "__tensor_flatten__", None)

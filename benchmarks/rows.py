@@ -32,13 +32,13 @@ from quant.quantization import quantize
 from quant.schema import Outliers, fingerprint, parse_bits
 from quant.storage import stored_tensors
 
-from .peer_libraries import PEERS, peer_bytes
+from .peer_libraries import PEERS, QUANTO_INT2, peer_bytes
 from .peers import digest_of, our_bytes, source_digest, versions
 
 CALIBRATION = range(100_000, 100_008)
 SOURCE = source_digest()  # of what was imported, whatever happens to the files later
 TRACED = 4  # samples whose error is followed along the trajectory
-_PEERS = {peer.key: peer for peer in PEERS}
+_PEERS = {peer.key: peer for peer in (*PEERS, QUANTO_INT2)}
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,14 @@ class Way:
     options: dict[str, Any] = field(default_factory=dict)
     group: int | None = None  # inputs per weight scale; None: one scale per output
     bits: tuple[str, ...] = ()
+    also: tuple[
+        str, ...
+    ] = ()  # roles inside blocks that are quantized though they are kept by default
+
+    def asked(self, bits: str) -> dict[str, Any]:
+        """What a row of it is kept under, beside what its subject depends on."""
+        also = {"also": self.also} if self.also else {}
+        return {"method": self.method, "options": self.options, "group": self.group, "bits": bits} | also  # fmt: skip
 
 
 class Subject:
@@ -116,14 +124,21 @@ class Subject:
             ]
         }
 
-    def row(self, way: Way, bits: str, learning: Learning | None = None) -> dict[str, Any]:
-        """One way at one bit width; a method that learns keeps its state where `learning` says."""
+    def row(self, way: Way, bits: str) -> dict[str, Any]:
+        """One way at one bit width."""
+        return self.judged(way, *self.made(way, bits))
+
+    def made(
+        self, way: Way, bits: str, learning: Learning | None = None
+    ) -> tuple[nn.Module, dict[str, Any]]:
+        """A quantized transformer, and what it stores; a method that learns does it where `learning` says."""
         if way.method in _PEERS:
-            transformer, stored = self._of_peer(way.method)
-            made_by = _PEERS[way.method].library
-        else:
-            transformer, stored = self._of_ours(way, bits, learning)
-            made_by = OURS
+            return self._of_peer(way)
+        return self._of_ours(way, bits, learning)
+
+    def judged(self, way: Way, transformer: nn.Module, stored: dict[str, Any]) -> dict[str, Any]:
+        """A row out of what was made."""
+        made_by = _PEERS[way.method].library if way.method in _PEERS else OURS
         with RowCount(transformer) as counted:
             every, head = self._drawn(transformer)
         found = evaluate(self.reference[0], every, self.classifier, self.model.classes).to_json()
@@ -143,7 +158,11 @@ class Subject:
         self, way: Way, bits: str, learning: Learning | None
     ) -> tuple[nn.Module, dict[str, Any]]:
         plan = uniform_plan(
-            self.model, parse_bits(bits), sampler=self.sampler, group_size=way.group
+            self.model,
+            parse_bits(bits),
+            sampler=self.sampler,
+            group_size=way.group,
+            also=way.also,
         )
         made = quantize(self.model, way.method, plan, way.options, self.seen, learning=learning)
         shared = set(stored_tensors(self.model.transformer, self.model.source_dtype).shared)
@@ -155,9 +174,11 @@ class Subject:
             "transforms": _counted(notes.get("transform") for notes in made.notes.values()),
         }
 
-    def _of_peer(self, key: str) -> tuple[nn.Module, dict[str, Any]]:
-        transformer = copy.deepcopy(self.model.transformer)
-        sites = [s.name for s in self.model.sites if s.kept_reason is None]
+    def _of_peer(self, way: Way) -> tuple[nn.Module, dict[str, Any]]:
+        key, transformer = way.method, copy.deepcopy(self.model.transformer)
+        besides = [s for s in self.model.sites if s.block is not None and s.role in way.also]
+        free = [s for s in self.model.sites if s.kept_reason is None]
+        sites = [s.name for s in (*free, *besides)]
         _PEERS[key].apply(transformer, sites, lambda _: None)
         weights = sum(s.in_features * s.out_features for s in self.model.sites if s.name in sites)
         stored = peer_bytes(transformer, sites, _PEERS[key].stored_bits)

@@ -70,7 +70,7 @@ WAYS = (
 
 
 def _row(subject: Subject, kind: str, way: Way, bits: str, again: bool) -> dict[str, Any]:
-    asked = {"method": way.method, "options": way.options, "group": way.group, "bits": bits}
+    asked = way.asked(bits)
     label = f"{kind} {bits} {way.name}"
     row = kept(CACHE, subject.depends_on | asked, label, lambda: subject.row(way, bits), again)
     return {"way": way.name, **asked, **row}
