@@ -10,6 +10,8 @@ import numpy as np
 
 from quant.intervals import PairedDifference, paired_difference
 
+from . import cells
+
 BASELINE = "rtn"
 EQUAL_BYTES = 0.03  # stored bytes this close count as equal
 OUTLIERS = ("static", "drifting", "token")
@@ -81,7 +83,7 @@ def _kind(kind: dict[str, Any]) -> list[str]:
     lines = [
         f"## {_title(kind['kind'])}",
         "",
-        f"Full precision: class accuracy {_share(full)}.",
+        f"Full precision: class accuracy {cells.share(full)}.",
         "",
         "| bits | method | PSNR dB | of mean MSE | min dB | latent error | SSIM | class accuracy | bits / weight | file MB | evidence |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---|",
@@ -89,9 +91,9 @@ def _kind(kind: dict[str, Any]) -> list[str]:
     for row in kind["rows"]:
         psnr = row["psnr_db"]
         lines.append(
-            f"| {row['bits']} | {row['way']} | {_mean(psnr)} | {psnr['of_mean_mse']:.2f} | {psnr['min']:.2f} "
-            f"| {_mean(row['latent_rel_error'], 4)} | {row['ssim']['mean']:.4f} | {_share(row['class_accuracy'])} "
-            f"| {row['bits_per_weight']:.2f} | {_megabytes(row['size_bytes'])} | {row['evidence']} |"
+            f"| {row['bits']} | {row['way']} | {cells.mean(psnr)} | {psnr['of_mean_mse']:.2f} | {psnr['min']:.2f} "
+            f"| {cells.mean(row['latent_rel_error'], 4)} | {row['ssim']['mean']:.4f} | {cells.share(row['class_accuracy'])} "
+            f"| {row['bits_per_weight']:.2f} | {cells.megabytes(row['size_bytes'])} | {row['evidence']} |"
         )
     lines += [
         "",
@@ -102,8 +104,8 @@ def _kind(kind: dict[str, Any]) -> list[str]:
     ]
     for row, pair, latent, ratio in _against_baseline(kind):
         lines.append(
-            f"| {row['bits']} | {row['way']} | {_diff(pair)} | {pair.win_rate:.0%} | {_signed(pair.worst_decile)} "
-            f"| {_diff(latent, 4)} | {_shown(pair, row['way'], BASELINE)} | x{ratio:.3f} |"
+            f"| {row['bits']} | {row['way']} | {cells.diff(pair)} | {pair.win_rate:.0%} | {cells.signed(pair.worst_decile)} "
+            f"| {cells.diff(latent, 4)} | {cells.shown(pair, row['way'], BASELINE)} | x{ratio:.3f} |"
         )
     lines += [
         "",
@@ -123,7 +125,7 @@ def _kind(kind: dict[str, Any]) -> list[str]:
     lines += ["", "Yardstick: the same model, changed a little.", ""]
     lines += ["| rung | PSNR dB | latent error |", "|---|---:|---:|"]
     lines += [
-        f"| {r['title']} | {_mean(r['psnr_db'])} | {_mean(r['latent_rel_error'], 4)} |"
+        f"| {r['title']} | {cells.mean(r['psnr_db'])} | {cells.mean(r['latent_rel_error'], 4)} |"
         for r in kind["ladder"]
     ]
     return [*lines, ""]
@@ -142,7 +144,7 @@ def _against_baseline(
             base["latent_rel_error"]["per_sample"],
             better="lower",
         )
-        yield row, difference(row, base), latent, row["site_bytes"] / base["site_bytes"]
+        yield row, cells.difference(row, base), latent, row["site_bytes"] / base["site_bytes"]
 
 
 # -- what the page is asked to show
@@ -161,23 +163,27 @@ def _targets(found: dict[str, Any]) -> list[str]:
         told.append(("`viditq` W8A8 within 1 dB of its plain figure", f"{gap:+.2f} dB", gap >= -1))
     viditq, rtn = row_of(static, "viditq", "w4a8"), row_of(static, "rtn", "w4a8")
     if viditq and rtn:
-        pair = difference(viditq, rtn)
+        pair = cells.difference(viditq, rtn)
         assert pair.diff is not None
         told.append(
-            ("`viditq` W4A8 beats `rtn` by at least 4 dB", f"{_diff(pair)} dB", pair.diff.mean >= 4)
+            (
+                "`viditq` W4A8 beats `rtn` by at least 4 dB",
+                f"{cells.diff(pair)} dB",
+                pair.diff.mean >= 4,
+            )
         )
     peer = row_of(static, PEER, "w4a8")
     ours = [row for name in BEST_OF if (row := row_of(static, name, "w4a8")) is not None]
     if peer and ours:
         best = max(ours, key=lambda row: row["psnr_db"]["mean"])
-        pair = difference(best, peer)
+        pair = cells.difference(best, peer)
         assert pair.diff is not None
         ratio = best["site_bytes"] / peer["site_bytes"]
         told.append(
             (
                 "the best W4A8 with 128 inputs a scale is not behind torchao's int8 dynamic + int4 group 128",
-                f"`{best['way']}` {_mean(best['psnr_db'])} dB, torchao {_mean(peer['psnr_db'])} dB: "
-                f"{_diff(pair)} dB at {ratio:.3f} x its bytes",
+                f"`{best['way']}` {cells.mean(best['psnr_db'])} dB, torchao {cells.mean(peer['psnr_db'])} dB: "
+                f"{cells.diff(pair)} dB at {ratio:.3f} x its bytes",
                 (pair.diff.hi or 0) >= 0 and abs(ratio - 1) <= EQUAL_BYTES,
             )
         )
@@ -202,19 +208,19 @@ def _only_static(found: dict[str, Any]) -> list[str]:
     for way, bits in ways:
         if way == BASELINE:
             continue
-        cells, wins = [], []
+        listed, wins = [], []
         for name in ("plain", *OUTLIERS):
             row, base = row_of(kinds[name], way, bits), row_of(kinds[name], BASELINE, bits)
             if row is None or base is None:
-                cells.append("-")
+                listed.append("-")
                 continue
-            pair = difference(row, base)
+            pair = cells.difference(row, base)
             mean = "identical" if pair.diff is None else f"{pair.diff.mean:+.2f}"
             shown = pair.claim in ("a better", "b better")
-            cells.append(f"**{mean}**" if shown else mean)
+            listed.append(f"**{mean}**" if shown else mean)
             wins += [name] if pair.claim == "a better" else []
         mark = "on static outliers alone" if wins == ["static"] else ""
-        lines.append(f"| {bits} | {way} | {' | '.join(cells)} | {mark} |")
+        lines.append(f"| {bits} | {way} | {' | '.join(listed)} | {mark} |")
     return [*lines, ""]
 
 
@@ -228,13 +234,13 @@ def _orders(found: dict[str, Any]) -> list[str]:
             b = kind and row_of(kind, order.worse, order.bits)
             if not a or not b:
                 continue
-            pair = difference(a, b)
+            pair = cells.difference(a, b)
             became, why = "holds", order.because
             if pair.claim != "a better":
                 became = "**reversed**" if pair.claim == "b better" else "no difference shown"
                 why = order.otherwise
             lines.append(
-                f"| {order.better} above {order.worse} | {order.bits} | {name} | {_diff(pair)} | {became} | {why} |"
+                f"| {order.better} above {order.worse} | {order.bits} | {name} | {cells.diff(pair)} | {became} | {why} |"
             )
     if not lines:
         return []
@@ -260,10 +266,10 @@ def _trdq(found: dict[str, Any]) -> list[str]:
                 a, b = row_of(kind, name, bits), row_of(kind, "viditq", bits)
                 if a is None or b is None:
                     continue
-                pair, ratio = difference(a, b), a["site_bytes"] / b["site_bytes"]
+                pair, ratio = cells.difference(a, b), a["site_bytes"] / b["site_bytes"]
                 lines.append(
-                    f"| {kind['kind']} | {bits} | {name} | {_diff(pair)} | {pair.win_rate:.0%} "
-                    f"| {_shown(pair, name, 'viditq')} | x{ratio:.2f} |"
+                    f"| {kind['kind']} | {bits} | {name} | {cells.diff(pair)} | {pair.win_rate:.0%} "
+                    f"| {cells.shown(pair, name, 'viditq')} | x{ratio:.2f} |"
                 )
     if not lines:
         return []
@@ -293,43 +299,5 @@ def row_of(kind: dict[str, Any], way: str, bits: str) -> dict[str, Any] | None:
     return next((r for r in kind["rows"] if (r["way"], r["bits"]) == (way, bits)), None)
 
 
-def difference(a: dict[str, Any], b: dict[str, Any]) -> PairedDifference:
-    """a - b in dB, sample by sample."""
-    return paired_difference(a["psnr_db"]["per_sample"], b["psnr_db"]["per_sample"])
-
-
 def _title(kind: str) -> str:
     return "As it was trained" if kind == "plain" else f"{kind.capitalize()} outliers"
-
-
-def _mean(value: dict[str, Any] | None, digits: int = 2) -> str:
-    if value is None or value["mean"] is None:
-        return "identical"
-    mean = f"{value['mean']:.{digits}f}"
-    return mean if value["lo"] is None else f"{mean} ({value['lo']:.{digits}f} to {value['hi']:.{digits}f})"  # fmt: skip
-
-
-def _diff(pair: PairedDifference, digits: int = 2) -> str:
-    if pair.diff is None:
-        return "identical"
-    lo, hi = pair.diff.lo, pair.diff.hi
-    mean = f"{pair.diff.mean:+.{digits}f}"
-    return mean if lo is None or hi is None else f"{mean} ({lo:+.{digits}f} to {hi:+.{digits}f})"
-
-
-def _signed(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.2f}"
-
-
-def _shown(pair: PairedDifference, a: str, b: str) -> str:
-    return {"a better": f"{a} better", "b better": f"{b} better"}.get(pair.claim, pair.claim)
-
-
-def _share(value: dict[str, Any] | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value['mean']:.0%} ({value['lo']:.0%} to {value['hi']:.0%})"
-
-
-def _megabytes(size: int | None) -> str:
-    return "-" if size is None else f"{size / 1e6:.2f}"
