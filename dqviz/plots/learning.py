@@ -189,3 +189,37 @@ def ranges(
             yaxis=axis("value after the GELU", zeroline=True, tickformat="~g"),
         ),
     }
+
+
+def channels(factors: np.ndarray, outliers: np.ndarray, ranges: np.ndarray | None) -> Figure:
+    """Range of every channel, widest first, before and after its factor; without ranges, the factors alone.
+
+    Args:
+        factors: whole numbers, [c].
+        outliers: channels that are marked, [k].
+        ranges: largest less smallest value of every channel, [c].
+    """
+    values = factors if ranges is None else ranges
+    order = np.argsort(-values, kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    title = "factor" if ranges is None else "range of the channel"
+    common = {"type": "scatter", "x": packed(np.arange(len(order))), "customdata": order.tolist()}
+    hover = "channel %{customdata}, %{fullData.name}: <b>%{y:.4g}</b><extra></extra>"
+    data: list[Figure] = [
+        {**common, "mode": "lines", "name": "before" if ranges is not None else "factor", "y": packed(values[order]), "line": {"width": 1.6, "color": "var(--run-1)"}, "hovertemplate": hover}
+    ]  # fmt: skip
+    if ranges is not None:
+        data.append({**common, "mode": "lines", "name": "after migration", "y": packed((ranges / factors)[order]), "line": {"width": 1.6, "color": "var(--run-3)"}, "hovertemplate": hover})  # fmt: skip
+    if len(outliers):
+        data.append({"type": "scatter", "mode": "markers", "name": "outlier channel", "x": place[outliers].tolist(), "y": [float(v) for v in values[outliers]], "customdata": outliers.tolist(), "marker": {"color": "var(--run-2)", "symbol": "circle-open", "size": 8, "line": {"width": 2}}, "hovertemplate": "outlier channel %{customdata}: <b>%{y:.4g}</b><extra></extra>"})  # fmt: skip
+    known = values[values > 0]
+    ticks = log_ticks(float(min(known.min(), (values / factors)[values > 0].min())), float(known.max())) if ranges is not None and known.size else {}  # fmt: skip
+    return {
+        "data": data,
+        "layout": layout(
+            margin={**MARGIN, "t": 30},
+            xaxis=axis("channel, widest first", showgrid=False),
+            yaxis=axis(title, **({"type": "log", **ticks} if ticks else {"rangemode": "tozero"})),
+        ),
+    }

@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 
 from dqviz.pages import methods as page
-from dqviz.study import studies_root
+from dqviz.seen_file import SeenFile
+from dqviz.study import Study, studies_root
 from dqviz.ui.bench import Bench
 from dqviz.ui.methods import Methods
 from tests import learners
 from tests.app.conftest import FakeCompare
+from tests.captures import write_capture
 
 VECTORS = ["learning", "decisions", "ranks", "codewords", "coherence"]
 
@@ -142,7 +144,6 @@ def test_a_log_that_is_being_written_and_one_of_another_version_are_read() -> No
 
 def test_two_runs_are_told_apart_and_chosen() -> None:
     study()
-    study(name="mine", done=24)
     learners.study_with_learning(studies_root() / "mine", lambda k: {}, name="wander-w4a16-2")
     answer = ask()
     drawn = section(answer, "learning")
@@ -224,3 +225,92 @@ def test_what_a_learner_leaves_out_is_not_drawn() -> None:
     assert answer["views"] == VECTORS[:-1]
     assert len(section(answer, "codewords")["figures"]) == 1
     assert len(section(answer, "ranks")["figures"]) == 1
+
+
+# -- units and what comes after the GELU
+
+UNITS = ["learning", "units", "post-gelu", "migration"]
+GELU = "transformer_blocks.1.ff.net.2"
+
+
+def learned_units(mode: str = "joint", **more: Any) -> Path:
+    fill = {"measures": lambda k: learners.units(2, k / 24, mode), "options": {"mode": mode}}
+    return study(**{**fill, **more})
+
+
+def test_units_go_from_nearest_to_learned_with_hard_codes() -> None:
+    learned_units()
+    answer = ask()
+    assert answer["views"] == UNITS
+    drawn = section(answer, "units")
+    (figure,) = drawn["figures"]
+    by_name = {t["name"]: t for t in figure["figure"]["data"]}
+    assert {"nearest", "learned", "learned, soft"} <= set(by_name)
+    assert len(by_name["learned"]["x"]) == 4
+    assert drawn["words"][0] == "joint: −20 % on average (geometric mean); less in 4 of 4 units."
+    found = rows(drawn["table"]["csv"])
+    assert [float(r["hard_now"]) / float(r["hard_before"]) for r in found] == pytest.approx(
+        [0.8] * 4
+    )
+    assert drawn["badges"][0]["text"] == "simulated"
+
+
+def test_units_grow_while_they_are_learned() -> None:
+    learned_units(done=10)
+    drawn = section(ask(), "units")
+    assert 0 < len(drawn["table"]["rows"]) < 4
+
+
+def test_joint_beside_separate_on_the_hard_error() -> None:
+    learned_units("separate")
+    fill = {"measures": lambda k: learners.units(2, k / 24, "joint"), "options": {"mode": "joint"}}
+    learners.study_with_learning(studies_root() / "mine", **fill, name="wander-w4a16-2")
+    drawn = section(ask(run="wander-w4a16-2"), "units")
+    (pick,) = drawn["picks"]
+    assert pick["options"] == [("-", "nothing"), ("wander-w4a16", "wander-w4a16, mode=separate")]
+    assert pick["value"] == "wander-w4a16", "two runs are beside one another at once"
+    assert "joint leaves −11.1 % against separate on average over 4 units, and less in 4" in drawn["words"][-1]  # fmt: skip
+    assert len(drawn["figures"]) == 2
+    (r, *_) = rows(drawn["figures"][1]["csv"])
+    assert float(r["joint"]) < float(r["separate"])
+    assert len(section(ask(run="wander-w4a16-2", against="-"), "units")["figures"]) == 1
+
+
+def test_ranges_after_the_gelu_move_over_the_steps_and_give_the_negatives_few_bins() -> None:
+    learned_units()
+    drawn = section(ask(layer=GELU), "post-gelu")
+    ranges, below = drawn["figures"]
+    assert len(ranges["figure"]["data"]) == 4, "two ends of two layers"
+    assert ranges["click"]["cells"][1] == GELU
+    wide = [t["meta"] for t in ranges["figure"]["data"] if t["line"]["width"] > 2]
+    assert wide == [1, 1]
+    assert [t["x"] for t in below["figure"]["data"]] == [[78, 78], [2, 2]]
+    assert any(
+        "78 % of its values are negative and get 2 % of the bins" in w for w in drawn["words"]
+    )
+    assert any("1 as it is, 1 shifted and migrated" in w for w in drawn["words"])
+
+
+def test_channels_show_the_factors_and_with_a_capture_their_ranges() -> None:
+    folder = learned_units()
+    alone = section(ask(layer=GELU), "migration")
+    assert alone["note"]
+    assert [t["name"] for t in alone["figures"][0]["figure"]["data"]] == [
+        "factor",
+        "outlier channel",
+    ]
+    file = write_capture(folder / "new.safetensors")
+    Study.open(folder).add_capture("plain", file, {}, record={"samples": 2})
+    channels = SeenFile(folder / "captures" / "plain.safetensors").entry(GELU).channels
+    learners.study_with_learning(folder, lambda k: learners.units(2, k / 24, channels=channels))
+    drawn = section(ask(layer=GELU), "migration")
+    assert not drawn["note"]
+    found = rows(drawn["figures"][0]["csv"])
+    assert len(found) == channels
+    for row in found:
+        assert float(row["range_after"]) == pytest.approx(float(row["range"]) / int(row["factor"]))
+    assert [int(r["channel"]) for r in found if r["outlier"] == "True"] == [3, 17]
+    names = [t["name"] for t in drawn["figures"][0]["figure"]["data"]]
+    assert names == ["before", "after migration", "outlier channel"]
+    kept = section(ask(layer="transformer_blocks.0.ff.net.2"), "migration")
+    assert "it is not used here" in kept["words"][-1]
