@@ -17,7 +17,7 @@ def mean(value: dict[str, Any] | None, digits: int = 2) -> str:
     if value is None or value["mean"] is None:
         return "identical"
     said = f"{value['mean']:.{digits}f}"
-    return said if value["lo"] is None else f"{mean} ({value['lo']:.{digits}f} to {value['hi']:.{digits}f})"  # fmt: skip
+    return said if value["lo"] is None else f"{said} ({value['lo']:.{digits}f} to {value['hi']:.{digits}f})"  # fmt: skip
 
 
 def diff(pair: PairedDifference, digits: int = 2) -> str:
@@ -26,7 +26,7 @@ def diff(pair: PairedDifference, digits: int = 2) -> str:
         return "identical"
     lo, hi = pair.diff.lo, pair.diff.hi
     said = f"{pair.diff.mean:+.{digits}f}"
-    return said if lo is None or hi is None else f"{mean} ({lo:+.{digits}f} to {hi:+.{digits}f})"
+    return said if lo is None or hi is None else f"{said} ({lo:+.{digits}f} to {hi:+.{digits}f})"
 
 
 def signed(value: float | None) -> str:
