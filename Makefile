@@ -75,6 +75,9 @@ capture: env ## docs/results/capture.*: what capturing costs in time, memory and
 transforms: .venv-peers/.installed ## docs/results/transforms.*: every method against every kind of outlier
 	@.venv-peers/bin/python -m benchmarks.transforms $(ARGS)
 
+learned: .venv-peers/.installed ## docs/results/learned.*: the learned methods, their ablations and what they start from
+	@.venv-peers/bin/python -m benchmarks.learned $(ARGS)
+
 peers: .venv-peers/.installed ## docs/results/peers.*: torchao and optimum-quanto beside ours, in an environment of its own
 	@.venv-peers/bin/python -m benchmarks.peers $(ARGS)
 
