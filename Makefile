@@ -11,7 +11,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-.PHONY: help app test check docs pictures recorded quality balance ablations efforts sharing transforms peers lock clean env
+.PHONY: help app test check docs pictures recorded quality balance ablations efforts sharing capture transforms learned peers lock clean env
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
