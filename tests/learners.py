@@ -132,7 +132,8 @@ def vectors(sites: Sequence[str], share: float, coherence: bool = True) -> dict[
             "used": 1 - i / 64,
             "dead": i,
             "changed": round(0.3 * share, 4),
-            "counts": [64 - j for j in range(64 - i)] + [0] * i,
+            "counts": [64 - 2 * j for j in range(32 - i)] + [0] * i,
+            "worth": 5.8 - 0.1 * i,
         }
         for i, name in enumerate(sites)
     }
@@ -174,9 +175,9 @@ def registered(module: Any = None) -> Iterator[Any]:
     real = importlib.metadata.entry_points
     entry = SimpleNamespace(name=found.CARD.key, load=lambda: found)
 
-    def entry_points(*, group: str = "", **more: Any) -> Any:
-        listed = list(real(group=group, **more))
-        return [*listed, entry] if group == cards.ENTRY_POINTS else listed
+    def entry_points(**asked: Any) -> Any:
+        listed = real(**asked)
+        return [*listed, entry] if asked.get("group") == cards.ENTRY_POINTS else listed
 
     importlib.metadata.entry_points = entry_points
     cards.methods.cache_clear()

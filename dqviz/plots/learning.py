@@ -11,6 +11,7 @@ from .arrays import log_ticks, packed
 from .theme import Figure, axis, layout, plain, run_colour
 
 NAMED = 8  # stages that get their name above the figure; of more, borders alone
+FADED = 20  # times below the least loss, other terms are no longer drawn
 ROW = 20  # pixels of a row of bars
 MARGIN = {"l": 60, "r": 12, "t": 8, "b": 44}
 
@@ -43,7 +44,7 @@ def losses(
                 "hovertemplate": "%{fullData.name}, step %{x}: <b>%{y:.4g}</b><extra></extra>",
             }
         )  # fmt: skip
-    every = [v for points in curves.values() for _, v in points if v > 0] or [1.0]
+    least, most = _ends(curves)
     few = len(stages) <= NAMED
     return {
         "data": data,
@@ -51,7 +52,7 @@ def losses(
             margin={**MARGIN, "t": 26 if few else 8},
             legend={"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top"},
             xaxis=axis("step", showgrid=False, range=[-0.5, max(steps, 1) - 0.5]),
-            yaxis=axis("loss", type="log", **log_ticks(min(every), max(every))),
+            yaxis=axis("loss", type="log", range=[float(np.log10(v)) for v in (least, most)], **log_ticks(least, most)),
             shapes=[
                 {"type": "line", "x0": first - 0.5, "x1": first - 0.5, "yref": "y domain", "y0": 0, "y1": 1, "line": {"width": 1, "color": "var(--dq-muted)", "dash": "dot"}}
                 for _, first, _ in stages[1:]
@@ -62,6 +63,15 @@ def losses(
             ] if few else [],
         ),
     }  # fmt: skip
+
+
+def _ends(curves: Mapping[str, Sequence[tuple[int, float]]]) -> tuple[float, float]:
+    """Ends of the axis: what is minimised in full; a term that fades away beside it leaves below."""
+    every = {name: [v for _, v in points if v > 0] for name, points in curves.items()}
+    known = [v for values in every.values() for v in values] or [1.0]
+    main = [v for name, values in every.items() if name == "loss" or name.startswith("hard") for v in values]  # fmt: skip
+    least = min(main or known)
+    return max(min(known), least / FADED) * 0.85, max(known) * 1.2
 
 
 def rows_height(rows: int) -> int:
@@ -104,6 +114,7 @@ def bars(
         "layout": layout(
             margin={"l": 8, "r": 14, "t": 30 if len(series) > 1 else 8, "b": 44},
             showlegend=len(series) > 1,
+            legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "traceorder": "normal"},
             barmode="stack" if stacked else "group",
             bargap=0.3,
             xaxis=axis(title, **({"type": "log", **ends} if log else {"rangemode": "tozero"})),
@@ -126,23 +137,26 @@ def moved(labels: Sequence[str], before: Sequence[float], after: Sequence[float]
     return {**found, "data": [path, *found["data"]]}
 
 
-def uses(counts: Sequence[int], even: float) -> Figure:
-    """How often each codeword is used, the most used first; a line where all would be used alike."""
+def uses(counts: Sequence[float]) -> Figure:
+    """How often codewords are used, most used first, means of equal groups; a line where all would be used alike."""
+    wide = 100 / len(counts)
+    even = sum(counts) / len(counts)
     return {
         "data": [
             {
                 "type": "bar",
                 "name": "uses",
-                "x": list(range(1, len(counts) + 1)),
+                "x": [wide * (k + 0.5) for k in range(len(counts))],
                 "y": list(counts),
+                "width": wide,
                 "marker": {"color": "var(--run-1)", "line": {"width": 0}},
-                "hovertemplate": "codeword %{x}: <b>%{y}</b> sub-vectors<extra></extra>",
+                "hovertemplate": "at %{x:.0f} % of the codebook: <b>%{y:.4g}</b> sub-vectors<extra></extra>",
             },
             {
                 "type": "scatter",
                 "mode": "lines",
                 "name": "used alike",
-                "x": [0.5, len(counts) + 0.5],
+                "x": [0, 100],
                 "y": [even, even],
                 "hoverinfo": "skip",
                 "line": {"width": 1.6, "color": "var(--run-2)", "dash": "dash"},
@@ -150,10 +164,10 @@ def uses(counts: Sequence[int], even: float) -> Figure:
         ],
         "layout": layout(
             showlegend=False,
-            bargap=0.05,
+            bargap=0,
             margin=MARGIN,
-            xaxis=axis("codeword, most used first", showgrid=False),
-            yaxis=axis("sub-vectors", rangemode="tozero"),
+            xaxis=axis("% of the codebook, most used first", showgrid=False, range=[0, 100]),
+            yaxis=axis("sub-vectors per codeword", rangemode="tozero"),
         ),
     }  # fmt: skip
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +13,7 @@ from .opened import Opened, View
 from .ranks import layer_of, layer_pick
 from .selection import Selection
 
-VIEW = View("codewords", "Use of the codewords", 30, None, keys=("layer",), learned="sites")
+VIEW = View("codewords", "Use of the codewords", 30, None, keys=("layer",), learned="sites.used")
 LEDE = "A codeword that no sub-vector takes is stored for nothing. Bits that the codes are worth fall with how unevenly codewords are used."
 HEIGHT = 280
 
@@ -29,19 +28,18 @@ def section(opened: Opened, chosen: Selection) -> Section:
     used = {n: None if own.get("used") is None else 100 * float(own["used"]) for n, own in sites.items()}  # fmt: skip
     every = grid_of(used, "% of codewords used", "linear", HEIGHT, "codewords", f"Share of codewords in use, {len(sites)} layers", source, layer)  # fmt: skip
     figures = [{**every, "title": "Codewords in use", "lede": "Share of the codebook, %. Click a layer to look at it."}]  # fmt: skip
-    counts = [int(c) for c in sites[layer].get("counts") or []]
+    counts = [float(c) for c in sites[layer].get("counts") or []]
     if counts:
-        even = sum(counts) / len(counts)
         figures.append(
             plot(
                 f"Codewords of {label_of(layer)}",
-                plots.uses(counts, even),
-                alt=f"How many sub-vectors of {label_of(layer)} take each of {len(counts)} codewords, from {counts[0]} down to {counts[-1]}; alike would be {even:.0f}",
+                plots.uses(counts),
+                alt=f"How many sub-vectors of {label_of(layer)} take a codeword, most used first: from {short(counts[0])} down to {short(counts[-1])}; alike would be {short(sum(counts) / len(counts))}",
                 height=HEIGHT,
                 source=source,
                 part="codewords-layer",
-                lede=_evenness(counts, sites[layer]),
-                raw=[{"layer": layer, "place": k + 1, "uses": c} for k, c in enumerate(counts)],
+                lede=_evenness(sites[layer]),
+                raw=[{"layer": layer, "group": k + 1, "of_groups": len(counts), "mean_uses": c} for k, c in enumerate(counts)],
             )
         )  # fmt: skip
     return drawn(
@@ -56,16 +54,10 @@ def section(opened: Opened, chosen: Selection) -> Section:
     )
 
 
-def worth(counts: list[int]) -> float:
-    """Bits that a code is worth: the entropy of how often each codeword is used."""
-    total = sum(counts)
-    return -sum(c / total * math.log2(c / total) for c in counts if c) if total else 0.0
-
-
-def _evenness(counts: list[int], own: Mapping[str, Any]) -> str:
-    dead = int(own.get("dead") or 0)
-    said = "none is unused" if not dead else f"{dead} unused"
-    return f"{len(counts)} codewords, {said}; codes are worth {short(worth(counts))} of {short(math.log2(len(counts)))} bits."  # fmt: skip
+def _evenness(own: Mapping[str, Any]) -> str:
+    dead, worth = int(own.get("dead") or 0), own.get("worth")
+    said = f"{dead} unused" if dead else "None is unused"
+    return f"{said}; codes are worth {short(float(worth))} bits." if worth is not None else f"{said}."  # fmt: skip
 
 
 def _words(sites: Mapping[str, Any]) -> list[str]:
@@ -82,9 +74,7 @@ def _words(sites: Mapping[str, Any]) -> list[str]:
 def _table(sites: Mapping[str, Any], source: Any) -> Section:
     rows, raw = [], []
     for name, own in sites.items():
-        counts = [int(c) for c in own.get("counts") or []]
-        bits = worth(counts) if counts else None
-        share = own.get("used")
+        bits, share = own.get("worth"), own.get("used")
         rows.append(
             {
                 "cells": [

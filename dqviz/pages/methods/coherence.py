@@ -22,18 +22,18 @@ def section(opened: Opened, chosen: Selection) -> Section:
     """A map of what was gained, and the layers of one block from k-means to now."""
     found = opened.learned
     assert found is not None
-    data = found.last("coherence")
+    data = {n: _known(own) for n, own in found.last("coherence").items()}
     layer = layer_of(data, chosen)
     source = found.source(opened.study, "measured")
-    gains = {n: float(own["now"]) - float(own["kmeans"]) for n, own in data.items()}
+    gains = {n: own["now"] - own["kmeans"] for n, own in data.items()}
     beside = [n for n in data if block_of(n) == block_of(layer)]
     every = grid_of(gains, "cosine, now less k-means", "signed", HEIGHT, "coherence", f"Gain in coherence, {len(data)} layers, mean {short(sum(gains.values()) / len(gains))}", source, layer)  # fmt: skip
     ways = plot(
         f"Layers of {block_of(layer)}",
         plots.moved(
             [label_of(n).rpartition(" · ")[2] for n in beside],
-            [float(data[n]["kmeans"]) for n in beside],
-            [float(data[n]["now"]) for n in beside],
+            [data[n]["kmeans"] for n in beside],
+            [data[n]["now"] for n in beside],
             ("k-means", "now"),
             "mean cosine",
         ),
@@ -55,19 +55,27 @@ def section(opened: Opened, chosen: Selection) -> Section:
     )  # fmt: skip
 
 
-def _way(layer: str, own: Mapping[str, Any]) -> str:
-    return f"{label_of(layer)} {short(float(own['kmeans']))} to {short(float(own['now']))}"
+def _known(own: Mapping[str, Any]) -> dict[str, float]:
+    """Both numbers of a layer; before the second is measured, it is the first."""
+    return {
+        "kmeans": float(own["kmeans"]),
+        "now": float(own["now"] if own.get("now") is not None else own["kmeans"]),
+    }
+
+
+def _way(layer: str, own: Mapping[str, float]) -> str:
+    return f"{label_of(layer)} {short(own['kmeans'])} to {short(own['now'])}"
 
 
 def _words(data: Mapping[str, Any], gains: Mapping[str, float]) -> list[str]:
-    before, now = (sum(float(own[k]) for own in data.values()) / len(data) for k in ("kmeans", "now"))  # fmt: skip
+    before, now = (sum(own[k] for own in data.values()) / len(data) for k in ("kmeans", "now"))  # fmt: skip
     more = sum(g > 0 for g in gains.values())
     return [f"On average {short(before)} with the codes of k-means, {short(now)} now; it rose in {more} of {len(gains)} layers."]  # fmt: skip
 
 
 def _table(data: Mapping[str, Any], source: Any) -> Section:
     rows = [
-        {"cells": [cell(label_of(n), n), *(cell(short(float(own[k]))) for k in ("kmeans", "now"))]}
+        {"cells": [cell(label_of(n), n), *(cell(short(own[k])) for k in ("kmeans", "now"))]}
         for n, own in data.items()
     ]
     return table(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from .learned import Learned, block_of, drawn, label_of, picked
 from .opened import Opened, View
 from .selection import Selection
 
-VIEW = View("decisions", "Decisions", 10, None, keys=("decided",), learned="sites")
+VIEW = View("decisions", "Decisions", 10, None, keys=("decided",), learned="sites.frozen")
 WAYS = {"frozen": ("frozen share", "of sub-vectors whose code is fixed"), "entropy": ("entropy, nats", "mean over the candidates of a sub-vector; 0 is decided")}  # fmt: skip
 LEDE = "Each sub-vector starts between its nearest codewords and is frozen when one of them has won. A layer that stays undecided is cut off at the end, and pays for it."
 
@@ -31,8 +31,12 @@ def section(opened: Opened, chosen: Selection) -> Section:
     steps = [int(line["step"]) for line in looks]
     labels = [label_of(layer) for layer in layers]
     figure = heatmap.sites(values, labels, [block_of(n) for n in layers], [f"step {k}" for k in steps], "linear", title)  # fmt: skip
-    shown = steps[:: max(1, -(-len(steps) // 8))]
-    figure["layout"]["xaxis"] |= {"type": "category", "tickangle": 0, "dtick": None, "tickvals": [f"step {k}" for k in shown], "ticktext": [str(k) for k in shown], "title": {"text": "step", "standoff": 8}}  # fmt: skip
+    ends = figure["layout"]["xaxis"] | {
+        "type": "category",
+        "tickangle": 0,
+        "title": {"text": "step", "standoff": 8},
+    }
+    figure["layout"]["xaxis"] = ends | _ticks(steps, 8)
     made = plot(
         VIEW.title,
         figure,
@@ -41,7 +45,7 @@ def section(opened: Opened, chosen: Selection) -> Section:
         source=found.source(opened.study, "measured"),
         part=f"decisions-{way}",
         raw=[{"layer": layer, "step": k, **_both(line, layer)} for layer in layers for k, line in zip(steps, looks, strict=True)],
-        narrow={"margin": {"l": 4, "r": 4, "t": 8, "b": 44}},
+        narrow={"margin": {"l": 4, "r": 4, "t": 8, "b": 44}, "xaxis": ends | _ticks(steps, 4)},
     )  # fmt: skip
     ways = [(key, words[0]) for key, words in WAYS.items()]
     return drawn(
@@ -52,6 +56,15 @@ def section(opened: Opened, chosen: Selection) -> Section:
         picks=[picked("decided", "Shown", ways, way)],
         words=_words(found, layers),
     )
+
+
+def _ticks(steps: Sequence[int], most: int) -> dict[str, Any]:
+    shown = steps[:: max(1, -(-len(steps) // most))]
+    return {
+        "dtick": None,
+        "tickvals": [f"step {k}" for k in shown],
+        "ticktext": [str(k) for k in shown],
+    }
 
 
 def _value(line: Mapping[str, Any], layer: str, way: str) -> float:

@@ -3,8 +3,8 @@
 Keys of a learner's measures that views read (`quant.learning.Learner.measures`); what a learner leaves
 out is not drawn:
 
-    sites      {layer: {frozen, entropy, ranks, used, dead, changed, counts}}: shares, nats; `counts` is how
-               often each codeword is used, largest first
+    sites      {layer: {frozen, entropy, ranks, used, dead, changed, counts, worth}}: shares, nats; how often the
+               codewords are used, most used first, means of equal groups of them; bits that codes are worth
     coherence  {layer: {kmeans, now}}: mean cosine of gradients inside a codeword
     units      [{unit, hard_before, hard_now, soft, undecided, mode}]: squared errors of a unit's output
     post_gelu  {layer: {low, high, negative, bins_negative, outliers, m, gate}}: ends of the range per step
@@ -79,8 +79,10 @@ class Learned:
         return ", ".join([self.name, *(f"{k}={v}" for k, v in (self.manifest.get("options") or {}).items())])  # fmt: skip
 
     def has(self, key: str) -> bool:
-        """Whether its measures hold a key; an empty key is its losses."""
-        return not key or any(line["measures"].get(key) for line in self.snapshots)
+        """Whether its measures hold a key, `sites`, or `sites.frozen` for any layer; an empty key is its losses."""
+        name, _, part = key.partition(".")
+        held = (line["measures"].get(name) for line in reversed(self.snapshots))
+        return not key or any(m and (not part or any(own.get(part) is not None for own in m.values())) for m in held)  # fmt: skip
 
     def last(self, key: str) -> Any:
         """The latest measures of a key."""

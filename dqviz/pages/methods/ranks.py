@@ -12,7 +12,7 @@ from .learned import Learned, drawn, grid_of, label_of, picked
 from .opened import Opened, View
 from .selection import Selection
 
-VIEW = View("ranks", "Chosen candidates", 20, None, keys=("layer",), learned="sites")
+VIEW = View("ranks", "Chosen candidates", 20, None, keys=("layer",), learned="sites.ranks")
 LEDE = "Rank 1 is the nearest codeword. The more often a farther one is chosen, the more the output gained from leaving the nearest."
 HEIGHT = 240
 

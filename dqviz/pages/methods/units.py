@@ -80,7 +80,12 @@ def _ratio(units: Mapping[str, Mapping[str, Any]]) -> float:
 
 
 def _mean_change(units: Mapping[str, Mapping[str, Any]]) -> str:
-    return f"{short(100 * (_ratio(units) - 1), 3)} % on average"
+    return f"{_less(_ratio(units))} error than rounding to nearest on average"
+
+
+def _less(ratio: float) -> str:
+    """`20 % less`."""
+    return f"{short(100 * abs(ratio - 1), 3)} % {'less' if ratio < 1 else 'more'}"
 
 
 def _modes(found: Learned) -> str:
@@ -91,7 +96,7 @@ def _modes(found: Learned) -> str:
 
 def _words(found: Learned, units: Mapping[str, Mapping[str, Any]]) -> list[str]:
     better = sum(a < b for a, b in zip(_of(units, "hard_now"), _of(units, "hard_before"), strict=True))  # fmt: skip
-    words = [f"{_modes(found)}: {_mean_change(units)} (geometric mean); less in {better} of {len(units)} units."]  # fmt: skip
+    words = [f"{_modes(found)}: {_mean_change(units)} (geometric mean), and less in {better} of {len(units)} units."]  # fmt: skip
     undecided = {n: float(u["undecided"]) for n, u in units.items() if u.get("undecided") is not None}  # fmt: skip
     if undecided:
         most = max(undecided, key=lambda n: undecided[n])
@@ -121,7 +126,7 @@ def _beside(
         raw=[{"unit": n, names[0]: a, names[1]: b} for n, a, b in zip(shared, them, ours, strict=True)],
     )  # fmt: skip
     less = sum(a < b for a, b in zip(ours, them, strict=True))
-    said = f"{names[1]} leaves {short(100 * (ratio - 1), 3)} % against {names[0]} on average over {len(shared)} units, and less in {less} of them."  # fmt: skip
+    said = f"{names[1]} leaves {_less(ratio)} error than {names[0]} on average over {len(shared)} units, and less in {less} of them."  # fmt: skip
     return made, said
 
 
