@@ -69,6 +69,11 @@ def check_fields(request: CaptureRequest) -> None:
         return
     if request.method not in cards.methods():
         raise unknown("method", request.method, cards.methods(), "List them: dqviz methods")
+    if cards.methods()[request.method].learns:
+        raise BadInput(
+            f"{request.method} learns what it stores, which a capture does not; capture without --method, "
+            f"and learn with dqviz compare --method {request.method}"
+        )
     if request.bits is None:
         raise BadInput(f"no bits were given for {request.method}; e.g. --bits w4a8")
     parse_bits(request.bits)

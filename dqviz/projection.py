@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from quant.cards import load_method, methods
+from quant.cards import Card, load_method, methods
 from quant.schema import Sampler
 from quant.seen_layout import CalibrationOptions
 
@@ -52,10 +52,10 @@ def projected(
     from quant import effort
     from quant.quantization import parse_options
 
-    record, free = CalibrationOptions(), [s.name for s in sites if s.kept_reason is None]
-    groups = effort.group_shapes(sites, free, sampler, record, shapes)
-    found = {}
+    record, found = CalibrationOptions(), {}
     for method, options in asked:
+        quantized = [s.name for s in sites if quantizes(methods()[method], s)]
+        groups = effort.group_shapes(sites, quantized, sampler, record, shapes)
         module, chosen = load_method(method), parse_options(method, options)
         work = effort.method_work(module, groups, chosen)
         found[method] = {
@@ -81,6 +81,11 @@ def projected(
         "rates": vars(rates()),
         "evidence": "predicted",
     }
+
+
+def quantizes(card: Card, site: Site) -> bool:
+    """Whether a method quantizes a site when all get the same bits."""
+    return site.kept_reason is None or (site.block is not None and site.role in card.also)
 
 
 def of_model(

@@ -138,6 +138,8 @@ class Methods:
         if plain["model"] not in listed:
             raise unknown("model", plain["model"], listed)
         if query.get("what") == "capture":
+            if method in self.learnings.methods:  # what it learns is no part of a capture
+                plain = {k: v for k, v in plain.items() if k not in ("method", "bits")}
             return "capture", CaptureRequest.parse(plain, "the page").to_json()
         asked = {k: query[k] for k in ("only", "options") if query.get(k)}
         return "probe", ProbeRequest.parse({**plain, **asked}, "the page").to_json()

@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
+from dqviz import capturing
 from dqviz.pages import methods as page
 from dqviz.seen_file import SeenFile
 from dqviz.study import Study, studies_root
 from dqviz.ui.bench import Bench
 from dqviz.ui.methods import Methods
+from quant.errors import BadInput
 from tests import learners
 from tests.app.conftest import FakeCompare
 from tests.captures import write_capture
@@ -283,6 +285,15 @@ def test_ranges_after_the_gelu_move_over_the_steps_and_give_the_negatives_few_bi
         "78 % of its values are negative and get 2 % of the bins" in w for w in drawn["words"]
     )
     assert any("1 as it is, 1 shifted and migrated" in w for w in drawn["words"])
+
+
+def test_a_capture_for_a_method_that_learns_is_one_of_the_inputs_alone() -> None:
+    learned_units()
+    missing = ask()["missing"]
+    assert missing["capture"].startswith("dqviz capture dit-emoji --study")
+    asked = {"model": "dit-emoji", "method": "wander", "bits": "w4a16"}
+    with pytest.raises(BadInput, match="capture without --method, and learn with dqviz compare"):
+        capturing.check_fields(capturing.CaptureRequest.parse(asked))
 
 
 def test_channels_show_the_factors_and_with_a_capture_their_ranges() -> None:
