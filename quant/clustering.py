@@ -117,10 +117,11 @@ class Clusterings:
                 if f"{name}.{last}" in state:
                     held[name] = state[f"{name}.{last}"].to(self.device)
 
-    def forget(self) -> None:
-        """Let go of what was found."""
-        self.codebooks.clear()
-        self.codes.clear()
+    def forget(self, names: Sequence[str]) -> None:
+        """Let go of what was found for these sites."""
+        for name in names:
+            self.codebooks.pop(name, None)
+            self.codes.pop(name, None)
 
     def _of(self, name: str) -> Tensor:
         """The vectors of a site, kept until the next one's."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -54,6 +54,10 @@ class VectorCodes(NamedTuple):
         """The weight that the codes stand for, float32 [o, i]."""
         flat = self.codebook.float().index_select(0, self.codes.reshape(-1).int())
         return flat.reshape(len(self.codes), -1)
+
+    def stored(self, kind: Literal["fp32", "fp16"]) -> VectorCodes:
+        """With the codebook in the dtype that it is stored in."""
+        return self if kind == "fp32" else self._replace(codebook=self.codebook.half())
 
     def check(self, where: str) -> None:
         """Stop at codes beyond the codebook, and at a codebook that holds NaN or infinity."""
@@ -165,12 +169,21 @@ def candidates(vectors: Tensor, codebook: Tensor, n: int) -> tuple[Tensor, Tenso
     """The n nearest codewords of every vector, uint8 [S, n], and their distances [S, n], ascending."""
     codes, distances = [], []
     for part, gaps in _distances(vectors, codebook):
-        found = gaps.topk(min(n, len(codebook)), dim=1, largest=False).indices
+        found = _nearest(gaps, min(n, len(codebook)))
         exact = (part[:, None] - codebook[found]).square().sum(2).sqrt()  # [c, n]
         order = exact.argsort(dim=1, stable=True)
         codes.append(found.gather(1, order).to(torch.uint8))
         distances.append(exact.gather(1, order))
     return torch.cat(codes), torch.cat(distances)
+
+
+def _nearest(gaps: Tensor, n: int) -> Tensor:
+    """Indices of the n least of every row; written over. For so few a search each is faster than a sort."""
+    found = []
+    for _ in range(n):
+        found.append(gaps.argmin(1, keepdim=True))
+        gaps.scatter_(1, found[-1], math.inf)
+    return torch.cat(found, 1)
 
 
 def _distances(vectors: Tensor, codebook: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

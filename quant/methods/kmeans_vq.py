@@ -30,7 +30,6 @@ from ..effort import GroupShape, Work
 from ..learning import Asked
 from ..schema import Plan, SitePlan, Value
 from ..site_tensors import Transform
-from ..vectors import VectorCodes
 from .base import Group, Rounded
 
 CARD = Card(
@@ -85,11 +84,6 @@ def work(shape: GroupShape, options: Options) -> Work:
     return clustering_work(shape, options.iterations)
 
 
-def as_stored(found: VectorCodes, options: Options) -> VectorCodes:
-    """With the codebook in the dtype that it is stored in."""
-    return found._replace(codebook=found.codebook.half()) if options.codebook == "fp16" else found
-
-
 def quantize_group(
     group: Group, seen: InputStatistics | None, options: Options, seed: int
 ) -> list[Rounded]:
@@ -100,7 +94,7 @@ def quantize_group(
             made.append(Rounded(site.weight))
             continue
         found = clustered(site.weight, site.plan.weight, site.name, seed, options.iterations)
-        made.append(Rounded(as_stored(found, options)))
+        made.append(Rounded(found.stored(options.codebook)))
     return made
 
 
@@ -146,7 +140,7 @@ class KMeans:
                     made[site.name] = Rounded(site.weight)
                 else:
                     found = self.sites.found(site.name)
-                    made[site.name] = Rounded(as_stored(found, self.asked.options))
+                    made[site.name] = Rounded(found.stored(self.asked.options.codebook))
         return made
 
 

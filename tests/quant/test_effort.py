@@ -43,7 +43,7 @@ CASES = [
 
 
 FACTORED = ("gptq", "svdquant")  # factorizations are predicted, the counter does not see them
-SETTLING = ("kmeans-vq",)  # stop where nothing moves, which on small weights is early
+SETTLING = ("kmeans-vq", "vq4dit")  # stop where nothing moves, which on small weights is early
 
 
 def multiply_adds(make):

@@ -44,6 +44,16 @@ def plan_of(model, key, bits):
     return uniform_plan(model, parse_bits(bits), also=methods()[key].also)
 
 
+def trial_options(key):
+    """Methods that learn for long say with which options they are only tried."""
+    return {"preset": "trial"} if any(p.name == "trial" for p in methods()[key].presets) else {}
+
+
+def quantized(model, key, bits, seen):
+    """With the card's defaults, or as a trial."""
+    return quantize(model, key, plan_of(model, key, bits), trial_options(key), seen)
+
+
 def test_the_docstring_reads_like_the_paper(key):
     text = load_method(key).__doc__
     assert re.search(r"arxiv\.org/abs|arXiv \d{4}\.\d{5}", text), "the paper"
@@ -81,7 +91,7 @@ def test_documented_options_exist_with_their_defaults(key):
 
 def test_presets_run_and_stay_finite(key, model, seen, samples, sampler):
     for bits in methods()[key].bits:
-        made = quantize(model, key, plan_of(model, key, bits), seen=seen)
+        made = quantized(model, key, bits, seen)
         drawn = generate(model, samples[:1], sampler, transformer=made.transformer)
         assert bool(torch.isfinite(drawn.latents).all()), bits
 
@@ -94,14 +104,14 @@ def test_more_bits_do_not_hurt(key, model, seen, reference):
     with torch.no_grad():
         exact = model.transformer(x, **arguments).sample
         for width in sorted({2, 3, 4, 6, 8} & set(methods()[key].widths)):
-            made = quantize(model, key, plan_of(model, key, f"w{width}a8"), seen=seen)
+            made = quantized(model, key, f"w{width}a8", seen)
             errors.append(float((made.transformer(x, **arguments).sample - exact).norm()))
     assert errors == sorted(errors, reverse=True)
 
 
 def test_the_stored_transform_is_within_what_sizes_are_predicted_from(key, model, seen):
     module = load_method(key)
-    made = quantize(model, key, plan_of(model, key, "w4a8"), seen=seen)
+    made = quantized(model, key, "w4a8", seen)
     most = module.stored_transform(module.Options())
     for layer in made.transformer.modules():
         if isinstance(layer, QuantLinear):
@@ -114,7 +124,7 @@ def test_the_stored_transform_is_within_what_sizes_are_predicted_from(key, model
 
 
 def test_the_size_command_never_promises_too_little(key, model, seen, tiny_dit, tmp_path):
-    made = quantize(model, key, plan_of(model, key, "w4a8"), seen=seen)
+    made = quantized(model, key, "w4a8", seen)
     stored = save_checkpoint(made, model, tmp_path / "c")
     predicted = size_of(str(tiny_dit), key, parse_bits("w4a8"))
     inside = set(made.scope.quantized)
@@ -125,7 +135,7 @@ def test_the_size_command_never_promises_too_little(key, model, seen, tiny_dit, 
 @pytest.mark.parametrize("preset", [0, -1])
 def test_what_is_saved_is_what_loads_and_its_size_was_known(key, preset, model, seen, tmp_path):
     bits = methods()[key].bits[preset]
-    made = quantize(model, key, plan_of(model, key, bits), seen=seen)
+    made = quantized(model, key, bits, seen)
     report = save_checkpoint(made, model, tmp_path / "c")
     loaded = DiTTransformer2DModel.from_pretrained(tmp_path / "c").eval()
     x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -194,7 +204,8 @@ class Judged:
 
     def _errors(self, key, options, bits, scope):
         plan = plan_of(self.model, scope, bits)
-        made = quantize(self.model, key, plan, options_from_pairs(options), self.seen)
+        own = trial_options(key) | options_from_pairs(options)
+        made = quantize(self.model, key, plan, own, self.seen)
         lost = self._drawn(made.transformer) - self.exact
         return (lost.norm(dim=1) / self.exact.norm(dim=1)).numpy()
 

@@ -1,0 +1,189 @@
+"""VQ4DiT: codebooks and, together with them, which codeword every vector takes, learned without data.
+
+Deng et al., AAAI 2025, https://arxiv.org/abs/2408.17131
+
+Shapes: W [o, i] weight; d neighbours of a row per vector w; C [k, d] codebook; n candidates of a vector
+with ratios r [n, S]; h_l the output of block l of L.
+
+    W   = sum_j r_j C[A_c,j],   A_c = the n codewords nearest to w after k-means,   r = softmax(z)
+    L   = L_d, and + L_r where L_r is above its least in this trajectory
+    L_d = (1 / L) sum_l mean((h_l^student - h_l^teacher)^2),   L_r = mean over layers of sum r (1 - r) / unfrozen
+    x_t : the teacher's own trajectory from noise, both guidance branches; nothing else goes in
+
+Stage A learns z and biases, with codebooks beside them; a vector with max r > 0.99 is frozen, a layer with
+99 % frozen vectors takes argmax r and drops z. Stage B learns codebooks and biases. RMSprop throughout.
+k and d are those of `kmeans-vq`; candidates=1 is the tuning of codebooks alone.
+
+Read in the released code: inverse-distance ratios, n = 2, L_r and when it counts, freezing, hardening,
+rates. Second-hand from the paper: codebooks learn from the start (`codebook_from_start=false` is the
+code), q, k and v have codebooks of their own, uniform ratios as an option. Ours: student in eval mode
+(the code drops labels in the student alone), guidance and sampler of the model's card, a deadline after
+which everything is decided, and `block_input=teacher`: each block learns alone on the teacher's inputs,
+so that one block is in memory at a time; `cached` trajectories are gone through at random then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from ..assignments import Ratios
+from ..calibration import InputStatistics
+from ..cards import Card, Option, Preset
+from ..clustering import clustered, clustering_work, with_codebooks
+from ..codebook_learner import CodebookLearner
+from ..effort import GroupShape, Work
+from ..learning import Asked
+from ..schema import CODEBOOKS, Plan, SitePlan, Value
+from ..site_tensors import Transform
+from .base import Group, Rounded
+
+CARD = Card(
+    key="vq4dit",
+    title="VQ4DiT",
+    paper="https://arxiv.org/abs/2408.17131",
+    bits=("w2a16", "w3a16", "w4a16"),
+    beats="rtn",
+    beats_at=("w2a16",),
+    widths=(2, 3, 4),
+    also=("adaln",),
+    learns=True,
+    summary="Codebooks and the codeword of every vector learned together, from the model's own trajectories; weight-only.",
+    options=(
+        Option(
+            "candidates",
+            2,
+            "codewords that a vector chooses among, 1 to 4; 1 tunes codebooks alone",
+        ),
+        Option("ratios", "inverse_distance", "first ratios: inverse_distance or uniform"),
+        Option("trajectories", 20, "from noise to picture, in full precision"),
+        Option("steps", 50, "of a trajectory, each a step of learning"),
+        Option("samples", 4, "drawn together in a trajectory"),
+        Option("guidance", None, "of the trajectories; the model card's where it is not said"),
+        Option("deadline", 0.6, "share of the steps after which what is undecided is decided"),
+        Option(
+            "codebook_from_start", True, "codebooks learn beside the ratios, not only after them"
+        ),
+        Option(
+            "block_input", "student", "student: all blocks at once; teacher: one block at a time"
+        ),
+        Option("cached", 2, "trajectories kept for a block where it learns alone"),
+        Option("assignment_rate", 0.05, "learning rate of the logits"),
+        Option("codebook_rate", 0.0001, "learning rate of the codebooks"),
+        Option("bias_rate", 0.0001, "learning rate of the biases"),
+        Option("iterations", 100, "steps of k-means, 1 to 1000"),
+        Option("codebook", "fp32", "how codewords are stored: fp32 or fp16"),
+    ),
+    presets=(
+        Preset(
+            "quick",
+            {"trajectories": 35, "steps": 20, "samples": 2, "iterations": 40},
+            "ours",
+            "w2a16",
+            "an embedded model on two cores in 10 minutes",
+        ),
+        Preset(
+            "paper",
+            {"trajectories": 100, "steps": 50, "samples": 4},
+            "read in released code, where learning has no end: 100 trajectories are ours",
+            "w2a16",
+            "hours on a GPU for DiT-XL/2",
+        ),
+        Preset(
+            "trial",
+            {"trajectories": 2, "steps": 4, "samples": 1, "iterations": 10},
+            "ours",
+            "",
+            "a few steps, to see that everything runs",
+        ),
+    ),
+)
+
+
+class Options(Value):
+    """Knobs; see the card for what they mean."""
+
+    candidates: int = Field(default=2, ge=1, le=4)
+    ratios: Ratios = "inverse_distance"
+    trajectories: int = Field(default=20, ge=1)
+    steps: int = Field(default=50, ge=1, le=1000)
+    samples: int = Field(default=4, ge=1)
+    guidance: float | None = Field(default=None, ge=0, le=100)
+    deadline: float = Field(default=0.6, ge=0, le=1)
+    codebook_from_start: bool = True
+    block_input: Literal["student", "teacher"] = "student"
+    cached: int = Field(default=2, ge=1)
+    assignment_rate: float = Field(default=0.05, gt=0)
+    codebook_rate: float = Field(default=1e-4, ge=0)
+    bias_rate: float = Field(default=1e-4, ge=0)
+    iterations: int = Field(default=100, ge=1, le=1000)
+    codebook: Literal["fp32", "fp16"] = "fp32"
+
+
+def planned(
+    plan: Plan,
+    groups: Iterable[tuple[Group, InputStatistics | None]],
+    timesteps: Sequence[float],
+    options: Options,
+    seed: int,
+) -> Plan:
+    """Codebooks in the place of integers, site by site with the bits that it has."""
+    sites = {name: with_codebooks(site) for name, site in plan.sites.items()}
+    return plan.model_copy(update={"sites": sites})
+
+
+def stored_formats(site: SitePlan, in_features: int, options: Options, steps: int) -> SitePlan:
+    """A codebook of the same bits."""
+    return with_codebooks(site)
+
+
+def stored_transform(options: Options) -> Transform:
+    """Beside codes and codebook, biases in float32."""
+    return Transform(half_codebook=options.codebook == "fp16", learned_bias=True)
+
+
+def work(shape: GroupShape, options: Options) -> Work:
+    """k-means, then for every step one pass of the teacher, and forward and backward of the student."""
+    start = clustering_work(shape, options.iterations)
+    if not shape.tokens:
+        return start
+    rows = 2 * options.samples * shape.tokens
+    steps = options.trajectories * options.steps
+    decoding = 20 * options.candidates * shape.weights
+    each = Work(
+        4 * rows * shape.weights, decoding + 30 * rows * shape.width, 60 * len(shape.outputs)
+    )
+    return start + each * steps
+
+
+def memory(shapes: Sequence[GroupShape], options: Options) -> int:
+    """Logits, their gradients and squares, candidates; weights of teacher and student; one decoded layer.
+
+    Of all blocks at once; where a block learns alone it is less.
+    """
+    d, n = CODEBOOKS[2][1], options.candidates
+    weights = sum(shape.weights for shape in shapes)
+    largest = max((shape.weights for shape in shapes), default=0)
+    return 4 * weights + (13 * n * weights) // d + 16 * largest
+
+
+def quantize_group(
+    group: Group, seen: InputStatistics | None, options: Options, seed: int
+) -> list[Rounded]:
+    """What learning starts from: k-means of every site, the biases as they are."""
+    made = []
+    for site in group.sites:
+        if site.plan.weight is None:
+            made.append(Rounded(site.weight))
+            continue
+        found = clustered(site.weight, site.plan.weight, site.name, seed, options.iterations)
+        bias = None if site.bias is None else site.bias.float()
+        made.append(Rounded(found.stored(options.codebook), bias=bias))
+    return made
+
+
+def learner(asked: Asked) -> CodebookLearner:
+    """The stages in steps."""
+    return CodebookLearner(asked)

@@ -1,0 +1,49 @@
+"""A DiT of one block at DiT-XL/2's width, random: what memory is measured on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from diffusers import DDIMScheduler, DiTTransformer2DModel
+
+from quant.adapters import adapter_for
+from quant.models import Model, ModelCard
+
+
+def one_block() -> Model:
+    """Never on disk, without a VAE: it can walk, not draw pictures."""
+    torch.manual_seed(0)
+    transformer = DiTTransformer2DModel(
+        num_attention_heads=16,
+        attention_head_dim=72,
+        num_layers=1,
+        in_channels=4,
+        out_channels=8,
+        sample_size=32,
+        patch_size=2,
+        num_embeds_ada_norm=1000,
+    ).eval()
+    adapter = adapter_for(transformer)
+    card = ModelCard(
+        key="one-block",
+        title="One block",
+        family="dit",
+        task="class-to-image",
+        guidance=1.5,
+        steps=3,
+        scheduler="DDIMScheduler",
+    )
+    return Model(
+        ref="one-block",
+        path=Path(),
+        from_hub=False,
+        pipe=SimpleNamespace(transformer=transformer, scheduler=DDIMScheduler()),
+        adapter=adapter,
+        card=card,
+        sites=adapter.sites(transformer),
+        source_dtype=torch.float32,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+    )
