@@ -92,7 +92,7 @@ CARD = Card(
             "hours on a GPU for DiT-XL/2",
         ),
         Preset(
-            "trial",
+            "brief",
             {"trajectories": 2, "steps": 4, "samples": 1, "iterations": 10},
             "ours",
             "",

@@ -44,14 +44,14 @@ def plan_of(model, key, bits):
     return uniform_plan(model, parse_bits(bits), also=methods()[key].also)
 
 
-def trial_options(key):
+def brief(key):
     """Methods that learn for long say with which options they are only tried."""
-    return {"preset": "trial"} if any(p.name == "trial" for p in methods()[key].presets) else {}
+    return {"preset": "brief"} if any(p.name == "brief" for p in methods()[key].presets) else {}
 
 
 def quantized(model, key, bits, seen):
-    """With the card's defaults, or as a trial."""
-    return quantize(model, key, plan_of(model, key, bits), trial_options(key), seen)
+    """With the card's defaults, or briefly."""
+    return quantize(model, key, plan_of(model, key, bits), brief(key), seen)
 
 
 def test_the_docstring_reads_like_the_paper(key):
@@ -204,7 +204,7 @@ class Judged:
 
     def _errors(self, key, options, bits, scope):
         plan = plan_of(self.model, scope, bits)
-        own = trial_options(key) | options_from_pairs(options)
+        own = brief(key) | options_from_pairs(options)
         made = quantize(self.model, key, plan, own, self.seen)
         lost = self._drawn(made.transformer) - self.exact
         return (lost.norm(dim=1) / self.exact.norm(dim=1)).numpy()
