@@ -27,6 +27,7 @@ from .vectors import (
 
 AT_ONCE = 10  # iterations in a step
 STAGE = "k-means"
+GROUPS = 32  # of codewords, whose uses are told together
 
 
 def with_codebooks(site: SitePlan) -> SitePlan:
@@ -134,7 +135,18 @@ class Clusterings:
 
 
 def usage(found: VectorCodes) -> dict[str, object]:
-    """How the codewords of a site are used: share in use, how many are dead."""
+    """How the codewords of a site are used.
+
+    Share in use; how many are dead; uses per codeword, most used first, as means of up to `GROUPS` groups of
+    equal size; bits that a code is worth, the entropy of the uses.
+    """
     k = len(found.codebook)
-    used = int((torch.bincount(found.codes.reshape(-1).int(), minlength=k) > 0).sum())
-    return {"used": used / k, "dead": k - used}
+    counts = torch.bincount(found.codes.reshape(-1).int(), minlength=k).double()
+    share = counts[counts > 0] / counts.sum()
+    groups = counts.sort(descending=True).values.reshape(min(k, GROUPS), -1).mean(1)
+    return {
+        "used": len(share) / k,
+        "dead": k - len(share),
+        "counts": [round(float(c), 2) for c in groups],
+        "worth": float(-(share * share.log2()).sum()),
+    }
