@@ -52,6 +52,11 @@ class AttentionRange(Value):
     v: Range
     probabilities: Range
 
+    @property
+    def quantizers(self) -> dict[str, Quantizer]:
+        """By the names of `PARTS`."""
+        return {part: getattr(self, part) for part in PARTS}
+
 
 class RangedAttention:
     """diffusers' attention processor that quantizes what it multiplies."""
@@ -124,7 +129,7 @@ def attach(transformer: nn.Module, ranges: Mapping[str, AttentionRange]) -> None
             raise BadCheckpoint(
                 f"ranges are given for attention '{name}', which this transformer does not have"
             )
-        put_in(transformer.get_submodule(name), {part: getattr(own, part) for part in PARTS})
+        put_in(transformer.get_submodule(name), own.quantizers)
 
 
 def _heads(attn: Any, x: Tensor) -> Tensor:

@@ -78,6 +78,7 @@ class GroupShape:
     rows: int  # r
     steps: int  # of the calibration
     tokens: int = 1  # T, where it is known: rows that a method which learns runs through
+    groups: int = 1  # of the whole model
 
     @property
     def weights(self) -> int:
@@ -149,6 +150,7 @@ def group_shapes(
             rows,
             sampler.steps,
             known[name].tokens if name in known else 1,
+            len(outputs),
         )
         for name, of in outputs.items()
     ]

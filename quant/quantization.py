@@ -233,7 +233,7 @@ class Groups:
         steps = steps_of(self.plan.windows, self.timesteps)
         for input_of, sites in self._sites().items():
             weights = tuple(self._weight(name) for name in sites)
-            yield Group(input_of, weights, steps), self._statistics(input_of)
+            yield Group(input_of, weights, steps), self._statistics(input_of, weights)
 
     def _sites(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
@@ -250,10 +250,13 @@ class Groups:
         bias = None if linear.bias is None else linear.bias.detach().cpu()
         return SiteWeight(name, linear.weight.detach().cpu().float(), bias, self.plan.sites[name])
 
-    def _statistics(self, input_of: str) -> InputStatistics | None:
+    def _statistics(self, input_of: str, weights: Sequence[SiteWeight]) -> InputStatistics | None:
         if not self.card.needs or self.seen is None:
             return None
         if input_of not in self.seen.inputs:
+            kept = {s.name for s in self.model.sites if s.kept_reason}
+            if all(w.name in kept and not any(w.plan.activations) for w in weights):
+                return None  # a method quantizes it besides: weights alone, nothing was recorded
             raise BadInput(
                 f"the calibration has no statistics of {input_of}; it was recorded from another model"
             )

@@ -159,6 +159,8 @@ def stored_forms(
             for name, site in formats.items()
         }
     transforms: dict[str, Transform] = dict.fromkeys(formats, transform)
+    if hasattr(module, "site_transform"):
+        transforms = {s.name: module.site_transform(s, chosen) for s in sites if s.name in formats}
     fold: Fold = getattr(chosen, "fold", "none")
     if transform.scale and not transform.per_window and fold != "none":
         producers = target.adapter.producers(target.transformer)

@@ -10,6 +10,7 @@ quantize_group(group, seen, options, seed) -> one `Rounded` for each site of the
 check(plan, inputs, timesteps, options) stops, before anything is calibrated, at options that fit neither
     the quantized inputs (each a tuple: its name, then its sites') nor the steps
 planned(plan, groups, timesteps, options, seed) -> the plan with this method's own formats or windows
+site_transform(site, options) -> what that site of a model stores at most, where sites differ in it
 own_formats(sites, formats, options) -> formats by name as the method has them, from the model's sites alone:
     what depends on where a site is, and sites that it quantizes besides
 stored_formats(site, in_features, options, steps) -> the formats that a site of that plan has at most

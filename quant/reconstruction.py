@@ -1,0 +1,444 @@
+"""Learning one unit after another, so that its quantized output is that of the full-precision model.
+
+BRECQ, Li et al. 2021, https://arxiv.org/abs/2102.05426 (units in order); QDrop, arXiv 2203.05740 (mixing); losses
+and schedules as read in TaQ-DiT's released code (arXiv 2411.14172).
+
+Shapes: x^q, x^f [n, t, i] input of a unit with all earlier ones quantized, and in full precision; y [n, t, o].
+
+    x    = where(Bernoulli(1/2), x^q, x^f)                 element by element
+    loss = mean_{n, o} sum_t (y - y^f)^2 + w sum (1 - |2 h - 1|^beta)
+    joint      rounding and activation scales together
+    separate   rounding with activations as they are, then scales with the rounded weights, half the steps each
+
+Learning rates fall as a cosine for scales and stay for rounding. What is judged are rows that are not
+learned from, rounded hard, with nothing mixed. Adaptive-layer-norm layers are rounded to nearest.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from .attention_ranges import AttentionRange, put_in
+from .calibration_inputs import CalibrationInputs
+from .effort import GroupShape, Work
+from .errors import BadInput
+from .learned_steps import Mixing
+from .learning import Asked, check_finite, generator
+from .methods.base import Group, Rounded, SiteWeight
+from .quantization import layers_from, shallow_copy, swap
+from .range_search import searched_grid
+from .rounding import Ranges, WeightCodes
+from .schema import Value
+from .soft_rounding import beta_at, undecidedness
+from .soft_units import SoftUnit, Way
+from .units import HELD_OUT, MIB, Captured, Grain, Unit, capture, units_of
+
+Mode = Literal["nearest", "joint", "separate"]
+JUDGED = 128  # rows at most
+HARD_LOSSES = 20  # of a unit, in the log
+_DRAW, _SEARCH, _SOFT, _MIX, _CALLS, _HELD = 30, 400, 45, 25, 250, 12  # passes, calls, copies
+SECOND = ("fc2", "context_fc2")  # roles that read what comes out of a GELU
+
+
+class ReconstructionOptions(Value):
+    """Options of every method that learns units; their cards list them."""
+
+    iterations: int = Field(default=400, ge=0, le=200_000)
+    batch: int = Field(default=16, ge=1, le=1024)
+    samples: int = Field(default=16, ge=1, le=4096)
+    steps: int = Field(default=10, ge=1, le=1000)
+    rounding_lr: float = Field(default=5e-2, gt=0, le=1)
+    scale_lr: float = Field(default=1e-3, gt=0, le=1)
+    rounding_weight: float = Field(default=0.01, ge=0, le=100)
+    drop: float = Field(default=0.5, ge=0, lt=1)
+    cache_mib: int = Field(default=1024, ge=1)
+
+
+class Reconstruction:
+    """The learner of these methods (`quant.learning.Learner`)."""
+
+    def __init__(self, asked: Asked, mode: Mode, way: Way, grain: Grain = "unit") -> None:
+        self.asked, self.mode, self.way = asked, mode, way
+        self.options: ReconstructionOptions = asked.options
+        model, plan = asked.model, asked.plan
+        if len(plan.windows) > 1:
+            raise BadInput(
+                "units are learned with one set of formats for all steps; leave the windows away"
+            )
+        sites = {
+            s.name: s for s in model.sites if s.name in plan.sites and plan.sites[s.name].quantized
+        }
+        learned = [n for n, s in sites.items() if s.role != "adaln"]
+        self.apart = [n for n in sites if n not in learned]
+        self.inputs_of = {n: s.input_of for n, s in sites.items()}
+        self.second = [n for n, s in sites.items() if s.role in SECOND]
+        self.units = units_of(model.transformer, learned, grain)
+        sampler = model.sampler()
+        if asked.seen is not None:
+            told = asked.seen.manifest["sampler"]
+            sampler = model.sampler(told["steps"], told["guidance"], told["scheduler"])
+        self.inputs = CalibrationInputs(model, sampler, self.options.samples, self.options.steps)
+        self.student = shallow_copy(model.transformer)
+        self.found: dict[str, Rounded] = {}
+        self.ranges: dict[str, AttentionRange] = {}
+        self.about: dict[str, dict[str, Any]] = {}
+        self.gates: dict[str, dict[str, Any]] = {}
+        self.done = 0
+        self.now: _Learning | None = None
+        self._round_apart()
+
+    @property
+    def steps(self) -> int:
+        """One per drawn batch; then of each unit one that captures and searches, and its iterations."""
+        return len(self.inputs.batches) + len(self.units) * self._of_unit
+
+    @property
+    def stage(self) -> str:
+        """Trajectories, or the unit and what is done to it."""
+        unit, r = self._place(self.done)
+        if unit is None:
+            return "trajectories"
+        if r == 0:
+            return f"{unit.name}: ranges"
+        if self.mode == "separate" and r > self._rounding_steps:
+            return f"{unit.name}: scales"
+        free = beta_at(r - 1, self._rounding_steps) is None
+        return f"{unit.name}: {'free' if free else 'rounding'}"
+
+    def step(self, k: int) -> Mapping[str, float]:
+        """Draw a batch, begin a unit, or learn a little of it."""
+        unit, r = self._place(k)
+        losses: dict[str, float] = {}
+        if unit is None:
+            self.inputs.draw(k)
+        elif r == 0:
+            self.now = self._begin(unit)
+            losses["hard"] = self.now.hard_before
+        else:
+            assert self.now is not None
+            losses = self._learn(self.now, r - 1)
+        self.done = k + 1
+        if unit is not None and self._place(k + 1)[0] != unit:
+            self._commit()
+        return losses
+
+    def state(self) -> dict[str, Tensor]:
+        """Trajectories, what is done, and the unit that is learned now."""
+        found = self.inputs.state() | {"done": torch.tensor(self.done)}
+        for site, rounded in self.found.items():
+            found |= {f"site.{site}.{n}": t for n, t in _tensors(rounded).items()}
+        said = {
+            "about": self.about,
+            "gates": self.gates,
+            "ranges": {name: own.to_json() for name, own in self.ranges.items()},
+        }
+        found["said"] = torch.frombuffer(bytearray(json.dumps(said).encode()), dtype=torch.uint8)
+        if self.now is not None:
+            found |= {f"now.{n}": t for n, t in self.now.state().items()}
+        return found
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Make the student as it was; captures are made anew."""
+        self.inputs.restore(state)
+        self.done = int(state["done"])
+        said = json.loads(bytes(state["said"].tolist()))
+        self.about, self.gates = said["about"], said["gates"]
+        ranges = {n: AttentionRange.parse(own, n) for n, own in said["ranges"].items()}
+        of_sites: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in state.items():
+            if name.startswith("site."):
+                site, _, part = name.removeprefix("site.").rpartition(".")
+                of_sites.setdefault(site, {})[part] = tensor
+        self._put({site: _rounded(parts) for site, parts in of_sites.items()}, ranges)
+        unit, r = self._place(self.done)
+        if unit is not None and r > 0:
+            before = {n: self.gates[n] for n in unit.sites if n in self.gates}
+            self.now = self._begin(unit)
+            self.gates |= before
+            self.now.restore({n[4:]: t for n, t in state.items() if n.startswith("now.")})
+
+    def measures(self) -> dict[str, Any]:
+        """Errors of units so far, and of inputs of second linears what the views show."""
+        about = dict(self.about)
+        if self.now is not None:
+            about[self.now.soft.unit.name] = self.now.measures() | {"mode": self.mode}
+        return {
+            "units": [{"unit": name, **own} for name, own in about.items()],
+            "post_gelu": dict(self.gates),
+        }
+
+    def rounded(self) -> Mapping[str, Rounded]:
+        """Every site as it is stored."""
+        return {site: replace(found, notes=self._notes(site)) for site, found in self.found.items()}
+
+    def attention(self) -> Mapping[str, AttentionRange]:
+        """Ranges inside attentions."""
+        return self.ranges
+
+    @property
+    def _of_unit(self) -> int:
+        return 1 + (0 if self.mode == "nearest" else self.options.iterations)
+
+    @property
+    def _rounding_steps(self) -> int:
+        whole = self.options.iterations
+        return whole // 2 if self.mode == "separate" else whole
+
+    def _place(self, k: int) -> tuple[Unit | None, int]:
+        k -= len(self.inputs.batches)
+        if k < 0:
+            return None, 0
+        index, r = divmod(k, self._of_unit)
+        return (self.units[index], r) if index < len(self.units) else (None, 0)
+
+    def _begin(self, unit: Unit) -> _Learning:
+        runs, bound = self.inputs.runs(), self.options.cache_mib * MIB
+        teacher = self.asked.model.transformer
+        plain = capture(teacher, unit.name, runs, bound)
+        prefix = capture(self.student, unit.name, runs, bound, like=plain)
+        soft = SoftUnit(
+            unit,
+            teacher.get_submodule(unit.name),
+            self.asked.plan.sites,
+            self.inputs_of,
+            self.second,
+            self.way,
+            prefix,
+        )
+        self.gates |= soft.gates
+        return _Learning(soft, plain, prefix, self.asked.model.device)
+
+    def _learn(self, now: _Learning, k: int) -> dict[str, float]:
+        options, total, rounding = self.options, self.options.iterations, self._rounding_steps
+        separate, name = self.mode == "separate", now.soft.unit.name
+        weights_learn = k < rounding
+        seeded = generator(self.asked.seed, name, k)
+        drawn = torch.Generator(now.device).manual_seed(seeded.initial_seed())
+        mixing = Mixing(drawn, 1 - options.drop)
+        now.soft.quantize(
+            "soft" if weights_learn else "hard",
+            activations=not (separate and weights_learn),
+            follows=weights_learn,
+            mixing=mixing,
+        )
+        x, wanted = now.batch(options.batch, seeded, mixing)
+        lost = _distance(now.soft(x), wanted)
+        beta = beta_at(k, rounding) if weights_learn else None
+        pressed = torch.zeros((), device=now.device)
+        if beta is not None and options.rounding_weight:
+            h = [linear.soft.h() for linear in now.soft.linears.values() if linear.soft is not None]
+            pressed = options.rounding_weight * sum(undecidedness(each, beta) for each in h)
+        loss = lost + pressed
+        first = rounding if separate else 0
+        fall = 0.5 * (1 + math.cos(math.pi * max(0, k - first) / max(1, total - first)))
+        rates = (
+            options.rounding_lr if weights_learn else 0.0,
+            0.0 if separate and weights_learn else options.scale_lr * fall,
+        )
+        now.adam_step(loss, rates)
+        check_finite({f"{name}: {n}": t for n, t in now.soft.learned().items()})
+        found = {
+            "loss": float(loss.detach()),
+            "output": float(lost.detach()),
+            "rounding": float(pressed.detach()),
+        }
+        if (k + 1) % max(1, total // HARD_LOSSES) == 0 or k + 1 == total:
+            found["hard"] = now.hard()
+        return found
+
+    def _commit(self) -> None:
+        assert self.now is not None
+        soft = self.now.soft
+        self.about[soft.unit.name] = self.now.measures() | {"mode": self.mode}
+        attention = soft.attention()
+        ranges = {} if attention is None else {soft.unit.name: attention}
+        self.now = None
+        self._put(soft.rounded(), ranges)
+
+    def _put(self, found: Mapping[str, Rounded], ranges: Mapping[str, AttentionRange]) -> None:
+        """Sites, and the insides of attentions, into the student as they are stored."""
+        self.found |= found
+        self.ranges |= ranges
+        model, plan = self.asked.model, self.asked.plan
+        for name, rounded in found.items():
+            linear = model.transformer.get_submodule(name)
+            bias = None if linear.bias is None else linear.bias.detach().cpu()  # type: ignore[union-attr]
+            weight = linear.weight.detach().cpu().float()  # type: ignore[union-attr]
+            group = Group(name, (SiteWeight(name, weight, bias, plan.sites[name]),))
+            made = layers_from([rounded], group, "this method", plan, dtype=model.dtype)
+            swap(self.student, name, made[name][0].to(model.device))
+        for name, own in ranges.items():
+            put_in(self.student.get_submodule(name), own.quantizers)
+
+    def _round_apart(self) -> None:
+        """Sites that nothing is learned of, to nearest."""
+        plan, found = self.asked.plan, {}
+        for name in self.apart:
+            fmt = plan.sites[name].weight
+            weight: Any = self.asked.model.transformer.get_submodule(name).weight
+            weight = weight.detach().cpu().float()
+            grid = None if fmt is None else searched_grid(weight, fmt)
+            found[name] = Rounded(weight if grid is None else grid.stored(grid.codes(weight)))
+        self._put(found, {})
+
+    def _notes(self, site: str) -> dict[str, object]:
+        if site in self.apart:
+            return {"rounding": "nearest"}
+        gate = {"gate": self.gates[site]["gate"]} if site in self.gates else {}
+        return {"rounding": self.mode, **gate}
+
+
+class _Learning:
+    """One unit with its captures, and the moments of Adam."""
+
+    def __init__(
+        self, soft: SoftUnit, plain: Captured, prefix: Captured, device: torch.device
+    ) -> None:
+        self.soft, self.plain, self.prefix, self.device = soft, plain, prefix, device
+        judged = torch.arange(len(plain)) % HELD_OUT == HELD_OUT - 1
+        rows = torch.arange(len(plain))
+        self.learned = rows[~judged]
+        held = rows[judged] if bool(judged.any()) else rows
+        self.judged = held[:: -(-len(held) // JUDGED)]
+        groups = [{"params": soft.logits}, {"params": soft.scales}]
+        self.adam = torch.optim.Adam([g for g in groups if g["params"]], lr=0.0)
+        self.hard_before = self.hard()
+
+    def batch(
+        self, count: int, generator: torch.Generator, mixing: Mixing
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Inputs, mixed, and the outputs that are wanted."""
+        rows = self.learned[torch.randint(len(self.learned), (count,), generator=generator)]
+        both = zip(
+            self._rows(self.prefix.inputs, rows), self._rows(self.plain.inputs, rows), strict=True
+        )
+        return [mixing.mixed(q, f) for q, f in both], self._rows(self.plain.outputs, rows)
+
+    def adam_step(self, loss: Tensor, rates: tuple[float, float]) -> None:
+        """One step with these learning rates of rounding and scales."""
+        lengths = iter(
+            rate
+            for rate, own in zip(rates, (self.soft.logits, self.soft.scales), strict=True)
+            if own
+        )
+        for group, rate in zip(self.adam.param_groups, lengths, strict=True):
+            group["lr"] = rate
+            for parameter in group["params"]:
+                parameter.requires_grad_(rate > 0)
+        self.adam.zero_grad()
+        if loss.requires_grad:
+            loss.backward()
+            self.adam.step()
+
+    @torch.no_grad()
+    def hard(self) -> float:
+        """Mean squared error of the judged rows, rounded."""
+        return self._error("hard")
+
+    @torch.no_grad()
+    def measures(self) -> dict[str, Any]:
+        """As the views want them."""
+        return {
+            "hard_before": self.hard_before,
+            "hard_now": self._error("hard"),
+            "soft": self._error("soft"),
+            "undecided": self.soft.undecided(),
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """What is learned, with its moments and the error that it began with."""
+        found = dict(self.soft.learned())
+        for i, own in self.adam.state_dict()["state"].items():
+            found |= {f"adam.{i}.{n}": t for n, t in own.items()}
+        return found | {"hard_before": torch.tensor(self.hard_before, dtype=torch.float64)}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse."""
+        self.soft.learn_from(state)
+        self.hard_before = float(state["hard_before"])
+        held: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in state.items():
+            if name.startswith("adam."):
+                _, i, part = name.split(".")
+                held.setdefault(int(i), {})[part] = tensor
+        if held:
+            self.adam.load_state_dict({**self.adam.state_dict(), "state": held})
+
+    def _rows(self, tensors: Sequence[Tensor], rows: Tensor) -> list[Tensor]:
+        return [t[rows].to(self.device).float() for t in tensors]
+
+    def _error(self, weights: Literal["soft", "hard"]) -> float:
+        self.soft.quantize(weights)
+        lost, count = 0.0, 0
+        for rows in self.judged.split(32):
+            made = self.soft(self._rows(self.prefix.inputs, rows))
+            for y, exact in zip(made, self._rows(self.plain.outputs, rows), strict=True):
+                lost += float((y - exact).square().sum())
+                count += y.numel()
+        return lost / count
+
+
+def _distance(made: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    """mean over rows and channels of the sum over tokens, of all outputs."""
+    parts = [(y - f).square() for y, f in zip(made, wanted, strict=True)]
+    return torch.stack([(p.sum(1) if p.dim() > 2 else p).mean() for p in parts]).sum()
+
+
+def _tensors(rounded: Rounded) -> dict[str, Tensor]:
+    """A site's tensors by the names that `_rounded` reads."""
+    found: dict[str, Tensor | None] = {"shift": rounded.shift, "migration": rounded.migration}
+    if isinstance(rounded.weight, Tensor):
+        found["weight"] = rounded.weight
+    else:
+        found |= rounded.weight._asdict()
+    if rounded.ranges is not None:
+        found |= {"act_scale": rounded.ranges.scale, "act_zero": rounded.ranges.zero}
+    return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+
+def _rounded(parts: Mapping[str, Tensor]) -> Rounded:
+    weight: Any = parts.get("weight")
+    if weight is None:
+        weight = WeightCodes(parts["codes"], parts["scale"], parts.get("zero"), parts.get("outer"))
+    ranges = Ranges(parts["act_scale"], parts.get("act_zero")) if "act_scale" in parts else None
+    return Rounded(
+        weight, ranges=ranges, shift=parts.get("shift"), migration=parts.get("migration")
+    )
+
+
+def learning_work(
+    shape: GroupShape, options: ReconstructionOptions, *, learned: bool = True
+) -> Work:
+    """Of one group: trajectories, captures of every unit, and of its own unit searches and iterations.
+
+    A capture runs both networks up to the unit, half of each on average; a unit has two inputs or so.
+    """
+    rows = 2 * options.samples * shape.tokens  # both branches
+    once = Work(rows * shape.weights, _DRAW * rows * shape.width)
+    found = once * shape.steps + once * (options.steps * shape.groups / 2)
+    found = found + Work(0, _SEARCH * shape.weights)
+    if learned:
+        x = options.batch * shape.tokens
+        outputs = sum(shape.outputs)
+        each = Work(
+            3 * x * shape.weights,
+            _SOFT * shape.weights + _MIX * x * (shape.width + outputs),
+            _CALLS,
+        )
+        found = found + each * options.iterations
+    return found
+
+
+def learning_memory(shapes: Sequence[GroupShape], options: ReconstructionOptions) -> int:
+    """Bytes: captures at most, and of the largest input weights with logits and moments, and its rows."""
+    held = max((s.weights for s in shapes), default=0)
+    rows = max((s.tokens * (s.width + sum(s.outputs)) for s in shapes), default=0)
+    return options.cache_mib * MIB + 4 * (_HELD * held + _HELD * options.batch * rows)

@@ -1,0 +1,230 @@
+"""TaQ-DiT and AdaRound on the tiny model: T6-T12, going on after a stop, caches within their bound."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import DiTTransformer2DModel
+
+from quant.attention_ranges import RangedAttention
+from quant.cards import load_method
+from quant.checkpoint import save_checkpoint
+from quant.errors import BadInput, Cancelled
+from quant.layers import QuantLinear
+from quant.learning import Asked, Learning, read_log
+from quant.plans import uniform_plan
+from quant.quantization import groups_of, parse_options, quantize, shallow_copy, swap
+from quant.reconstruction import Reconstruction
+from quant.schema import parse_bits
+from quant.sizes import size_of
+from quant.units import MIB, capture, units_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+LITTLE = {"iterations": 80, "samples": 8, "steps": 4, "batch": 16, "rounding_lr": 0.1}
+X = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(4))
+ARGUMENTS = {"timestep": torch.tensor([600.0, 600.0]), "class_labels": torch.tensor([0, 1000])}
+
+
+def output(transformer):
+    with torch.no_grad():
+        return transformer(X, **ARGUMENTS).sample
+
+
+def learner_of(model, seen, method="taqdit", bits="w4a8", seed=0, **options) -> Reconstruction:
+    chosen = parse_options(method, LITTLE | options)
+    plan = uniform_plan(model, parse_bits(bits))
+    plan, groups = groups_of(model, method, plan, chosen, seen)
+    return load_method(method).learner(Asked(model, plan, groups, seen, chosen, seed))
+
+
+def run(learner, first=0, last=None):
+    for k in range(first, learner.steps if last is None else last):
+        learner.step(k)
+    return learner
+
+
+@pytest.fixture(scope="module")
+def joint(model, seen):
+    return run(learner_of(model, seen, iterations=160))
+
+
+def test_t6_and_t7_rounded_hard_a_unit_is_nearer_than_nearest_and_decided(joint):
+    """On rows that were not learned from; never the soft loss, which starts at nothing."""
+    units = joint.measures()["units"]
+    assert [u["unit"] for u in units] == [
+        f"transformer_blocks.{b}.{part}" for b in (0, 1) for part in ("attn1", "ff")
+    ]
+    gains = [u["hard_now"] / u["hard_before"] for u in units]
+    assert all(gain < 1 for gain in gains)
+    assert sum(gains) / len(gains) < 0.9
+    assert all(u["undecided"] < 0.03 for u in units)
+    assert all(abs(u["soft"] / u["hard_now"] - 1) < 0.2 for u in units)
+
+
+def test_t8_joint_is_no_worse_than_separate_at_equal_budget(model, seen, joint):
+    def mean(learners):
+        of = [
+            u["hard_now"] / u["hard_before"] for made in learners for u in made.measures()["units"]
+        ]
+        return sum(of) / len(of)
+
+    separate = run(learner_of(model, seen, mode="separate", iterations=160))
+    assert mean([joint]) <= mean([separate])
+
+
+def test_t9_before_the_first_step_a_unit_is_the_full_precision_one(model, seen):
+    """Also of columns that something migrated into: soft weights are those that were there."""
+    learner = run(learner_of(model, seen, gate=False, ends=0), last=2 + LITTLE["iterations"] + 1)
+    soft = learner.now.soft
+    site = soft.linears["transformer_blocks.0.ff.net.2"]
+    exact = model.transformer.get_submodule("transformer_blocks.0.ff.net.2").weight
+    step = site.soft.step
+    left = (site.soft().detach() / site.m - exact).abs()
+    inside = left <= 1e-6 + step / site.m * 1e-3
+    assert inside.float().mean() > 0.9, "all that no range clips"
+    assert torch.equal(site.folded, exact.float() * site.m)
+
+
+def test_t11_prefixes_change_what_comes_in_quantized_and_nothing_else(model, seen):
+    learner = run(learner_of(model, seen, mode="plain"), last=3)
+    runs, name = learner.inputs.runs(), learner.units[2].name
+    plain = capture(model.transformer, name, runs, MIB)
+    before = capture(learner.student, name, runs, MIB, like=plain)
+    other = shallow_copy(learner.student)
+    changed = shallow_copy(other.get_submodule("transformer_blocks.0.ff.net.2"))
+    changed.bias = changed.bias + 1
+    swap(other, "transformer_blocks.0.ff.net.2", changed)
+    after = capture(other, name, runs, MIB, like=plain)
+    assert not torch.equal(before.inputs[0], after.inputs[0])
+    again = capture(model.transformer, name, runs, MIB)
+    assert torch.equal(again.inputs[0], plain.inputs[0])
+    assert torch.equal(again.outputs[0], plain.outputs[0])
+    assert not torch.equal(before.inputs[0], plain.inputs[0])
+
+
+def test_t12_what_is_not_quantized_is_left_alone_and_both_ends_have_eight_bits(model, seen):
+    held = {n: t.clone() for n, t in model.transformer.state_dict().items()}
+    made = quantize(
+        model, "taqdit", uniform_plan(model, parse_bits("w4a8")), LITTLE | {"iterations": 2}, seen
+    )
+    kept = [n for n in held if "norm1" in n or "proj_out" in n or "pos_embed" in n]
+    stored = made.transformer.state_dict()
+    assert kept
+    assert all(torch.equal(stored[n], held[n]) for n in kept)
+    assert all(torch.equal(t, held[n]) for n, t in model.transformer.state_dict().items())
+    bits = {n: s.weight.bits for n, s in made.plan.sites.items()}
+    ends = [f"transformer_blocks.0.attn1.to_{p}" for p in "qkv"] + ["transformer_blocks.1.ff.net.2"]
+    assert {n for n, b in bits.items() if b == 8} == set(ends)
+    assert all(
+        f.static and not f.symmetric for s in made.plan.sites.values() for f in s.activations
+    )
+    assert set(made.attention) == {"transformer_blocks.0.attn1", "transformer_blocks.1.attn1"}
+
+
+@pytest.mark.parametrize(
+    "options", [{"mode": "migrate"}, {"mode": "shift"}, {"adaln": "w8", "iterations": 3}]
+)
+def test_what_is_saved_loads_in_plain_diffusers_bit_for_bit(
+    model, seen, tmp_path, tiny_dit, options
+):
+    plan = uniform_plan(model, parse_bits("w4a8"))
+    made = quantize(model, "taqdit", plan, LITTLE | {"outliers": 1.05} | options, seen)
+    report = save_checkpoint(made, model, tmp_path / "c")
+    loaded = DiTTransformer2DModel.from_pretrained(tmp_path / "c").eval()
+    assert torch.equal(output(loaded), output(made.transformer))
+    ranged = [
+        m for m in loaded.modules() if isinstance(getattr(m, "processor", None), RangedAttention)
+    ]
+    assert len(ranged) == 2
+    second = loaded.get_submodule("transformer_blocks.0.ff.net.2")
+    if options.get("mode") in ("migrate", "shift"):
+        assert second.transform.migration == (options["mode"] == "migrate")
+        assert second.transform.shift == (options["mode"] == "shift")
+    if "adaln" in options:
+        assert isinstance(loaded.get_submodule("transformer_blocks.1.norm1.linear"), QuantLinear)
+    predicted = size_of(str(tiny_dit), "taqdit", parse_bits("w4a8"), options=options)
+    assert report.total_bytes <= predicted.total_bytes <= report.total_bytes + 3 * 256 * 2 + 600
+
+
+@pytest.mark.parametrize("stop", [4, 40])
+def test_a_stopped_one_goes_on_to_the_same_codes(model, seen, tmp_path, stop):
+    plan = uniform_plan(model, parse_bits("w4a8"))
+    options = LITTLE | {"iterations": 25, "samples": 2, "steps": 2}
+
+    def told(progress):
+        if progress.step == stop:
+            raise Cancelled("enough")
+
+    whole = quantize(model, "taqdit", plan, options, seen)
+    with pytest.raises(Cancelled):
+        quantize(model, "taqdit", plan, options, seen, learning=Learning(tmp_path, on_step=told))
+    again = quantize(model, "taqdit", plan, options, seen, learning=Learning(tmp_path))
+    expected = whole.transformer.state_dict()
+    assert all(torch.equal(t, expected[n]) for n, t in again.transformer.state_dict().items())
+    assert again.attention == whole.attention
+    log = read_log(tmp_path / "learning.jsonl")
+    assert [x["step"] for x in log if "losses" in x] == list(range(log[0]["steps"]))
+    assert {"hard_before", "hard_now", "soft", "undecided", "mode", "unit"} == set(
+        log[-1]["measures"]["units"][0]
+    )
+
+
+def test_captures_lie_in_half_precision_off_the_device_within_their_bound(model, seen):
+    """Thinned row by row, alike for both inputs and the outputs, and over all steps."""
+    learner = learner_of(model, seen)
+    learner.step(0)
+    runs = learner.inputs.runs()
+    for unit in learner.units:
+        whole = capture(model.transformer, unit.name, runs, 64 * MIB)
+        for bound in (MIB // 4, MIB // 16):
+            plain = capture(model.transformer, unit.name, runs, bound)
+            prefix = capture(learner.student, unit.name, runs, bound, like=plain)
+            assert plain.size_bytes + prefix.size_bytes <= bound * 1.1
+            assert len(plain) == len(prefix) < len(whole)
+            assert set(plain.steps.tolist()) == set(range(4))
+            every = [*plain.inputs, *plain.outputs, *prefix.inputs]
+            assert all(t.device.type == "cpu" and t.dtype == torch.float16 for t in every)
+    with pytest.raises(BadInput, match="take cache_mib="):
+        capture(model.transformer, learner.units[0].name, runs, 100)
+
+
+def test_units_are_attentions_and_mlps_or_single_layers(model):
+    sites = [s.name for s in model.sites if s.kept_reason is None]
+    assert [u.kind for u in units_of(model.transformer, sites)] == ["attention", "mlp"] * 2
+    single = units_of(model.transformer, sites, "layer")
+    assert [u.name for u in single] == sites
+    assert {u.kind for u in single} == {"layer"}
+
+
+@pytest.mark.parametrize("grain", ["unit", "layer"])
+def test_adaround_learns_units_and_layers(model, seen, grain):
+    learner = run(learner_of(model, seen, "adaround", "w3a16", reconstruction=grain, iterations=60))
+    gains = [u["hard_now"] / u["hard_before"] for u in learner.measures()["units"]]
+    assert len(gains) == (4 if grain == "unit" else 12)
+    assert sum(gains) / len(gains) < 0.95
+
+
+@pytest.mark.parametrize("method", ["taqdit", "adaround"])
+def test_what_these_methods_cannot_do_is_said(model, seen, method):
+    with pytest.raises(BadInput, match="leave the windows away"):
+        quantize(model, method, uniform_plan(model, parse_bits("w4a8"), windows=2), LITTLE, seen)
+    with pytest.raises(BadInput, match="rounds to integers"):
+        quantize(model, method, uniform_plan(model, parse_bits("fp8")), LITTLE, seen)
+
+
+def test_rows_that_are_judged_are_not_learned_from(joint, model, seen):
+    learner = run(learner_of(model, seen), last=2)
+    now = learner.now
+    assert not set(now.learned.tolist()) & set(now.judged.tolist())
+    first = now.plain.outputs[0][now.judged]
+    assert torch.isfinite(first).all()
+
+
+def test_average_bits_of_the_blocks_of_a_large_model():
+    """4-bit weights, two of 8 bits, with and without the 16-bit adaLN that is a third of all."""
+    report = size_of("dit-xl-2", "taqdit", parse_bits("w4a8"))
+    plain = size_of("dit-xl-2", "rtn", parse_bits("w4a8"))
+    assert 1.02 < report.parts["codes"] / plain.parts["codes"] < 1.022, (
+        "two layers of 8 bits: 2.1 %"
+    )
+    assert 4.08 < report.code_bits < 4.09
