@@ -118,13 +118,15 @@ class Watch:
 
     def _report(self, own: float | None = None) -> None:
         """Tell how far it is; `own`: seconds that the present stage says it has left."""
-        until = self._apart_since or time.perf_counter()
-        elapsed = until - self._started - self._apart
+        now = time.perf_counter()
+        seconds = (self._apart_since or now) - self._started - self._apart
         made = (self.done if own is None else self._stage_start) - self._skipped - self._apart_steps
         left = self.total - (self.done if own is None else self._stage_end)
-        rest = elapsed / made * left if made > 0 else 0.0 if own is not None and not left else None
-        seconds = None if rest is None else rest + (own or 0.0)
-        self.emit(Progress(self.done, self.total, seconds, self.run))
+        if made <= 0 and self._apart_since is not None:  # no other pace is known yet
+            seconds, made = now - self._apart_since, self.done - self._stage_start
+        rest = seconds / made * left if made > 0 else None
+        left_in_all = None if rest is None else rest + (own or 0.0)
+        self.emit(Progress(self.done, self.total, left_in_all, self.run))
 
 
 def to_uint8(images: Tensor) -> np.ndarray:

@@ -147,6 +147,13 @@ def test_the_time_of_a_stage_apart_is_its_own(monkeypatch: pytest.MonkeyPatch) -
     clock[0] = 57.0
     watch.advance(3)
     assert told[-1].seconds_left == 3
+    watch = Watch(lambda e: told.append(e) if isinstance(e, Progress) else None, None, False)
+    watch.plan(4 + 5 + 6)
+    watch.skip(4)
+    watch.stage("learn", "", 5, apart=True)
+    clock[0] += 10.0
+    watch.advance_to(0.2, 5, 40.0)
+    assert told[-1].seconds_left == 40 + 10 * 6, "where nothing was drawn, by what it is worth"
 
 
 def test_time_and_memory_are_said_before_anything_is_drawn(
