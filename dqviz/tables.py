@@ -115,6 +115,7 @@ def sized(report: Mapping[str, Any]) -> str:
         ("quantized sites", f"{report['blocks_mib']:.2f} MiB"),
         ("bits per weight", f"{report['bits_per_weight']:.3f}"),
         ("  codes alone", f"{report['code_bits']:.3f}"),
+        ("  with what blocks keep", f"{report['block_bits']:.3f}"),
         *([("codebooks", str(report["codebooks"]))] if report["codebooks"] else []),
         *((f"  {kind}", f"{count / 2**20:.3f} MiB") for kind, count in report["parts"].items()),
         ("in memory, as stored", f"{memory['stored_bytes'] / 2**20:.2f} MiB"),

@@ -41,6 +41,9 @@ class SizeReport:
     parts: dict[str, int]  # bytes by kind
     code_bits: float = 16.0  # of quantized sites: the codes alone, over weights
     codebooks: int = 0  # how many
+    block_bits: float = (
+        16.0  # codes of all linears of the blocks but embedders, what is kept included
+    )
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types; `size_bytes` is another name for the total."""
@@ -326,4 +329,12 @@ def report(
             last == "codebook" and owner in quantized
             for owner, _, last in (name.rpartition(".") for name in shapes)
         ),
+        block_bits=_block_bits(shapes, sites),
     )
+
+
+def _block_bits(shapes: Shapes, sites: list[Site]) -> float:
+    inside = [s for s in sites if s.block is not None and s.role != "embed"]
+    held = [shapes.get(f"{s.name}.codes") or shapes[f"{s.name}.weight"] for s in inside]
+    weights = sum(s.in_features * s.out_features for s in inside)
+    return 8 * sum(tensor_bytes(*value) for value in held) / weights if weights else 16.0

@@ -228,3 +228,10 @@ def test_average_bits_of_the_blocks_of_a_large_model():
         "two layers of 8 bits: 2.1 %"
     )
     assert 4.08 < report.code_bits < 4.09
+    assert report.block_bits == pytest.approx((2 * report.code_bits + 16) / 3), "adaLN is a third"
+    with_adaln = size_of("dit-xl-2", "taqdit", parse_bits("w4a8"), options={"adaln": "w8"})
+    assert (
+        with_adaln.block_bits
+        == with_adaln.code_bits
+        == pytest.approx((2 * report.code_bits + 8) / 3)
+    )
