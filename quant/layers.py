@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import kernels
-from kernels.int_linear import PackedWeight
+from kernels.int_linear import PackedWeight, Residency
 from kernels.quantize_rows import RowCodes
+from kernels.vq_linear import VectorWeight
 
 from .errors import BadInput
 from .last_input import LastInput
@@ -39,7 +40,7 @@ from .site_tensors import (
 )
 from .step import current_window
 from .transforms import BlockRotation, to_input, to_weight
-from .vectors import VectorCodes, index_bits
+from .vectors import VectorCodes
 
 
 class QuantLinear(nn.Module):
@@ -70,6 +71,7 @@ class QuantLinear(nn.Module):
     """
 
     dqviz_site = True
+    residency: Residency = "speed"  # "memory": codebooks are decoded in every call, by tiles
     basis_of = ""  # full name of the site whose change of basis this one reads too
     folded: Tensor | None = None  # s [i] that the input comes divided by; known where it was made
 
@@ -264,6 +266,11 @@ class QuantLinear(nn.Module):
             group_size=self.plan.weight.group_size,
         )
 
+    def vector_weight(self, window: int = 0) -> VectorWeight:
+        """Packed codes of a window with their codebook, as the kernels take them."""
+        codes, codebook = self._part("codes", window), self._part("codebook", window)
+        return VectorWeight(codes, codebook, self.in_features)
+
     def dequantized_weight(self, window: int = 0) -> Tensor:
         """The transformed weight that the codes stand for, without the branch, float32 [o, i]."""
         return self._once("weight", window, self._dequantize)
@@ -290,14 +297,20 @@ class QuantLinear(nn.Module):
             y = self._multiplied(rows, window)
         elif fmt is None or not has_integer_sums(self.plan.weight, fmt):
             samples = len(x) if x.dim() > 2 else len(rows)
-            weight = self.dequantized_weight(window)
-            y = F.linear(self._rounded(rows, window, samples), weight, bias)
+            y = self._product(self._rounded(rows, window, samples), bias, window)
         else:
             y = kernels.int_linear(rows, self._ready(window), bias, fmt.bits, fmt.symmetric)
         if self.transform.rank:
             down, up = self._part("down", window), self._part("up", window)
             y = y + F.linear(F.linear(rows, down.float()), up.float())
         return y.reshape(*x.shape[:-1], self.out_features).to(x.dtype)
+
+    def _product(self, rows: Tensor, bias: Tensor | None, window: int) -> Tensor:
+        """With the weight that the codes stand for: kept whole, or decoded tile by tile."""
+        weight = self.plan.weight
+        if self.residency == "memory" and weight is not None and weight.kind == "codebook":
+            return kernels.vq_linear(rows, self.vector_weight(window), bias, self.backend)
+        return F.linear(rows, self.dequantized_weight(window), bias)
 
     def _rows_of(self, x: Tensor, window: int) -> Tensor:
         return self.input_transform(x.reshape(-1, self.in_features), window)
@@ -426,13 +439,6 @@ class QuantLinear(nn.Module):
             return made
         return made._replace(codes=kernels.bitpack.pack(made.codes, self.plan.weight.bits))
 
-    def _vectors(self, window: int) -> VectorCodes:
-        """Codes of a window with their codebook."""
-        codebook = self._part("codebook", window)
-        k, d = codebook.shape
-        packed, count = self._part("codes", window), self.in_features // d
-        return VectorCodes(kernels.bitpack.unpack(packed, index_bits(k), count), codebook)
-
     def _ready(self, window: int) -> Any:
         return self._once("packed", window, self._prepare)
 
@@ -444,7 +450,7 @@ class QuantLinear(nn.Module):
         if fmt is None:
             return self._part("weight", window).float()
         if fmt.kind == "codebook":
-            return self._vectors(window).decode()
+            return kernels.vq_linear.decode(self.vector_weight(window))
         stored = self._stored(window)
         if stored.codes.dtype == torch.uint8:
             codes = kernels.bitpack.unpack(stored.codes, fmt.bits, self.in_features)

@@ -156,6 +156,10 @@ def test_a_layer_computes_with_the_decoded_weight_and_moves_unharmed():
             x = torch.randn(3, 64)
             expected = torch.nn.functional.linear(x, codes.decode(), torch.ones(48))
             assert torch.equal(layer(x), expected)
+            layer.residency = "memory"
+            layer.to("cpu")
+            assert torch.allclose(layer(x), expected, atol=1e-6)
+            assert "weight" not in layer.prepared, "nothing is expanded and kept"
             kind = layer.codebook.dtype
             assert torch.equal(layer.to(torch.bfloat16).codebook, codes.codebook)
             assert layer.codebook.dtype == kind

@@ -1,0 +1,57 @@
+"""Linear layers from packed codes: equal to the weight written out, never whole."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import kernels
+from kernels import bitpack
+from kernels.vq_linear import VectorWeight, decode, reference, vq_linear
+from kernels.vq_linear.cases import example_weight
+
+
+@pytest.mark.parametrize(("c", "d"), [(256, 4), (64, 2), (256, 2), (16, 4)])
+def test_it_is_the_product_with_the_weight_written_out(c, d):
+    weight = example_weight(24, 48, c, d)
+    codes = bitpack.unpack(weight.packed, weight.bits, 48 // d)
+    dense = torch.stack([torch.cat([weight.codebook[int(a)] for a in row]) for row in codes])
+    assert torch.equal(decode(weight), dense)
+    x, bias = torch.randn(5, 48), torch.randn(24)
+    assert torch.allclose(vq_linear(x, weight, bias), F.linear(x, dense, bias), atol=1e-5)
+    assert kernels.vq_linear(x.half(), weight).dtype == torch.float16
+
+
+@pytest.mark.parametrize("tile", [1, 7, 24, 100])
+def test_tiles_change_nothing(tile):
+    weight, x, bias = example_weight(24, 48, 64, 2), torch.randn(5, 48), torch.randn(24)
+    whole = F.linear(x, decode(weight), bias)
+    assert torch.allclose(reference.linear(x, weight, bias, tile), whole, atol=1e-5)
+
+
+def test_a_call_holds_one_tile_and_not_the_weight(monkeypatch):
+    weight, largest = example_weight(4096, 512, 256, 4), []
+    true = reference.decode
+    monkeypatch.setattr(
+        reference, "decode", lambda w, rows: largest.append(true(w, rows).numel()) or true(w, rows)
+    )
+    vq_linear(torch.randn(2, 512), weight)
+    assert max(largest) == 2**20 < 4096 * 512
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"in_features": 50}, "vectors of 4 do not divide 50"),
+        ({"in_features": 64}, "rows of 16 bytes"),
+        ({"codebook": torch.zeros(100, 4)}, "a power of two"),
+    ],
+)
+def test_parts_that_do_not_belong_together_are_named(change, fault):
+    weight = example_weight(4, 48, 256, 4)
+    given = {"packed": weight.packed, "codebook": weight.codebook, "in_features": 48} | change
+    with pytest.raises(ValueError, match=fault):
+        VectorWeight(**given)
+    with pytest.raises(ValueError, match="48"):
+        vq_linear(torch.zeros(2, 40), weight)
