@@ -233,9 +233,11 @@ class Reconstruction:
         lost = _distance(now.soft(x), wanted)
         beta = beta_at(k, rounding) if weights_learn else None
         pressed = torch.zeros((), device=now.device)
-        if beta is not None and options.rounding_weight:
-            h = [linear.soft.h() for linear in now.soft.linears.values() if linear.soft is not None]
-            pressed = options.rounding_weight * sum(undecidedness(each, beta) for each in h)
+        if beta is not None:
+            for linear in now.soft.linears.values():
+                if linear.soft is not None:
+                    pressed = pressed + undecidedness(linear.soft.h(), beta)
+            pressed = options.rounding_weight * pressed
         loss = lost + pressed
         first = rounding if separate else 0
         fall = 0.5 * (1 + math.cos(math.pi * max(0, k - first) / max(1, total - first)))

@@ -25,7 +25,7 @@ from .attention_ranges import PARTS, AttentionRange, Range, inside, obstacle, pu
 from .errors import BadInput
 from .learned_steps import LearnedStep, Mixing
 from .methods.base import Rounded
-from .migration import ShiftedStep, choose
+from .migration import ShiftedStep, choose, outlier_channels
 from .quantization import swap
 from .range_search import searched_grid, searched_range
 from .rounding import Ranges, rounded_rows
@@ -273,26 +273,26 @@ class SoftUnit:
             made.append(step)
         best = errors.index(min(errors))
         step = made[best]
-        self.gates[site] = self._about(g, step, bits) | {
+        self.gates[site] = self._about(g, step) | {
             "errors": {_name(*o): e for o, e in zip(options, errors, strict=True)}
         }
         return step
 
-    def _about(self, g: Tensor, step: ShiftedStep, bits: int) -> dict[str, Any]:
+    def _about(self, g: Tensor, step: ShiftedStep) -> dict[str, Any]:
         """What the views show of the input of a second linear."""
         by_row = g.reshape(len(self.first_steps), -1)
         low, high = by_row.amin(1).cpu(), by_row.amax(1).cpu()  # [rows]
         steps = range(int(self.first_steps.max()) + 1)
         of = [self.first_steps == s for s in steps]
         lowest, highest = float(g.min()), float(g.max())
+        wide = outlier_channels(g.amin(0), g.amax(0), self.way.outlying)
         return {
             "low": [float(low[o].min()) if bool(o.any()) else None for o in of],
             "high": [float(high[o].max()) if bool(o.any()) else None for o in of],
             "negative": float((g < 0).float().mean()),
             "bins_negative": -min(lowest, 0.0) / max(highest - min(lowest, 0.0), 1e-12),
-            "ranges": [round(v, 5) for v in (g.amax(0) - g.amin(0)).tolist()],
-            "outliers": (step.m > 1).nonzero().flatten().tolist(),
-            "m": [int(v) for v in step.m[step.m > 1].tolist()],
+            "outliers": wide.nonzero().flatten().tolist(),
+            "m": [int(v) for v in step.m.tolist()],
             "gate": _name(step.shifts, bool((step.m > 1).any())),
         }
 
