@@ -143,7 +143,7 @@ def vectors(sites: Sequence[str], share: float, coherence: bool = True) -> dict[
     return found
 
 
-def units(blocks: int, share: float, mode: str = "joint", steps: int = 6, channels: int = 32) -> dict[str, Any]:  # fmt: skip
+def units(blocks: int, share: float, mode: str = "joint", steps: int = 6, channels: int = 0) -> dict[str, Any]:  # fmt: skip
     """Measures of a reconstruction unit by unit, with what it knows of the inputs after the GELU."""
     names = [f"transformer_blocks.{b}.{u}" for b in range(blocks) for u in ("attn1", "ff")]
     gain = 0.8 if mode == "joint" else 0.9
@@ -157,9 +157,15 @@ def units(blocks: int, share: float, mode: str = "joint", steps: int = 6, channe
             "high": [4.0 + b + 0.3 * s for s in range(steps)],
             "negative": 0.78,
             "bins_negative": 0.02,
-            "outliers": [3, 17],
-            "m": [3 if c == 3 else 2 if c == 17 else 1 for c in range(channels)],
+            "outliers": [3, 17] if b else [],
+            "m": [3, 2] if b else [],
             "gate": "migrate" if b else "plain",
+            "errors": {"migrate": 0.02 / (1 + b), "shift": 0.03, "plain": 0.015},
+            **(
+                {"ranges": [8.0 if c in (3, 17) else 1 + c / channels for c in range(channels)]}
+                if channels
+                else {}
+            ),
         }
         for b in range(blocks)
     }

@@ -205,35 +205,55 @@ def ranges(
     }
 
 
-def channels(factors: np.ndarray, outliers: np.ndarray, ranges: np.ndarray | None) -> Figure:
-    """Range of every channel, widest first, before and after its factor; without ranges, the factors alone.
+def channels(ranges: np.ndarray, outliers: np.ndarray, factors: np.ndarray) -> Figure:
+    """Range of every channel, widest first, before and after migration, with outliers marked.
 
     Args:
-        factors: whole numbers, [c].
-        outliers: channels that are marked, [k].
         ranges: largest less smallest value of every channel, [c].
+        outliers: channels, [k].
+        factors: of every channel, [c]; 1 where it is left alone.
     """
-    values = factors if ranges is None else ranges
-    order = np.argsort(-values, kind="stable")
+    order = np.argsort(-ranges, kind="stable")
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
-    title = "factor" if ranges is None else "range of the channel"
-    common = {"type": "scatter", "x": packed(np.arange(len(order))), "customdata": order.tolist()}
-    hover = "channel %{customdata}, %{fullData.name}: <b>%{y:.4g}</b><extra></extra>"
+    after = ranges / factors
     data: list[Figure] = [
-        {**common, "mode": "lines", "name": "before" if ranges is not None else "factor", "y": packed(values[order]), "line": {"width": 1.6, "color": "var(--run-1)"}, "hovertemplate": hover}
-    ]  # fmt: skip
-    if ranges is not None:
-        data.append({**common, "mode": "lines", "name": "after migration", "y": packed((ranges / factors)[order]), "line": {"width": 1.6, "color": "var(--run-3)"}, "hovertemplate": hover})  # fmt: skip
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": name,
+            "x": packed(np.arange(len(order))),
+            "y": packed(np.where(values > 0, values, np.nan)[order]),
+            "customdata": order.tolist(),
+            "line": {"width": 1.6, "color": colour},
+            "hovertemplate": "channel %{customdata}, %{fullData.name}: <b>%{y:.4g}</b><extra></extra>",
+        }
+        for name, values, colour in (
+            ("after migration", after, "var(--run-3)"),
+            ("before", ranges, "var(--run-1)"),
+        )
+    ]
     if len(outliers):
-        data.append({"type": "scatter", "mode": "markers", "name": "outlier channel", "x": place[outliers].tolist(), "y": [float(v) for v in values[outliers]], "customdata": outliers.tolist(), "marker": {"color": "var(--run-2)", "symbol": "circle-open", "size": 8, "line": {"width": 2}}, "hovertemplate": "outlier channel %{customdata}: <b>%{y:.4g}</b><extra></extra>"})  # fmt: skip
-    known = values[values > 0]
-    ticks = log_ticks(float(min(known.min(), (values / factors)[values > 0].min())), float(known.max())) if ranges is not None and known.size else {}  # fmt: skip
+        ring = {"color": "var(--run-2)", "symbol": "circle-open", "size": 8, "line": {"width": 2}}
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": "outlier channel",
+                "x": place[outliers].tolist(),
+                "y": [float(v) for v in ranges[outliers]],
+                "customdata": np.stack([outliers, factors[outliers]], 1).tolist(),
+                "marker": ring,
+                "hovertemplate": "channel %{customdata[0]}: <b>%{y:.4g}</b>, divided by %{customdata[1]}<extra></extra>",
+            }
+        )  # fmt: skip
+    known = np.concatenate([ranges[ranges > 0], after[after > 0]])
+    ticks = log_ticks(float(known.min()), float(known.max())) if known.size else {}
     return {
         "data": data,
         "layout": layout(
             margin={**MARGIN, "t": 30},
             xaxis=axis("channel, widest first", showgrid=False),
-            yaxis=axis(title, **({"type": "log", **ticks} if ticks else {"rangemode": "tozero"})),
+            yaxis=axis("range of the channel", type="log", **ticks),
         ),
     }

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dqviz import capturing
@@ -296,26 +297,38 @@ def test_a_capture_for_a_method_that_learns_is_one_of_the_inputs_alone() -> None
         capturing.check_fields(capturing.CaptureRequest.parse(asked))
 
 
-def test_channels_show_the_factors_and_with_a_capture_their_ranges() -> None:
-    folder = learned_units()
-    alone = section(ask(layer=GELU), "migration")
-    assert alone["note"]
-    assert [t["name"] for t in alone["figures"][0]["figure"]["data"]] == [
-        "factor",
-        "outlier channel",
-    ]
-    file = write_capture(folder / "new.safetensors")
-    Study.open(folder).add_capture("plain", file, {}, record={"samples": 2})
-    channels = SeenFile(folder / "captures" / "plain.safetensors").entry(GELU).channels
-    learners.study_with_learning(folder, lambda k: learners.units(2, k / 24, channels=channels))
+def test_channels_are_drawn_before_and_after_their_factors() -> None:
+    learned_units(measures=lambda k: learners.units(2, k / 24, channels=32))
     drawn = section(ask(layer=GELU), "migration")
     assert not drawn["note"]
     found = rows(drawn["figures"][0]["csv"])
-    assert len(found) == channels
+    assert len(found) == 32
     for row in found:
         assert float(row["range_after"]) == pytest.approx(float(row["range"]) / int(row["factor"]))
-    assert [int(r["channel"]) for r in found if r["outlier"] == "True"] == [3, 17]
+    marked = {int(r["channel"]): int(r["factor"]) for r in found if r["outlier"] == "True"}
+    assert marked == {3: 3, 17: 2}
     names = [t["name"] for t in drawn["figures"][0]["figure"]["data"]]
-    assert names == ["before", "after migration", "outlier channel"]
-    kept = section(ask(layer="transformer_blocks.0.ff.net.2"), "migration")
-    assert "it is not used here" in kept["words"][-1]
+    assert names == ["after migration", "before", "outlier channel"]
+    assert "The widest range falls from 8 to 4" in drawn["words"][1]
+    plain = section(ask(layer="transformer_blocks.0.ff.net.2"), "migration")
+    assert "no channel is migrated" in plain["words"][0]
+    assert (
+        "as it is 0.015, shifted and migrated 0.02, shifted 0.03. The least is kept"
+        in plain["words"][1]
+    )
+
+
+def test_ranges_that_a_learner_does_not_tell_come_from_a_capture() -> None:
+    folder = learned_units()
+    alone = section(ask(layer=GELU), "migration")
+    assert alone["note"]
+    assert alone["figures"] == []
+    file = write_capture(folder / "new.safetensors")
+    Study.open(folder).add_capture("plain", file, {}, record={"samples": 2})
+    seen = SeenFile(folder / "captures" / "plain.safetensors")
+    drawn = section(ask(layer=GELU), "migration")
+    found = rows(drawn["figures"][0]["csv"])
+    assert len(found) == seen.entry(GELU).channels
+    each = [seen.channels(GELU, s, b) for s in range(seen.steps) for b in range(seen.branches)]
+    wide = np.max([c["maximum"] for c in each], 0) - np.min([c["minimum"] for c in each], 0)
+    assert [float(r["range"]) for r in found] == pytest.approx(wide.tolist())

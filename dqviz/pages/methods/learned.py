@@ -7,7 +7,8 @@ out is not drawn:
                codewords are used, most used first, means of equal groups of them; bits that codes are worth
     coherence  {layer: {kmeans, now}}: mean cosine of gradients inside a codeword
     units      [{unit, hard_before, hard_now, soft, undecided, mode}]: squared errors of a unit's output
-    post_gelu  {layer: {low, high, negative, bins_negative, outliers, m, gate}}: ends of the range per step
+    post_gelu  {layer: {low, high, negative, bins_negative, ranges, outliers, m, gate, errors}}: ends of the range
+               per step, range per channel, outlier channels with a factor each, squared error of every way
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from ...seen_file import SeenFile
 from ..view import Section, plot
 from .learned import drawn, label_of
 from .opened import Opened, View
+from .post_gelu import GATES
 from .ranks import layer_of, layer_pick
 from .selection import Selection
 
@@ -28,38 +29,47 @@ def section(opened: Opened, chosen: Selection) -> Section:
     data = found.last("post_gelu")
     layer = layer_of(data, chosen)
     own, label = data[layer], label_of(layer)
-    factors = np.array(own.get("m") or [], float)
     outliers = np.array(own.get("outliers") or [], int)
-    captured = opened.captured
-    ranges = None
-    if captured is not None and layer in {e.name for e in captured.seen.inputs}:
-        ranges = widths(captured.seen, layer)
-    note = ""
-    if ranges is None:
-        note = "Ranges of the channels come from a capture, and this study has none of this layer."
-    shown = ranges if ranges is not None and len(ranges) == len(factors) else None
+    ranges = _ranges(opened, layer, own)
     figures = []
-    if len(factors):
+    if ranges is not None:
+        factors = np.ones(len(ranges))
+        factors[outliers] = own.get("m") or []
         figures.append(
             plot(
                 f"Channels of {label}",
-                plots.channels(factors, outliers, shown),
-                alt=f"{'Range' if shown is not None else 'Factor'} of {len(factors)} channels of {label}, {len(outliers)} of them outliers, before and after division by factors up to {short(float(factors.max()))}",
+                plots.channels(ranges, outliers, factors),
+                alt=f"Range of {len(ranges)} channels of {label}, {len(outliers)} of them outliers, before and after division by factors up to {short(float(factors.max()))}",
                 height=HEIGHT,
                 source=found.source(opened.study, "measured"),
                 part="migration",
-                raw=_raw(factors, outliers, shown),
+                raw=_raw(ranges, outliers, factors),
             )
         )  # fmt: skip
+        words = _words(own, label, ranges, outliers, factors)
+        note = ""
+    else:
+        words = [f"{label}: {len(outliers)} channels are outliers, divided by factors up to {max(own.get('m') or [1])}."]  # fmt: skip
+        note = "Ranges of the channels come from a capture, and this study has none of this layer."
     return drawn(
         VIEW.title,
         LEDE,
         [found.badge("measured")],
         figures,
         picks=[layer_pick(data, layer)],
-        words=_words(own, label, factors, outliers, shown),
+        words=words,
         note=note,
     )
+
+
+def _ranges(opened: Opened, layer: str, own: Mapping[str, Any]) -> np.ndarray | None:
+    """Of every channel of a layer's input: as the learner told them, else from the capture."""
+    outliers = own.get("outliers") or []
+    found = np.array(own["ranges"], float) if own.get("ranges") else None
+    captured = opened.captured
+    if found is None and captured is not None and layer in {e.name for e in captured.seen.inputs}:
+        found = widths(captured.seen, layer)
+    return None if found is None or max(outliers, default=0) >= len(found) else found
 
 
 def widths(seen: SeenFile, name: str) -> np.ndarray:
@@ -75,21 +85,26 @@ def widths(seen: SeenFile, name: str) -> np.ndarray:
     return (high - low).astype(float)
 
 
-def _raw(factors: np.ndarray, outliers: np.ndarray, ranges: np.ndarray | None) -> list[dict[str, Any]]:  # fmt: skip
+def _raw(ranges: np.ndarray, outliers: np.ndarray, factors: np.ndarray) -> list[dict[str, Any]]:
     marked = set(outliers.tolist())
     return [
-        {"channel": c, "outlier": c in marked, "factor": int(m), **({} if ranges is None else {"range": ranges[c], "range_after": ranges[c] / m})}
-        for c, m in enumerate(factors)
+        {"channel": c, "outlier": c in marked, "factor": int(m), "range": float(r), "range_after": float(r / m)}
+        for c, (r, m) in enumerate(zip(ranges, factors, strict=True))
     ]  # fmt: skip
 
 
-def _words(
-    own: Mapping[str, Any], label: str, factors: np.ndarray, outliers: np.ndarray, ranges: np.ndarray | None
-) -> list[str]:  # fmt: skip
-    words = [f"{label}: {len(outliers)} of {len(factors)} channels are outliers, {short(100 * len(outliers) / max(len(factors), 1))} %."]  # fmt: skip
-    if ranges is not None and len(outliers):
-        before, after = float(ranges.max()), float((ranges / factors).max())
-        words.append(f"The widest range falls from {short(before)} to {short(after)}; the middle channel's is {short(float(np.median(ranges)))}.")  # fmt: skip
-    if own.get("gate") in ("shift", "plain"):
-        words.append("Migration did not lower the measured error of the layer after it, so it is not used here: what is drawn is what it would have done." if len(outliers) else "No channel is migrated here.")  # fmt: skip
+def _words(own: Mapping[str, Any], label: str, ranges: np.ndarray, outliers: np.ndarray, factors: np.ndarray) -> list[str]:  # fmt: skip
+    middle = short(float(np.median(ranges)))
+    words = [f"{label}: no channel is migrated; the widest range is {short(float(ranges.max()))}, the middle channel's {middle}."]  # fmt: skip
+    if len(outliers):
+        share = short(100 * len(outliers) / len(ranges))
+        after = short(float((ranges / factors).max()))
+        words = [
+            f"{label}: {len(outliers)} of {len(ranges)} channels are outliers, {share} %.",
+            f"The widest range falls from {short(float(ranges.max()))} to {after}; the middle channel's is {middle}.",
+        ]
+    errors = {str(k): float(v) for k, v in (own.get("errors") or {}).items()}
+    if errors:
+        told = ", ".join(f"{GATES.get(k, k)} {short(v)}" for k, v in sorted(errors.items(), key=lambda e: e[1]))  # fmt: skip
+        words.append(f"Squared error of what the layer makes of it, measured for each way: {told}. The least is kept.")  # fmt: skip
     return words

@@ -73,7 +73,8 @@ def section(opened: Opened, chosen: Selection) -> Section:
 
 
 def _ends(own: Mapping[str, Any], end: str) -> list[float]:
-    return [float(v) for v in own.get(end) or []]
+    """An end of the range at every step that was looked at."""
+    return [float(v) for v in own.get(end) or [] if v is not None]
 
 
 def _said(own: Mapping[str, Any], label: str) -> str:
