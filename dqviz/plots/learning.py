@@ -11,7 +11,7 @@ from .arrays import log_ticks, packed
 from .theme import Figure, axis, layout, plain, run_colour
 
 NAMED = 8  # stages that get their name above the figure; of more, borders alone
-FADED = 20  # times below the least loss, other terms are no longer drawn
+FADED = 300  # times below its largest value, a loss may leave the figure
 ROW = 20  # pixels of a row of bars
 MARGIN = {"l": 60, "r": 12, "t": 8, "b": 44}
 
@@ -66,12 +66,11 @@ def losses(
 
 
 def _ends(curves: Mapping[str, Sequence[tuple[int, float]]]) -> tuple[float, float]:
-    """Ends of the axis: what is minimised in full; a term that fades away beside it leaves below."""
-    every = {name: [v for _, v in points if v > 0] for name, points in curves.items()}
-    known = [v for values in every.values() for v in values] or [1.0]
-    main = [v for name, values in every.items() if name == "loss" or name.startswith("hard") for v in values]  # fmt: skip
-    least = min(main or known)
-    return max(min(known), least / FADED) * 0.85, max(known) * 1.2
+    """Ends of the axis: losses in full, but for one that fades away to nothing."""
+    every = [[v for _, v in points if v > 0] for points in curves.values()]
+    known = [values for values in every if values] or [[1.0]]
+    least = min(max(min(values), max(values) / FADED) for values in known)
+    return least * 0.85, max(max(values) for values in known) * 1.2
 
 
 def rows_height(rows: int) -> int:

@@ -332,3 +332,14 @@ def test_ranges_that_a_learner_does_not_tell_come_from_a_capture() -> None:
     each = [seen.channels(GELU, s, b) for s in range(seen.steps) for b in range(seen.branches)]
     wide = np.max([c["maximum"] for c in each], 0) - np.min([c["minimum"] for c in each], 0)
     assert [float(r["range"]) for r in found] == pytest.approx(wide.tolist())
+
+
+def test_a_loss_far_below_another_is_drawn_and_one_that_fades_away_leaves() -> None:
+    from dqviz.plots import learning as plots
+
+    steps = range(20)
+    curves = {"loss": [(k, 4000.0) for k in steps], "output": [(k, 0.3 - 0.01 * k) for k in steps], "penalty": [(k, 10.0**-k) for k in steps]}  # fmt: skip
+    low, high = plots.losses(curves, [("a", 0, 19)], 20)["layout"]["yaxis"]["range"]
+    assert 10**low < 0.11
+    assert 10**low > 1e-4
+    assert 10**high > 4000

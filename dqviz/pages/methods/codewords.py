@@ -25,9 +25,15 @@ def section(opened: Opened, chosen: Selection) -> Section:
     sites = found.last("sites")
     layer = layer_of(sites, chosen)
     source = found.source(opened.study, "measured")
-    used = {n: None if own.get("used") is None else 100 * float(own["used"]) for n, own in sites.items()}  # fmt: skip
-    every = grid_of(used, "% of codewords used", "linear", HEIGHT, "codewords", f"Share of codewords in use, {len(sites)} layers", source, layer)  # fmt: skip
-    figures = [{**every, "title": "Codewords in use", "lede": "Share of the codebook, %. Click a layer to look at it."}]  # fmt: skip
+    worth = {n: own.get("worth") for n, own in sites.items()}
+    if any(v is not None for v in worth.values()):
+        every = grid_of(worth, "bits", "linear", HEIGHT, "codewords", f"Bits that a code of {len(sites)} layers is worth", source, layer)  # fmt: skip
+        every |= {"title": "What a code is worth", "lede": "Bits: the entropy of how often each codeword is taken. Click a layer to look at it."}  # fmt: skip
+    else:
+        used = {n: None if own.get("used") is None else 100 * float(own["used"]) for n, own in sites.items()}  # fmt: skip
+        every = grid_of(used, "% of codewords used", "linear", HEIGHT, "codewords", f"Share of codewords in use, {len(sites)} layers", source, layer)  # fmt: skip
+        every |= {"title": "Codewords in use", "lede": "Share of the codebook, %. Click a layer to look at it."}  # fmt: skip
+    figures = [every]
     counts = [float(c) for c in sites[layer].get("counts") or []]
     if counts:
         figures.append(

@@ -22,7 +22,9 @@ def section(opened: Opened, chosen: Selection) -> Section:
     """A map of what was gained, and the layers of one block from k-means to now."""
     found = opened.learned
     assert found is not None
-    data = {n: _known(own) for n, own in found.last("coherence").items()}
+    told = found.last("coherence")
+    order = [n for n in found.last("sites") if n in told] if found.has("sites") else []
+    data = {n: _known(told[n]) for n in order or told}
     layer = layer_of(data, chosen)
     source = found.source(opened.study, "measured")
     gains = {n: own["now"] - own["kmeans"] for n, own in data.items()}

@@ -78,12 +78,19 @@ def _words(found: Learned, stages: Sequence[tuple[str, int, int]]) -> list[str]:
         words.append(f"It stopped after step {found.done} of {found.steps}; resume its job on the Runs page, or give its command again, and it goes on from there.")  # fmt: skip
     for stage, first, last in stages:
         values = [v for k, v in _points(found, "loss") if first <= k <= last]
-        if len(values) > 1 and len(stages) <= 4:
-            change = 100 * (values[-1] / values[0] - 1) if values[0] else 0.0
-            words.append(f"{stage}: the loss goes from {short(values[0])} to {short(values[-1])} ({short(change, 2)} %), least {short(min(values))}.")  # fmt: skip
+        if len(values) >= 4 and len(stages) <= 4:
+            early, late = (sum(part) / len(part) for part in _quarters(values))
+            change = f"{short(100 * abs(late / early - 1), 2)} % {'less' if late < early else 'more'}" if early else "-"  # fmt: skip
+            words.append(f"{stage}: the loss is {short(early)} on average in the first quarter of the stage and {short(late)} in the last, {change}.")  # fmt: skip
     if any(n.startswith("hard") for n in _names(found)):
-        words.append("With soft rounding the loss starts at the unrounded weights and rises as codes are decided; the hard line is what is stored in the end.")  # fmt: skip
+        words.append("While codes are soft, the loss flatters; the hard line is the loss with the codes as they would be stored.")  # fmt: skip
     return words
+
+
+def _quarters(values: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
+    """The first and the last: losses along a trajectory differ from step to step, so ends alone mislead."""
+    count = len(values) // 4
+    return values[:count], values[-count:]
 
 
 def _table(found: Learned, stages: Sequence[tuple[str, int, int]], source: Source) -> Section:
