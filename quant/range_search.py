@@ -5,10 +5,11 @@ As in TaQ-DiT's released code (arXiv 2411.14172, read in released code), whose s
 Shapes: x [n] values; W [o, i] weight, a row r of g groups by itself; b bits.
 
     d = R / (2^b - 1),  z in 0 .. 2^b - 1     Q(x) = (clip(round(x / d) + z, 0, 2^b - 1) - z) d
-    (R, z) = argmin sum |x - Q(x)|^2.4        R: 100 sizes up to max x - min x, with 0 among the values
+    (R, z) = argmin sum |x - Q(x)|^2.4        R: up to max x - min x, with 0 among the values
 
-The released code tries every z; here the window of size R lies about the middle of the values, and z next
-to that. A tensor is searched by the means of 4096 bins of its histogram, with their counts.
+The released code tries 100 sizes R, and every z. Here sizes are tried coarsely and then by hundredths of the
+whole, and zeros between those that keep the low end and the high end of the values. A tensor is
+searched by the means of 4096 bins of its histogram, with their counts.
 """
 
 from __future__ import annotations
@@ -23,9 +24,8 @@ from .rounding import FLOOR, Grid, groups_of
 from .schema import Format
 
 POWER = 2.4
-SIZES = 100
 BINS = 4096
-ZEROS = 16  # to either side, of a tensor
+ZEROS = 9  # that are tried for a tensor
 COARSE = tuple(r / 20 for r in range(20, 4, -1))  # 1, 0.95 .. 0.25
 FINE = tuple(r / 100 for r in (-4, -3, -2, -1, 1, 2, 3, 4))
 
@@ -68,26 +68,32 @@ def searched_range(
     """Scale and zero of one tensor, whole or in parts."""
     values, counts = histogram(x)
     low, high = float(values.min().clamp(max=0)), float(values.max().clamp(min=0))
-    top, least = 2**bits - 1, torch.inf
-    best = (
-        max((high - low) / top, FLOOR),
-        0 if one_sided else round(-low / max((high - low) / top, FLOOR)),
-    )
-    for size in range(SIZES, 0, -1):
-        scale = (high - low) * size / SIZES / top
-        if scale < FLOOR:
-            break
-        zeros = torch.zeros(1, 1, device=values.device)
+    whole = max((high - low) / (2**bits - 1), FLOOR)
+
+    def tried(ratio: float) -> tuple[float, float, int]:
+        scale = max(whole * ratio, FLOOR)
+        zeros = values.new_zeros(1, 1)
         if not one_sided:
-            about = round(top / 2 - (low + high) / 2 / scale)
-            near = torch.arange(about - ZEROS, about + ZEROS + 1, device=values.device)
-            zeros = near.clamp(0, top).unique().float()[:, None]  # [z, 1]
-        rounded = ((values / scale).round() + zeros).clamp(0, top) - zeros  # [z, bins]
+            ends = _zeros(values.new_tensor(low), values.new_tensor(high), scale, bits)
+            between = torch.linspace(float(ends[0]), float(ends[2]), ZEROS, device=values.device)
+            zeros = between.round().unique()[:, None]  # [z, 1]
+        rounded = ((values / scale).round() + zeros).clamp(0, 2**bits - 1) - zeros  # [z, bins]
         lost = ((rounded * scale - values).abs().pow(POWER) * counts).sum(1)
         at = int(lost.argmin())
-        if float(lost[at]) < least:
-            least, best = float(lost[at]), (scale, int(zeros[at]))
-    return best
+        return float(lost[at]), scale, int(zeros[at])
+
+    coarse = {ratio: tried(ratio) for ratio in COARSE}
+    middle = min(coarse, key=lambda ratio: coarse[ratio][0])
+    fine = [tried(min(1.0, middle + more)) for more in FINE]
+    _, scale, zero = min([coarse[middle], *fine])
+    return scale, zero
+
+
+def _zeros(low: Tensor, high: Tensor, scale: Tensor | float, bits: int) -> list[Tensor]:
+    """Zeros with which a shorter range keeps the low end, the middle, or the high end."""
+    top = 2**bits - 1
+    found = (-low / scale, top / 2 - (low + high) / 2 / scale, top - high / scale)
+    return [zero.round().clamp(0, top) for zero in found]
 
 
 def histogram(x: Tensor | Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -133,9 +139,7 @@ class _Best:
         top = 2**self.bits - 1
         scale = ((self.high - self.low) * ratio / top).clamp(min=FLOOR)
         steps = (self.x / scale).round()
-        about = (top / 2 - (self.low + self.high) / 2 / scale).round()
-        for more in (-1, 0, 1):
-            zero = (about + more).clamp(0, top)
+        for zero in _zeros(self.low, self.high, scale, self.bits):
             self._take(ratio, scale, (steps + zero).clamp(0, top) - zero, zero)
 
     def _take(self, ratio: Tensor, scale: Tensor, rounded: Tensor, zero: Tensor | None) -> None:
