@@ -175,7 +175,7 @@ def ranges(
     lines: Sequence[tuple[str, Sequence[float], Sequence[float]]], chosen: int | None = None
 ) -> Figure:
     """Largest and smallest value over the steps, one pair of lines per layer: name, low, high."""
-    data = []
+    data, steps = [], max((len(high) for _, _, high in lines), default=0)
     for k, (name, low, high) in enumerate(lines):
         own = k == chosen
         colour = "var(--run-1)" if own else "var(--dq-muted)"
@@ -198,7 +198,9 @@ def ranges(
         "layout": layout(
             showlegend=False,
             margin=MARGIN,
-            xaxis=axis("step, noisiest first", showgrid=False),
+            xaxis=axis(
+                "step, noisiest first", showgrid=False, **({"dtick": 1} if steps <= 12 else {})
+            ),
             yaxis=axis("value after the GELU", zeroline=True, tickformat="~g"),
         ),
     }

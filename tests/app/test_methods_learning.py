@@ -309,13 +309,22 @@ def test_channels_are_drawn_before_and_after_their_factors() -> None:
     assert marked == {3: 3, 17: 2}
     names = [t["name"] for t in drawn["figures"][0]["figure"]["data"]]
     assert names == ["after migration", "before", "outlier channel"]
-    assert "The widest range falls from 8 to 4" in drawn["words"][1]
+    assert "the widest range falls to 4" in drawn["words"][1]
     plain = section(ask(layer="transformer_blocks.0.ff.net.2"), "migration")
-    assert "no channel is migrated" in plain["words"][0]
+    assert "0 of 32 channels are outliers" in plain["words"][0]
     assert (
         "as it is 0.015, shifted and migrated 0.02, shifted 0.03. The least is kept"
         in plain["words"][1]
     )
+
+
+def test_factors_may_be_told_of_all_channels_or_of_the_outliers() -> None:
+    from dqviz.pages.methods.migration import factors_of
+
+    outliers = np.array([1, 3])
+    assert factors_of({"m": [1, 2, 1, 4]}, outliers, 4).tolist() == [1, 2, 1, 4]
+    assert factors_of({"m": [2, 4]}, outliers, 4).tolist() == [1, 2, 1, 4]
+    assert factors_of({}, outliers, 4).tolist() == [1, 1, 1, 1]
 
 
 def test_ranges_that_a_learner_does_not_tell_come_from_a_capture() -> None:

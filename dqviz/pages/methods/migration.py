@@ -33,8 +33,7 @@ def section(opened: Opened, chosen: Selection) -> Section:
     ranges = _ranges(opened, layer, own)
     figures = []
     if ranges is not None:
-        factors = np.ones(len(ranges))
-        factors[outliers] = own.get("m") or []
+        factors = factors_of(own, outliers, len(ranges))
         figures.append(
             plot(
                 f"Channels of {label}",
@@ -49,7 +48,7 @@ def section(opened: Opened, chosen: Selection) -> Section:
         words = _words(own, label, ranges, outliers, factors)
         note = ""
     else:
-        words = [f"{label}: {len(outliers)} channels are outliers, divided by factors up to {max(own.get('m') or [1])}."]  # fmt: skip
+        words = [f"{label}: {len(outliers)} channels are outliers; the largest factor is {max(own.get('m') or [1])}."]  # fmt: skip
         note = "Ranges of the channels come from a capture, and this study has none of this layer."
     return drawn(
         VIEW.title,
@@ -70,6 +69,17 @@ def _ranges(opened: Opened, layer: str, own: Mapping[str, Any]) -> np.ndarray | 
     if found is None and captured is not None and layer in {e.name for e in captured.seen.inputs}:
         found = widths(captured.seen, layer)
     return None if found is None or max(outliers, default=0) >= len(found) else found
+
+
+def factors_of(own: Mapping[str, Any], outliers: np.ndarray, channels: int) -> np.ndarray:
+    """What each channel is divided by, [c]: as told of all channels, or of the outliers alone."""
+    told = np.array(own.get("m") or [], float)
+    if len(told) == channels:
+        return told
+    found = np.ones(channels)
+    if len(told) == len(outliers):
+        found[outliers] = told
+    return found
 
 
 def widths(seen: SeenFile, name: str) -> np.ndarray:
@@ -94,15 +104,13 @@ def _raw(ranges: np.ndarray, outliers: np.ndarray, factors: np.ndarray) -> list[
 
 
 def _words(own: Mapping[str, Any], label: str, ranges: np.ndarray, outliers: np.ndarray, factors: np.ndarray) -> list[str]:  # fmt: skip
-    middle = short(float(np.median(ranges)))
-    words = [f"{label}: no channel is migrated; the widest range is {short(float(ranges.max()))}, the middle channel's {middle}."]  # fmt: skip
-    if len(outliers):
-        share = short(100 * len(outliers) / len(ranges))
-        after = short(float((ranges / factors).max()))
-        words = [
-            f"{label}: {len(outliers)} of {len(ranges)} channels are outliers, {share} %.",
-            f"The widest range falls from {short(float(ranges.max()))} to {after}; the middle channel's is {middle}.",
-        ]
+    widest, middle = short(float(ranges.max())), short(float(np.median(ranges)))
+    share = short(100 * len(outliers) / len(ranges))
+    words = [f"{label}: {len(outliers)} of {len(ranges)} channels are outliers, {share} %; the widest range is {widest}, the middle channel's {middle}."]  # fmt: skip
+    if factors.max() > 1:
+        words.append(f"Divided by factors up to {short(float(factors.max()))}, the widest range falls to {short(float((ranges / factors).max()))}.")  # fmt: skip
+    elif len(outliers):
+        words.append("None of them is divided here: that would not have lowered the error.")
     errors = {str(k): float(v) for k, v in (own.get("errors") or {}).items()}
     if errors:
         told = ", ".join(f"{GATES.get(k, k)} {short(v)}" for k, v in sorted(errors.items(), key=lambda e: e[1]))  # fmt: skip
