@@ -292,8 +292,7 @@ class QuantLinear(nn.Module):
         else:
             rows = self._rows_of(x, window)
         bias = self.bias.float() if hasattr(self, "bias") else None
-        static = fmt is not None and has_static_sums(self.plan.weight, fmt)
-        if static and self._integer(rows, fmt):
+        if fmt is not None and has_static_sums(self.plan.weight, fmt) and self._integer(rows, fmt):
             y = self._multiplied(rows, window)
         elif fmt is None or not has_integer_sums(self.plan.weight, fmt):
             samples = len(x) if x.dim() > 2 else len(rows)
