@@ -66,7 +66,7 @@ CARD = Card(
     presets=(
         Preset("quick", {"iterations": 400, "samples": 16, "steps": 10}, "ours", "w4a8", "minutes on two cores for the embedded model"),
         Preset("paper", {"reconstruction": "layer", "iterations": 10000, "batch": 32, "rounding_lr": 0.001, "drop": 0.0, "samples": 256, "steps": 25, "cache_mib": 16384}, "second-hand", "w4a16", "for a GPU"),
-        Preset("brief", {"iterations": 40, "samples": 4, "steps": 3, "rounding_lr": 0.1}, "ours", "w4a8", "a look: seconds on a small model"),
+        Preset("brief", {"iterations": 20, "samples": 2, "steps": 2, "batch": 8, "rounding_lr": 0.2}, "ours", "w4a8", "a look: seconds on a small model"),
     ),
 )  # fmt: skip
 
