@@ -65,6 +65,7 @@ class FakeCompare:
     pause: float = 0.0
     fails: Exception | None = None
     fails_in_run: int = -1
+    held: set[tuple[int, ...]] = field(default_factory=set)  # seeds of requests that wait to go on
     requests: list[CompareRequest] = field(default_factory=list)
     model: dict[str, Any] = field(default_factory=lambda: stored()["result"]["model"])
 
@@ -124,6 +125,8 @@ class FakeCompare:
         samples = tuple(Sample(seed=s, class_id=0) for s in request.seeds)
         for step in range(self.steps):
             time.sleep(self.pause)
+            while request.seeds in self.held and not cancelled():
+                time.sleep(0.02)
             if cancelled():
                 raise Cancelled("cancelled")
             images = np.random.default_rng([index, step]).integers(0, 256, (n, 8, 8, 3), np.uint8)

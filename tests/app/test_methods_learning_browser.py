@@ -30,7 +30,7 @@ def served(serve: Callable[..., Served]) -> Iterator[Served]:
         for name, mode in (("wander-w4a16", "separate"), ("wander-w4a16-2", "joint")):
             learners.study_with_learning(
                 root / "units",
-                lambda k, mode=mode: learners.units(2, k / 24, mode),
+                lambda k, mode=mode: learners.units(2, k / 24, mode, channels=24),
                 name=name,
                 options={"mode": mode},
                 label=NASTY,

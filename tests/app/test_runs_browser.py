@@ -25,6 +25,7 @@ pytestmark = pytest.mark.browser
 
 Pages = Callable[..., Any]
 Serve = Callable[..., Served]
+FIRST = (0, 1, 2, 3)  # seeds that the form begins with
 
 
 def runs_page(page: Any, served: Served) -> Any:
@@ -57,7 +58,7 @@ def test_a_reload_during_a_job_re_attaches(serve: Serve, new_page: Pages) -> Non
 def test_closing_the_tab_cancels_nothing_and_another_browser_sees_it(
     serve: Serve, new_page: Pages
 ) -> None:
-    served = serve(FakeCompare(steps=6, pause=0.3))
+    served = serve(FakeCompare(steps=6, held={FIRST}))
     first = opened(new_page(), served)
     first.click("#dq-run")
     state(first, "running")
@@ -65,13 +66,14 @@ def test_closing_the_tab_cancels_nothing_and_another_browser_sees_it(
     second = new_page()
     second.goto(served.url)
     state(second, "running")
+    served.compare.held.clear()
     state(second, "idle")
     second.wait_for_selector(".dq-headline")
     second.wait_for_function("document.querySelectorAll('.dq-tile:not(.dq-blank)').length === 12")
 
 
 def test_run_next_queues_and_the_page_follows_the_new_one(serve: Serve, new_page: Pages) -> None:
-    served = serve(FakeCompare(steps=4, pause=0.4))
+    served = serve(FakeCompare(steps=4, held={FIRST, (5, 6)}))
     page = opened(new_page(), served)
     page.click("#dq-run")
     state(page, "running")
@@ -81,7 +83,9 @@ def test_run_next_queues_and_the_page_follows_the_new_one(serve: Serve, new_page
     page.click("#dq-run")
     state(page, "waiting")
     assert "1 job is ahead" in page.inner_text("#dq-status")
+    served.compare.held.discard(FIRST)
     state(page, "running")
+    served.compare.held.clear()
     state(page, "idle")
     assert [r.seeds for r in served.compare.requests] == [(0, 1, 2, 3), (5, 6)]
     page.wait_for_function("document.querySelectorAll('.dq-tile:not(.dq-blank)').length === 6")
@@ -90,7 +94,7 @@ def test_run_next_queues_and_the_page_follows_the_new_one(serve: Serve, new_page
 def test_cancel_of_a_waiting_job_goes_back_to_the_running_one(
     serve: Serve, new_page: Pages
 ) -> None:
-    page = opened(new_page(), serve(FakeCompare(steps=20, pause=0.4)))
+    page = opened(new_page(), serve(FakeCompare(held={FIRST})))
     page.click("#dq-run")
     state(page, "running")
     running = page.get_attribute("#dq-status .dq-status", "data-job")
