@@ -223,7 +223,7 @@ def test_what_a_learner_leaves_out_is_not_drawn() -> None:
 
 # -- units and what comes after the GELU
 
-UNITS = ["learning", "units", "post-gelu", "migration"]
+UNITS = ["learning", "units", "post-gelu", "gelu-values", "migration"]
 GELU = "transformer_blocks.1.ff.net.2"
 
 
@@ -341,6 +341,41 @@ def test_ranges_that_a_learner_does_not_tell_come_from_a_capture() -> None:
     each = [seen.channels(GELU, s, b) for s in range(seen.steps) for b in range(seen.branches)]
     wide = np.max([c["maximum"] for c in each], 0) - np.min([c["minimum"] for c in each], 0)
     assert [float(r["range"]) for r in found] == pytest.approx(wide.tolist())
+
+
+def test_values_after_the_gelu_need_a_capture_and_tell_shares_before_and_after() -> None:
+    folder = learned_units(bits="w4a8")
+    alone = section(ask(layer=GELU), "gelu-values")
+    assert "come from a capture" in alone["note"]
+    file = write_capture(folder / "new.safetensors")
+    Study.open(folder).add_capture("plain", file, {}, record={"samples": 2})
+    values, steps, _ = SeenFile(folder / "captures" / "plain.safetensors").rows(GELU)
+    for of in ("all", "2"):
+        drawn = section(ask(layer=GELU, of_step=of), "gelu-values")
+        here = values if of == "all" else values[steps == 2]
+        before, after = rows(drawn["table"]["csv"])
+        assert float(before["negative"]) == pytest.approx((here < 0).mean())
+        low, high = values.min(), values.max()
+        assert float(before["bins_negative"]) == pytest.approx(-low / (high - low))
+        assert float(before["level_spacing"]) == pytest.approx((high - low) / 255)
+        assert after["values"] == "shifted and migrated"
+        assert float(after["high"]) - float(after["low"]) < high - low
+        counted = rows(drawn["figures"][0]["csv"])
+        assert sum(int(r["count"]) for r in counted if r["values"] == "as recorded") == here.size
+        assert [p["value"] for p in drawn["picks"]] == [GELU, of]
+        assert {b["text"] for b in drawn["badges"]} == {"measured", "simulated"}
+    plain = section(ask(layer="transformer_blocks.0.ff.net.2", of_step="none"), "gelu-values")
+    assert len(rows(plain["table"]["csv"])) == 1
+    assert "stored as it is" in plain["words"][-1]
+    assert plain["picks"][1]["value"] == "all"
+
+
+def test_where_only_factors_are_asked_for_nothing_is_said_to_be_shifted() -> None:
+    learned_units("migrate")
+    found = rows(section(ask(), "post-gelu")["table"]["csv"])
+    assert [r["gate"] for r in found] == ["plain", "migrate"]
+    cells = [row["cells"][-1]["text"] for row in section(ask(), "post-gelu")["table"]["rows"]]
+    assert cells == ["as it is", "migrated"]
 
 
 def test_a_loss_far_below_another_is_drawn_and_one_that_fades_away_leaves() -> None:

@@ -8,11 +8,12 @@ from urllib.parse import parse_qs, urlparse
 
 import pytest
 
-from dqviz.study import studies_root
+from dqviz.study import Study, studies_root
 from tests import learners
 from tests.app.accessibility import violations
 from tests.app.conftest import Served
 from tests.app.test_methods_browser import DRAWN, NASTY, click
+from tests.captures import write_capture
 
 pytestmark = pytest.mark.browser
 
@@ -35,6 +36,8 @@ def served(serve: Callable[..., Served]) -> Iterator[Served]:
                 options={"mode": mode},
                 label=NASTY,
             )
+        file = write_capture(root / "units" / "new.safetensors")
+        Study.open(root / "units").add_capture("plain", file, {}, record={"samples": 2})
         yield serve()
 
 
@@ -101,7 +104,7 @@ def test_while_it_is_live_the_figure_and_what_is_unfolded_stay(served: Served, n
 
 
 def test_two_runs_are_chosen_and_set_beside_one_another(served: Served, new_page: Pages) -> None:
-    page = opened(new_page(1440), served, "units", 6)
+    page = opened(new_page(1440), served, "units", 7)
     units = page.locator("[data-view=units]")
     assert "joint leaves 11.1 % less error than separate" in units.inner_text()
     units.get_by_role("button", name="nothing").click()
@@ -121,7 +124,7 @@ def test_without_a_learning_the_page_leads_to_compare(served: Served, new_page: 
     assert "w4a8" in page.inner_text("#dq-line")
 
 
-@pytest.mark.parametrize(("study", "plots", "dark"), [("vectors", 8, True), ("units", 6, False)])
+@pytest.mark.parametrize(("study", "plots", "dark"), [("vectors", 8, True), ("units", 7, False)])
 def test_nothing_is_hard_to_read_and_nothing_overflows(
     served: Served, new_page: Pages, study: str, plots: int, dark: bool
 ) -> None:

@@ -79,6 +79,10 @@ class Learned:
         """Its name with the options that it was asked for."""
         return ", ".join([self.name, *(f"{k}={v}" for k, v in (self.manifest.get("options") or {}).items())])  # fmt: skip
 
+    def option(self, name: str) -> Any:
+        """An option that it was asked for; None where it has its default."""
+        return (self.manifest.get("options") or {}).get(name)
+
     def has(self, key: str) -> bool:
         """Whether its measures hold a key, `sites`, or `sites.frozen` for any layer; an empty key is its losses."""
         name, _, part = key.partition(".")

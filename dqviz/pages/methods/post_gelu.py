@@ -8,7 +8,7 @@ from typing import Any
 from ...plots import learning as plots
 from ...plots.arrays import short
 from ..view import Column, Section, cell, plot, table
-from .learned import drawn, label_of
+from .learned import Learned, drawn, label_of
 from .opened import Opened, View
 from .ranks import layer_of, layer_pick
 from .selection import Selection
@@ -66,10 +66,21 @@ def section(opened: Opened, chosen: Selection) -> Section:
         [found.badge("measured")],
         figures,
         picks=[layer_pick(data, layer)],
-        words=_words(data, layer),
-        table=_table(data, source),
+        words=_words(found, data, layer),
+        table=_table(found, data, source),
         beside=len(figures) > 1,
     )
+
+
+def shifted(found: Learned, own: Mapping[str, Any]) -> bool:
+    """Whether the channels of a layer are shifted to their middles."""
+    return own.get("gate") not in (None, "plain") and found.option("mode") != "migrate"
+
+
+def kept_as(found: Learned, own: Mapping[str, Any]) -> str:
+    """How a layer is stored, in words."""
+    gate = str(own.get("gate") or "")
+    return GATES.get(gate, gate) if gate != "migrate" or shifted(found, own) else "migrated"
 
 
 def _ends(own: Mapping[str, Any], end: str) -> list[float]:
@@ -84,7 +95,7 @@ def _said(own: Mapping[str, Any], label: str) -> str:
     return f"{label} reaches from {short(min(low))} to {short(max(high))}"
 
 
-def _words(data: Mapping[str, Any], layer: str) -> list[str]:
+def _words(found: Learned, data: Mapping[str, Any], layer: str) -> list[str]:
     own = data[layer]
     words = [f"{_said(own, label_of(layer))}."]
     high = _ends(own, "high")
@@ -92,14 +103,14 @@ def _words(data: Mapping[str, Any], layer: str) -> list[str]:
         words[0] = f"{words[0][:-1]}; the largest value of a step varies {short(max(high) / min(high))}-fold over the steps."  # fmt: skip
     if own.get("negative") is not None and own.get("bins_negative") is not None:
         words.append(f"{short(100 * own['negative'])} % of its values are negative and get {short(100 * own['bins_negative'])} % of the bins.")  # fmt: skip
-    gates = [str(each["gate"]) for each in data.values() if each.get("gate")]
+    gates = [kept_as(found, each) for each in data.values() if each.get("gate")]
     if gates:
-        counted = ", ".join(f"{gates.count(g)} {GATES.get(g, g)}" for g in dict.fromkeys(gates))
+        counted = ", ".join(f"{gates.count(g)} {g}" for g in dict.fromkeys(gates))
         words.append(f"Kept where the measured error of the layer after it fell: of {len(gates)} layers {counted}.")  # fmt: skip
     return words
 
 
-def _table(data: Mapping[str, Any], source: Any) -> Section:
+def _table(found: Learned, data: Mapping[str, Any], source: Any) -> Section:
     rows, raw = [], []
     for name, own in data.items():
         low, high = _ends(own, "low"), _ends(own, "high")
@@ -112,7 +123,7 @@ def _table(data: Mapping[str, Any], source: Any) -> Section:
                     cell(f"{short(min(low))} … {short(max(high))}" if high else "–"),
                     *(cell("–" if v is None else f"{short(100 * v)} %") for v in shares),
                     cell(str(len(own.get("outliers") or [])), f"factor up to {most}"),
-                    cell(GATES.get(gate, gate) or "–"),
+                    cell(kept_as(found, own) or "–"),
                 ]
             }
         )
