@@ -10,7 +10,8 @@ import numpy as np
 from .arrays import log_ticks, packed
 from .theme import Figure, axis, layout, plain, run_colour
 
-NAMED = 8  # stages that get their name above the figure; of more, borders alone
+NAMED = 8  # parts that get their name above the figure; of more, blocks do, or every so many
+SPARSE = 8  # points of a part; of fewer, each is marked
 FADED = 300  # times below its largest value, a loss may leave the figure
 ROW = 20  # pixels of a row of bars
 MARGIN = {"l": 60, "r": 12, "t": 8, "b": 44}
@@ -18,51 +19,76 @@ MARGIN = {"l": 60, "r": 12, "t": 8, "b": 44}
 
 def losses(
     curves: Mapping[str, Sequence[tuple[int, float]]],
-    stages: Sequence[tuple[str, int, int]],
+    parts: Sequence[tuple[str, int, int]],
     steps: int,
     dashed: Sequence[str] = (),
 ) -> Figure:
-    """Losses by name over the steps, with the stages behind them.
+    """Losses by name over the steps; from one part to the next a line is broken.
 
     Args:
         curves: name -> (step, value); what is not positive is a gap.
-        stages: name, first and last step of each.
+        parts: name, first and last step of each.
         steps: in all.
         dashed: names that are drawn dashed.
     """
     data = []
     for k, (name, points) in enumerate(curves.items()):
-        values = np.array([v for _, v in points], float)
+        x, y = _broken(points, [first for _, first, _ in parts[1:]])
+        sparse = len(points) < SPARSE * len(parts)
         data.append(
             {
                 "type": "scatter",
-                "mode": "lines",
+                "mode": "lines+markers" if sparse else "lines",
                 "name": plain(name),
-                "x": [s for s, _ in points],
-                "y": packed(np.where(values > 0, values, np.nan)),
-                "line": {"width": 2 if k == 0 else 1.6, "color": run_colour(k + 1), "dash": "dash" if name in dashed else "solid"},
+                "x": x,
+                "y": packed(y),
+                "line": {"width": 3 if k == 0 else 1.6, "color": run_colour(k + 1), "dash": "dash" if name in dashed else "solid"},
+                "marker": {"size": 5, "color": run_colour(k + 1)},
                 "hovertemplate": "%{fullData.name}, step %{x}: <b>%{y:.4g}</b><extra></extra>",
             }
         )  # fmt: skip
     least, most = _ends(curves)
-    few = len(stages) <= NAMED
     return {
         "data": data,
         "layout": layout(
-            margin={**MARGIN, "t": 26 if few else 8},
+            margin={**MARGIN, "t": 26},
             legend={"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top"},
             xaxis=axis("step", showgrid=False, range=[-0.5, max(steps, 1) - 0.5]),
             yaxis=axis("loss", type="log", range=[float(np.log10(v)) for v in (least, most)], **log_ticks(least, most)),
             shapes=[
                 {"type": "line", "x0": first - 0.5, "x1": first - 0.5, "yref": "y domain", "y0": 0, "y1": 1, "line": {"width": 1, "color": "var(--dq-muted)", "dash": "dot"}}
-                for _, first, _ in stages[1:]
+                for _, first, _ in parts[1:]
             ],
             annotations=[
                 {"text": plain(name), "x": first, "xanchor": "left", "yref": "y domain", "y": 1, "yanchor": "bottom", "showarrow": False, "font": {"size": 11, "color": "var(--dq-muted)"}}
-                for name, first, _ in stages
-            ] if few else [],
+                for name, first in _named(parts)
+            ],
         ),
     }  # fmt: skip
+
+
+def _broken(
+    points: Sequence[tuple[int, float]], borders: Sequence[int]
+) -> tuple[list[int], np.ndarray]:
+    """Steps and values, with a gap at every border."""
+    x: list[int] = []
+    y: list[float] = []
+    for step, value in points:
+        if x and any(x[-1] < border <= step for border in borders):
+            x.append(step)
+            y.append(np.nan)
+        x.append(step)
+        y.append(value if value > 0 else np.nan)
+    return x, np.array(y, float)
+
+
+def _named(parts: Sequence[tuple[str, int, int]]) -> list[tuple[str, int]]:
+    """Names to write down and where: of all parts, or of their blocks where those are fewer."""
+    found = [(name, first) for name, first, _ in parts]
+    if len(found) > NAMED:
+        blocks = [(name.partition(" · ")[0], first) for name, first in found]
+        found = [own for k, own in enumerate(blocks) if k == 0 or own[0] != blocks[k - 1][0]]
+    return found[:: -(-len(found) // NAMED)]
 
 
 def _ends(curves: Mapping[str, Sequence[tuple[int, float]]]) -> tuple[float, float]:
@@ -207,7 +233,7 @@ def ranges(
 
 
 def channels(ranges: np.ndarray, outliers: np.ndarray, factors: np.ndarray) -> Figure:
-    """Range of every channel, widest first, before and after migration, with outliers marked.
+    """Range of every channel, widest first, with outliers marked and where their factors bring them.
 
     Args:
         ranges: largest less smallest value of every channel, [c].
@@ -216,45 +242,65 @@ def channels(ranges: np.ndarray, outliers: np.ndarray, factors: np.ndarray) -> F
     """
     order = np.argsort(-ranges, kind="stable")
     place = np.empty_like(order)
-    place[order] = np.arange(len(order))
+    place[order] = np.arange(1, len(order) + 1)
     after = ranges / factors
+    divided = np.flatnonzero(factors > 1)
     data: list[Figure] = [
         {
             "type": "scatter",
             "mode": "lines",
-            "name": name,
-            "x": packed(np.arange(len(order))),
-            "y": packed(np.where(values > 0, values, np.nan)[order]),
+            "name": "before",
+            "x": packed(np.arange(1, len(order) + 1)),
+            "y": packed(np.where(ranges > 0, ranges, np.nan)[order]),
             "customdata": order.tolist(),
-            "line": {"width": 1.6, "color": colour},
-            "hovertemplate": "channel %{customdata}, %{fullData.name}: <b>%{y:.4g}</b><extra></extra>",
+            "line": {"width": 2, "color": "var(--run-1)"},
+            "hovertemplate": "channel %{customdata}: <b>%{y:.4g}</b><extra></extra>",
         }
-        for name, values, colour in (
-            ("after migration", after, "var(--run-3)"),
-            ("before", ranges, "var(--run-1)"),
-        )
     ]
+    if len(divided):
+        ways = np.stack([ranges[divided], after[divided], np.full(len(divided), np.nan)], 1)
+        data.append({"type": "scatter", "mode": "lines", "name": "way", "x": packed(np.repeat(place[divided], 3)), "y": packed(ways.ravel()), "hoverinfo": "skip", "showlegend": False, "line": {"width": 1.2, "color": "var(--dq-muted)"}})  # fmt: skip
+        data.append(_marks("after migration", "circle", "var(--run-3)", place, after, divided, factors))  # fmt: skip
     if len(outliers):
-        ring = {"color": "var(--run-2)", "symbol": "circle-open", "size": 8, "line": {"width": 2}}
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": "outlier channel",
-                "x": place[outliers].tolist(),
-                "y": [float(v) for v in ranges[outliers]],
-                "customdata": np.stack([outliers, factors[outliers]], 1).tolist(),
-                "marker": ring,
-                "hovertemplate": "channel %{customdata[0]}: <b>%{y:.4g}</b>, divided by %{customdata[1]}<extra></extra>",
-            }
-        )  # fmt: skip
+        data.append(_marks("outlier channel", "circle-open", "var(--run-2)", place, ranges, outliers, factors))  # fmt: skip
     known = np.concatenate([ranges[ranges > 0], after[after > 0]])
     ticks = log_ticks(float(known.min()), float(known.max())) if known.size else {}
+    counts = [n for n in (1, 3, 10, 30, 100, 300, 1000, 3000, 10000) if n <= len(order)]
     return {
         "data": data,
         "layout": layout(
             margin={**MARGIN, "t": 30},
-            xaxis=axis("channel, widest first", showgrid=False),
+            xaxis=axis("channels, widest first, logarithmic", type="log", showgrid=False, tickvals=counts, ticktext=[str(n) for n in counts]),
             yaxis=axis("range of the channel", type="log", **ticks),
         ),
-    }
+    }  # fmt: skip
+
+
+def _marks(
+    name: str,
+    symbol: str,
+    colour: str,
+    place: np.ndarray,
+    values: np.ndarray,
+    chosen: np.ndarray,
+    factors: np.ndarray,
+) -> Figure:
+    """Points of some channels."""
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": place[chosen].tolist(),
+        "y": [float(v) for v in values[chosen]],
+        "customdata": np.stack([chosen, factors[chosen]], 1).tolist(),
+        "marker": {"color": colour, "symbol": symbol, "size": 8, "line": {"width": 2, "color": colour}},
+        "hovertemplate": "channel %{customdata[0]}, %{fullData.name}: <b>%{y:.4g}</b>, factor %{customdata[1]}<extra></extra>",
+    }  # fmt: skip
+
+
+def narrow(figure: Figure, most: int = 4) -> Figure:
+    """For small screens: fewer ticks along the values."""
+    x = figure["layout"]["xaxis"]
+    values = list(x.get("tickvals") or [])
+    every = max(1, -(-len(values) // most))
+    return {"xaxis": {**x, "tickvals": values[::every], "ticktext": x["ticktext"][::every]}} if values else {}  # fmt: skip

@@ -84,10 +84,11 @@ class Learnings:
         if found.state == "done" or jobs is None:
             return found
         since = file.stat().st_mtime if lines else 0.0
-        active = any(job.active for job in jobs)
+        active = [job for job in jobs if job.active]
+        left = next((job.seconds_left for job in active if job.seconds_left is not None), None)
         ended = any(not job.active and (job.ended or "") >= written(since) for job in jobs)
-        under_way = active or (time.time() - since < FRESH and not ended)
-        return page.Learned(**{**vars(found), "running": under_way})
+        under_way = bool(active) or (time.time() - since < FRESH and not ended)
+        return page.Learned(**{**vars(found), "running": under_way, "seconds_left": left})
 
     def _jobs(self, study: Study) -> list[Job]:
         """Comparisons that write into a study, or did."""

@@ -87,6 +87,47 @@ def test_the_curves_hold_every_loss_of_every_step() -> None:
     assert drawn["table"]["latex"]
 
 
+def test_lines_break_between_units_and_lone_points_are_marked() -> None:
+    units = [f"transformer_blocks.{b}.{u}" for b in range(6) for u in ("attn1", "ff")]
+    stages = [f"{u}: {what}" for u in units for what in ("ranges", "rounding")]
+    study(steps=240, stages=stages, measures=lambda k: {})
+    file = studies_root() / "mine" / "learning" / "wander-w4a16.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    for line in lines:
+        if line.get("step", 0) % 20 and "losses" in line:
+            line["losses"].pop("hard")
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    drawn = section(ask(), "learning")
+    loss, hard, _ = drawn["figures"][0]["figure"]["data"]
+    assert len(loss["x"]) == 240 + len(units) - 1, "a gap between two units, none inside one"
+    assert (loss["mode"], hard["mode"]) == ("lines", "lines+markers")
+    layout = drawn["figures"][0]["figure"]["layout"]
+    assert [a["text"] for a in layout["annotations"]] == [f"block {b}" for b in range(6)]
+    assert len(layout["shapes"]) == len(units) - 1
+    assert drawn["facts"][1] == ["stage", "block 5 · ff: rounding", ""]
+
+
+def test_the_time_left_is_told_while_a_job_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    study(done=7)
+    bench = Bench(compare=FakeCompare())
+    monkeypatch.setattr(bench.desk, "wake", lambda: None)
+    request = {"model": "dit-emoji", "methods": ["rtn"], "bits": "w8a8", "out": str(studies_root() / "mine")}  # fmt: skip
+    bench.store.submit("compare", request)
+    query = {"study": "mine", "method": "wander", "bits": "w4a16"}
+
+    def left() -> list[str]:
+        facts = section(Methods(bench).answer(query), "learning")["facts"]
+        return [value for term, value, _ in facts if term == "left"]
+
+    assert left() == []
+    job = bench.store.claim()
+    assert job is not None
+    bench.store.report(job, {"seconds_left": 125.0})
+    assert left() == ["2 min 05 s"]
+    bench.store.end(job, "failed", "no more")
+    assert left() == []
+
+
 def test_without_a_learning_the_command_is_told() -> None:
     study()
     answer = ask(bits="w4a8")
@@ -211,6 +252,17 @@ def test_shares_of_the_ranks_add_up_and_the_least_coherent_is_found() -> None:
     )
 
 
+def test_while_codebooks_are_made_there_is_nothing_to_decide() -> None:
+    def late(k: int) -> dict[str, Any]:
+        if k < 10:
+            return {"sites": {n: {"used": 1.0} for n in learners.LAYERS}}
+        return learners.vectors(learners.LAYERS, k / 24)
+
+    study(measures=late)
+    found = rows(section(ask(), "decisions")["figures"][0]["csv"])
+    assert sorted({int(r["step"]) for r in found}) == [12, 16, 20, 23]
+
+
 def test_what_a_learner_leaves_out_is_not_drawn() -> None:
     def few(k: int) -> dict[str, Any]:
         return {"sites": {n: {"frozen": 0.5, "used": 1.0, "dead": 0} for n in learners.LAYERS}}
@@ -308,7 +360,7 @@ def test_channels_are_drawn_before_and_after_their_factors() -> None:
     marked = {int(r["channel"]): int(r["factor"]) for r in found if r["outlier"] == "True"}
     assert marked == {3: 3, 17: 2}
     names = [t["name"] for t in drawn["figures"][0]["figure"]["data"]]
-    assert names == ["after migration", "before", "outlier channel"]
+    assert names == ["before", "way", "after migration", "outlier channel"]
     assert "the widest range falls to 4" in drawn["words"][1]
     plain = section(ask(layer="transformer_blocks.0.ff.net.2"), "migration")
     assert "0 of 32 channels are outliers" in plain["words"][0]

@@ -25,7 +25,7 @@ def section(opened: Opened, chosen: Selection) -> Section:
     assert found is not None
     way = chosen.one_of("decided", WAYS, "frozen")
     title, what = WAYS[way]
-    looks = [line for line in found.snapshots if line["measures"].get("sites")]
+    looks = [line for line in found.snapshots if _decides(line)]
     layers = list(looks[-1]["measures"]["sites"])
     values = np.array([[_value(line, layer, way) for line in looks] for layer in layers], float)
     steps = [int(line["step"]) for line in looks]
@@ -56,6 +56,12 @@ def section(opened: Opened, chosen: Selection) -> Section:
         picks=[picked("decided", "Shown", ways, way)],
         words=_words(found, layers),
     )
+
+
+def _decides(line: Mapping[str, Any]) -> bool:
+    """Whether anything was to be decided yet: while codebooks are made nothing is."""
+    sites: Mapping[str, Mapping[str, Any]] = line["measures"].get("sites") or {}
+    return any(own.get(way) is not None for own in sites.values() for way in WAYS)
 
 
 def _ticks(steps: Sequence[int], most: int) -> dict[str, Any]:

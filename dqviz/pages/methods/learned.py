@@ -45,6 +45,7 @@ class Learned:
     lines: Sequence[Mapping[str, Any]]  # of its log, the head included
     finished: bool = True  # whether its run is stored
     running: bool = False
+    seconds_left: float | None = None  # of the job that it is a part of, where one says so
     described: Mapping[str, Any] = field(default_factory=dict)  # the study's model
 
     @property
@@ -111,6 +112,20 @@ def label_of(layer: str) -> str:
     return f"block {found[1]} · {found[2]}" if found else layer
 
 
+PLACE = re.compile(r"[a-z_]+\.(\d+)(?:\.([\w.]+))?")
+
+
+def stage_label(stage: str) -> str:
+    """`block 3 · ff: rounding`, `assignments: block 3`; other stages as they are called."""
+    return PLACE.sub(lambda m: f"block {m[1]}{f' · {m[2]}' if m[2] else ''}", stage)
+
+
+def part_of(stage: str) -> str:
+    """What a stage works on: `block 3 · ff`; the stage itself where it works on everything."""
+    found = PLACE.search(stage)
+    return stage_label(found[0]) if found else stage
+
+
 def block_of(layer: str) -> str:
     """`block 3`; a layer outside the blocks is its own."""
     return label_of(layer).partition(" · ")[0]
@@ -156,7 +171,8 @@ def grid_of(
         figure["layout"]["shapes"] = [*figure["layout"]["shapes"], {"type": "rect", **frame, "line": line}]  # fmt: skip
     raw = [{"layer": n, "value": v} for n, v in values.items()]
     tall = max(height, heatmap.height(len(blocks)) + 40)
-    made = plot(title, figure, alt=alt, height=tall, source=source, part=part, raw=raw)
+    small = {"xaxis": {**figure["layout"]["xaxis"], "tickangle": -90 if len(kinds) > 3 else 0}}
+    made = plot(title, figure, alt=alt, height=tall, source=source, part=part, raw=raw, narrow=small)  # fmt: skip
     return {**made, "click": {"key": "layer", "cells": cells}}
 
 

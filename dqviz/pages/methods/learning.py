@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from ...plots import learning as plots
 from ...plots.arrays import short
+from ...terminal import duration
 from ..exports import Source
 from ..view import Column, Section, cell, plot, table
-from .learned import Learned, drawn, picked
+from .learned import Learned, drawn, part_of, picked, stage_label
 from .opened import Opened, View
 from .selection import Selection
 
@@ -28,7 +29,7 @@ def section(opened: Opened, chosen: Selection) -> Section:
     source = found.source(opened.study, "simulated")
     figure = plot(
         VIEW.title,
-        plots.losses(curves, stages, found.steps, [n for n in curves if n.startswith("hard")]),
+        plots.losses(curves, parts_of(stages), found.steps, [n for n in curves if n.startswith("hard")]),
         alt=f"Losses of {found.label} over {found.done} of {found.steps} steps in {len(stages)} stages: {', '.join(curves)}",
         height=HEIGHT,
         source=source,
@@ -56,6 +57,12 @@ def stages_of(found: Learned) -> list[tuple[str, int, int]]:
     return [(stage, int(lines[0]["step"]), int(lines[-1]["step"])) for stage, lines in spans]
 
 
+def parts_of(stages: Sequence[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    """The same of what stages work on: losses of one part may be compared."""
+    runs = ((part, list(own)) for part, own in itertools.groupby(stages, key=lambda s: part_of(s[0])))  # fmt: skip
+    return [(part, own[0][1], own[-1][2]) for part, own in runs]
+
+
 def _names(found: Learned) -> list[str]:
     """Names of the losses: the one that is minimised, then those of the hard numbers, then others."""
     names = dict.fromkeys(name for line in found.losses for name in line["losses"])
@@ -68,7 +75,9 @@ def _points(found: Learned, name: str) -> list[tuple[int, float]]:
 
 def _facts(found: Learned) -> list[tuple[str, str, str]]:
     last = found.losses[-1]
-    facts = [("steps", str(found.done), f"of {found.steps}, {found.state}"), ("stage", str(last["stage"]), "")]  # fmt: skip
+    facts = [("steps", str(found.done), f"of {found.steps}, {found.state}"), ("stage", stage_label(str(last["stage"])), "")]  # fmt: skip
+    if found.running and found.seconds_left is not None:
+        facts.insert(1, ("left", duration(found.seconds_left), "of the whole job"))
     return facts + [(f"last {name}", short(float(value)), "") for name, value in last["losses"].items()][:3]  # fmt: skip
 
 
@@ -81,9 +90,9 @@ def _words(found: Learned, stages: Sequence[tuple[str, int, int]]) -> list[str]:
         if len(values) >= 4 and len(stages) <= 4:
             early, late = (sum(part) / len(part) for part in _quarters(values))
             change = f"{short(100 * abs(late / early - 1), 2)} % {'less' if late < early else 'more'}" if early else "-"  # fmt: skip
-            words.append(f"{stage}: the loss is {short(early)} on average in the first quarter of the stage and {short(late)} in the last, {change}.")  # fmt: skip
+            words.append(f"{stage_label(stage)}: the loss is {short(early)} on average in the first quarter of the stage and {short(late)} in the last, {change}.")  # fmt: skip
     if any(n.startswith("hard") for n in _names(found)):
-        words.append("While codes are soft, the loss flatters; the hard line is the loss with the codes as they would be stored.")  # fmt: skip
+        words.append("While codes are soft, the loss flatters; the hard line is the error with the codes as they would be stored.")  # fmt: skip
     return words
 
 
@@ -97,7 +106,7 @@ def _table(found: Learned, stages: Sequence[tuple[str, int, int]], source: Sourc
     names = _names(found)
     rows, raw = [], []
     for stage, first, last in stages:
-        cells = [cell(stage), cell(f"{first}–{last}")]
+        cells = [cell(stage_label(stage)), cell(f"{first}–{last}")]
         kept: dict[str, object] = {"stage": stage, "first_step": first, "last_step": last}
         for name in names:
             values = [v for k, v in _points(found, name) if first <= k <= last]

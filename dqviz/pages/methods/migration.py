@@ -46,6 +46,8 @@ def section(opened: Opened, chosen: Selection) -> Section:
             )
         )  # fmt: skip
         words = _words(own, label, ranges, outliers, factors)
+        if not own.get("ranges"):
+            words.append("Ranges are those of the study's capture; outliers and factors were chosen on the inputs that learning saw.")  # fmt: skip
         note = ""
     else:
         words = [f"{label}: {len(outliers)} channels are outliers; the largest factor is {max(own.get('m') or [1])}."]  # fmt: skip
@@ -107,8 +109,11 @@ def _words(own: Mapping[str, Any], label: str, ranges: np.ndarray, outliers: np.
     widest, middle = short(float(ranges.max())), short(float(np.median(ranges)))
     share = short(100 * len(outliers) / len(ranges))
     words = [f"{label}: {len(outliers)} of {len(ranges)} channels are outliers, {share} %; the widest range is {widest}, the middle channel's {middle}."]  # fmt: skip
-    if factors.max() > 1:
-        words.append(f"Divided by factors up to {short(float(factors.max()))}, the widest range falls to {short(float((ranges / factors).max()))}.")  # fmt: skip
+    after = float((ranges / factors).max())
+    if factors.max() > 1 and after < float(ranges.max()):
+        words.append(f"Divided by factors up to {short(float(factors.max()))}, the widest range falls to {short(after)}.")  # fmt: skip
+    elif factors.max() > 1:
+        words.append(f"{int((factors > 1).sum())} channels are divided by factors up to {short(float(factors.max()))}; the widest range is left alone.")  # fmt: skip
     elif len(outliers):
         words.append("None of them is divided here: that would not have lowered the error.")
     errors = {str(k): float(v) for k, v in (own.get("errors") or {}).items()}

@@ -39,6 +39,7 @@ def section(opened: Opened, chosen: Selection) -> Section:
             height=plots.rows_height(len(units)),
             source=source,
             part="units",
+            narrow=plots.narrow(figure),
             raw=[dict(u) for u in units.values()],
         )
     ]  # fmt: skip
@@ -116,13 +117,15 @@ def _beside(
     if names[0] == names[1]:
         names = (other.name, found.name)
     ratio = float(np.exp(np.mean(np.log(np.array(ours) / np.array(them))))) if shared and min(ours + them) > 0 else 1.0  # fmt: skip
+    figure = plots.moved([label_of(n) for n in shared], them, ours, names, TITLE, log=True)
     made = plot(
         f"Beside {other.told_apart}",
-        plots.moved([label_of(n) for n in shared], them, ours, names, TITLE, log=True),
+        figure,
         alt=f"{TITLE} of {len(shared)} units: {names[0]} and {names[1]}, mean ratio {short(ratio)}",
         height=plots.rows_height(len(shared)),
         source=found.source(opened.study, "simulated", f"{found.name} beside {other.name}"),
         part="units-beside",
+        narrow=plots.narrow(figure),
         raw=[{"unit": n, names[0]: a, names[1]: b} for n, a, b in zip(shared, them, ours, strict=True)],
     )  # fmt: skip
     less = sum(a < b for a, b in zip(ours, them, strict=True))
