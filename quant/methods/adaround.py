@@ -15,20 +15,17 @@ rounding is learned. Without a model, a group's calibration rows take the place 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..balancing import required
 from ..calibration import InputStatistics
 from ..cards import Card, Option, Preset
 from ..effort import GroupShape, Work
 from ..errors import BadInput
-from ..learning import Asked, generator
-from ..range_search import searched_grid
+from ..learning import Asked
 from ..reconstruction import (
     Reconstruction,
     ReconstructionOptions,
@@ -36,9 +33,10 @@ from ..reconstruction import (
     learning_work,
 )
 from ..rounding import rounded_rows
+from ..row_learning import learned_weights
 from ..schema import Plan
 from ..site_tensors import Transform
-from ..soft_rounding import SoftWeight, beta_at, undecidedness
+from ..soft_rounding import SoftWeight
 from ..soft_units import Way
 from .base import Group, Rounded, SiteWeight
 
@@ -66,11 +64,9 @@ CARD = Card(
     presets=(
         Preset("quick", {"iterations": 400, "samples": 16, "steps": 10}, "ours", "w4a8", "minutes on two cores for the embedded model"),
         Preset("paper", {"reconstruction": "layer", "iterations": 10000, "batch": 32, "rounding_lr": 0.001, "drop": 0.0, "samples": 256, "steps": 25, "cache_mib": 16384}, "second-hand", "w4a16", "for a GPU"),
-        Preset("brief", {"iterations": 20, "samples": 2, "steps": 2, "batch": 8, "rounding_lr": 0.2}, "ours", "w4a8", "a look: seconds on a small model"),
+        Preset("brief", {"iterations": 60, "samples": 4, "steps": 4, "batch": 8, "rounding_lr": 0.1}, "ours", "w4a8", "a look: seconds on a small model"),
     ),
 )  # fmt: skip
-
-ROWS = 64  # of a step, where rows of a group are learned from
 
 
 class Options(ReconstructionOptions):
@@ -111,27 +107,20 @@ def quantize_group(
 ) -> list[Rounded]:
     """Each layer by itself, from the group's calibration rows."""
     rows = required(seen, group).rows.float()
-    return [_learned(site, rows, options, seed) for site in group.sites]
+    softs = learned_weights(
+        group, rows, {s.name: _quantizer(s) for s in group.sites}, options, seed
+    )
+    return [_rounded(site, softs.get(site.name)) for site in group.sites]
 
 
-def _learned(site: SiteWeight, rows: Tensor, options: Options, seed: int) -> Rounded:
-    fmt = site.plan.weight
-    if fmt is None:
+def _quantizer(site: SiteWeight) -> Callable[[Tensor], Tensor]:
+    act = site.plan.activations[0]
+    return (lambda x: x) if act is None else lambda x: rounded_rows(x, act)
+
+
+def _rounded(site: SiteWeight, soft: SoftWeight | None) -> Rounded:
+    if soft is None:
         return Rounded(site.weight)
-    soft, act = SoftWeight(site.weight, searched_grid(site.weight, fmt)), site.plan.activations[0]
-    x = rows if act is None else rounded_rows(rows, act)
-    wanted = F.linear(rows, site.weight)  # [r, o]
-    size = float(wanted.square().mean().sqrt())
-    adam = torch.optim.Adam([soft.a], lr=options.rounding_lr)
-    for k in range(options.iterations):
-        drawn = torch.randint(len(rows), (ROWS,), generator=generator(seed, site.name, k))
-        loss = ((F.linear(x[drawn], soft()) - wanted[drawn]) / size).square().sum(0).mean()
-        beta = beta_at(k, options.iterations)
-        if beta is not None:
-            loss = loss + options.rounding_weight * undecidedness(soft.h(), beta)
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
     notes: dict[str, object] = {"rounding": "layer", "undecided": round(soft.undecided(), 4)}
     return Rounded(soft.stored(), notes=notes)
 

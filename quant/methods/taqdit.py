@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -31,8 +32,9 @@ from ..calibration import InputStatistics
 from ..cards import Card, Option, Preset
 from ..effort import GroupShape, Work
 from ..errors import BadInput
+from ..learned_steps import LearnedStep
 from ..learning import Asked
-from ..range_search import searched_grid, searched_range
+from ..range_search import searched_range
 from ..reconstruction import (
     SECOND,
     Mode,
@@ -42,6 +44,7 @@ from ..reconstruction import (
     learning_work,
 )
 from ..rounding import Ranges
+from ..row_learning import learned_weights
 from ..schema import Format, Plan, SitePlan
 from ..site_tensors import Transform
 from ..soft_units import Way
@@ -78,7 +81,7 @@ CARD = Card(
     presets=(
         Preset("quick", {"iterations": 400, "samples": 16, "steps": 10}, "ours", "w4a8", "minutes on two cores for the embedded model"),
         Preset("paper", {"iterations": 20000, "batch": 32, "samples": 256, "steps": 25, "rounding_lr": 0.001, "scale_lr": 0.00004, "cache_mib": 16384}, "read in released code", "w4a8", "for a GPU"),
-        Preset("brief", {"iterations": 20, "samples": 2, "steps": 2, "batch": 8, "rounding_lr": 0.2}, "ours", "w4a8", "a look: seconds on a small model"),
+        Preset("brief", {"iterations": 60, "samples": 4, "steps": 4, "batch": 8, "rounding_lr": 0.1}, "ours", "w4a8", "a look: seconds on a small model"),
     ),
 )  # fmt: skip
 
@@ -199,24 +202,36 @@ def learner(asked: Asked) -> Reconstruction:
 def quantize_group(
     group: Group, seen: InputStatistics | None, options: Options, seed: int
 ) -> list[Rounded]:
-    """What learning starts from: nearest rounding and searched ranges, one for all timesteps."""
-    rows, made = required(seen, group).rows.float(), []
+    """Searched ranges, one for all timesteps; with mode=joint learned with the rounding, from the rows alone."""
+    rows, acts = required(seen, group).rows.float(), {}
     for site in group.sites:
-        weight, fmt = site.weight, site.plan.weight
-        grid = None if fmt is None else searched_grid(weight, fmt)
-        stored = weight if grid is None else grid.stored(grid.codes(weight))
-        made.append(Rounded(stored, ranges=_range(rows, site.plan), notes={"rounding": "nearest"}))
-    return made
+        bits = [fmt.bits for fmt in site.plan.static_formats[:1]]
+        if bits and bits[0] not in acts:
+            acts[bits[0]] = LearnedStep(*searched_range(rows, bits[0]), bits[0])
+    own = {
+        s.name: acts[s.plan.static_formats[0].bits] for s in group.sites if s.plan.static_formats
+    }
+    learned = options if options.mode == "joint" else options.model_copy(update={"iterations": 0})
+    quantizers = {s.name: own.get(s.name, _plain) for s in group.sites}
+    softs = learned_weights(group, rows, quantizers, learned, seed)
+    mode = options.mode if options.mode == "joint" else "nearest"
+    return [
+        Rounded(
+            softs[s.name].stored() if s.name in softs else s.weight,
+            ranges=None if s.name not in own else _ranges(own[s.name], len(s.plan.activations)),
+            notes={"rounding": mode},
+        )
+        for s in group.sites
+    ]
 
 
-def _range(rows: Tensor, plan: SitePlan) -> Ranges | None:
-    if not plan.static_formats:
-        return None
-    scale, zero = searched_range(rows, plan.static_formats[0].bits)
-    of = rows.new_tensor
-    return Ranges(
-        of([[scale]] * len(plan.activations)), of([[zero]] * len(plan.activations)).byte()
-    )
+def _plain(x: Tensor) -> Tensor:
+    return x
+
+
+def _ranges(act: LearnedStep, windows: int) -> Ranges:
+    zero = torch.tensor([[act.zero]] * windows, dtype=torch.uint8)
+    return Ranges(act.step().detach().reshape(1, 1).repeat(windows, 1), zero)
 
 
 def work(shape: GroupShape, options: Options) -> Work:

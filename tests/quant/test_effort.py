@@ -23,7 +23,9 @@ from quant.effort import (
 )
 from quant.footprint import input_shapes
 from quant.generation import predict, starting_noise
-from quant.schema import Value
+from quant.plans import uniform_plan
+from quant.quantization import parse_options, quantize
+from quant.schema import Value, parse_bits
 from quant.seen_layout import CalibrationOptions
 from quant.sizes import load_shape
 
@@ -32,8 +34,9 @@ from .trial import CHANNELS, ROWS, STEPS, Trial, inputs
 
 OUTS = (96, 48)
 SHAPE = GroupShape(CHANNELS, OUTS, ROWS * STEPS, STEPS)
+UNITS = ("adaround", "taqdit")  # their `work` is that of the units of a model; see below
 CASES = [
-    *((key, {}) for key in sorted(methods())),
+    *((key, {}) for key in sorted(methods()) if key not in UNITS),
     ("trdq", {"windows": 1}),
     ("trdq", {"windows": (2,), "alpha": 0.3}),
     ("trdq", {"tier": "A", "block": 32}),
@@ -71,6 +74,32 @@ def test_the_multiply_adds_of_a_method_are_predicted(key, options):
     predicted = method_work(module, [SHAPE], chosen)
     assert predicted.numbers > 0
     check_count(predicted.macs, counted(key, options), 4 if key in FACTORED + SETTLING else 1.5)
+
+
+@pytest.mark.parametrize(
+    ("key", "options"),
+    [
+        ("adaround", {"reconstruction": "layer"}),
+        ("taqdit", {}),
+        ("taqdit", {"mode": "plain"}),
+    ],
+)
+def test_the_multiply_adds_of_learned_units_are_predicted(key, options, model, seen, samples, sampler):  # fmt: skip
+    """Of a whole model: trajectories, captures of every unit, its iterations forth and back."""
+    free = [s.name for s in model.sites if s.kept_reason is None]
+    tokens = input_shapes(model, samples[0], sampler)
+    shapes = group_shapes(model.sites, free, sampler, CalibrationOptions(reservoir=256), tokens)
+    options = {"iterations": 6, "samples": 2, "steps": 2, "batch": 48} | options
+    chosen = parse_options(key, options)
+    wanted = uniform_plan(model, parse_bits("w4a8"))
+    found = multiply_adds(lambda: quantize(model, key, wanted, options, seen))
+    predicted = method_work(load_method(key), shapes, chosen)
+    assert predicted.numbers > 0
+    check_count(predicted.macs, found)
+    if options.get("mode") != "plain":
+        without = parse_options(key, options | {"iterations": 0})
+        with pytest.raises(AssertionError):
+            check_count(method_work(load_method(key), shapes, without).macs, found)
 
 
 def test_a_count_that_forgets_the_search_is_caught():
@@ -116,7 +145,7 @@ def test_groups_are_those_that_a_calibration_fills(model, sampler, seen):
     free = [s.name for s in model.sites if s.kept_reason is None]
     groups = group_shapes(model.sites, free, sampler, CalibrationOptions(reservoir=256))
     assert len(groups) == len(seen.inputs)
-    assert groups[0] == GroupShape(64, (64, 64, 64), 256, 4)
+    assert groups[0] == GroupShape(64, (64, 64, 64), 256, 4, groups=8)
     assert all(len(s.rows) <= g.rows for s, g in zip(seen.inputs.values(), groups, strict=True))
 
 

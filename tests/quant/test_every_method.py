@@ -49,9 +49,12 @@ def brief(key):
     return {"preset": "brief"} if any(p.name == "brief" for p in methods()[key].presets) else {}
 
 
-def quantized(model, key, bits, seen):
-    """With the card's defaults, or briefly."""
-    return quantize(model, key, plan_of(model, key, bits), brief(key), seen)
+@pytest.fixture(scope="module")
+def quantized(model, seen):
+    """With the card's defaults, or briefly; once for each method and bits, never changed by a test."""
+    return cache(
+        lambda key, bits: quantize(model, key, plan_of(model, key, bits), brief(key), seen)
+    )
 
 
 def test_the_docstring_reads_like_the_paper(key):
@@ -89,14 +92,14 @@ def test_documented_options_exist_with_their_defaults(key):
         assert getattr(options, option.name) == option.default
 
 
-def test_presets_run_and_stay_finite(key, model, seen, samples, sampler):
+def test_presets_run_and_stay_finite(key, model, quantized, samples, sampler):
     for bits in methods()[key].bits:
-        made = quantized(model, key, bits, seen)
+        made = quantized(key, bits)
         drawn = generate(model, samples[:1], sampler, transformer=made.transformer)
         assert bool(torch.isfinite(drawn.latents).all()), bits
 
 
-def test_more_bits_do_not_hurt(key, model, seen, reference):
+def test_more_bits_do_not_hurt(key, model, quantized, reference):
     """Error of the network's output on the full-precision trajectory falls with the bits."""
     x, t = reference.trajectory.inputs[1], reference.trajectory.timesteps[1]
     arguments = {"timestep": torch.full((3,), t), "class_labels": torch.tensor([0, 1, 2])}
@@ -104,14 +107,14 @@ def test_more_bits_do_not_hurt(key, model, seen, reference):
     with torch.no_grad():
         exact = model.transformer(x, **arguments).sample
         for width in sorted({2, 3, 4, 6, 8} & set(methods()[key].widths)):
-            made = quantized(model, key, f"w{width}a8", seen)
+            made = quantized(key, f"w{width}a8")
             errors.append(float((made.transformer(x, **arguments).sample - exact).norm()))
     assert errors == sorted(errors, reverse=True)
 
 
-def test_the_stored_transform_is_within_what_sizes_are_predicted_from(key, model, seen):
+def test_the_stored_transform_is_within_what_sizes_are_predicted_from(key, quantized):
     module = load_method(key)
-    made = quantized(model, key, "w4a8", seen)
+    made = quantized(key, "w4a8")
     most = module.stored_transform(module.Options())
     for layer in made.transformer.modules():
         if isinstance(layer, QuantLinear):
@@ -123,8 +126,8 @@ def test_the_stored_transform_is_within_what_sizes_are_predicted_from(key, model
             assert layer.transform.requantized == most.requantized
 
 
-def test_the_size_command_never_promises_too_little(key, model, seen, tiny_dit, tmp_path):
-    made = quantized(model, key, "w4a8", seen)
+def test_the_size_command_never_promises_too_little(key, model, quantized, tiny_dit, tmp_path):
+    made = quantized(key, "w4a8")
     stored = save_checkpoint(made, model, tmp_path / "c")
     predicted = size_of(str(tiny_dit), key, parse_bits("w4a8"))
     inside = set(made.scope.quantized)
@@ -133,9 +136,11 @@ def test_the_size_command_never_promises_too_little(key, model, seen, tiny_dit, 
 
 
 @pytest.mark.parametrize("preset", [0, -1])
-def test_what_is_saved_is_what_loads_and_its_size_was_known(key, preset, model, seen, tmp_path):
+def test_what_is_saved_is_what_loads_and_its_size_was_known(
+    key, preset, model, quantized, tmp_path
+):
     bits = methods()[key].bits[preset]
-    made = quantized(model, key, bits, seen)
+    made = quantized(key, bits)
     report = save_checkpoint(made, model, tmp_path / "c")
     loaded = DiTTransformer2DModel.from_pretrained(tmp_path / "c").eval()
     x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
