@@ -129,13 +129,13 @@ def _run(task: Task) -> None:
     jobs = {name: job for name, job, _ in task.runs}
     batch = request.batch_size
     task.learning = foreseen(jobs, task.model, task.samples, task.sampler, batch, watch)
-    learning = sum(task.learning.values())
+    learning = sum(task.learning.worth.values())
     watch.plan(task.steps * (runs + 1) + traced * runs + calibration + compared + learning + ladder)
 
     finished = {record["name"] for record in task.records}
     reference = _reference(task, stored=task.reference in finished)
     watch.skip((task.steps + traced) * len(finished - {task.reference}))
-    watch.skip(sum(worth for name, worth in task.learning.items() if name in finished))
+    watch.skip(sum(worth for name, worth in task.learning.worth.items() if name in finished))
     seen = _calibrate(task, calibration) if calibrated else None
     if alike:
         model, samples, sampler, folder = _calibration_of(task)
@@ -162,7 +162,8 @@ def _reference(task: Task, stored: bool) -> Drawn:
     if generation is not None:
         task.watch.skip(task.steps)
         return Drawn(replace(generation, trajectory=None), _head(generation, task.traced), 0.0, 1)
-    task.watch.stage("draw", "full precision", task.steps, task.reference)
+    before = f", before learning; {task.learning.text}" if task.learning.text else ""
+    task.watch.stage("draw", f"full precision{before}", task.steps, task.reference)
     drawn = _draw(task, None)
     if task.kept is not None:
         save_generation(task.kept, replace(drawn.all, trajectory=drawn.head.trajectory))
@@ -312,7 +313,7 @@ def _learning(
     task: Task, name: str, job: RunRequest, plan: Plan, label: str, seen: Seen | None
 ) -> Learning:
     """Where a run learns, and whom it tells."""
-    worth, watch = task.learning[name], task.watch
+    worth, watch = task.learning.worth[name], task.watch
     return begun(task.study, name, job, label, watch, worth, task.model, plan, task.sampler, seen)
 
 

@@ -92,7 +92,7 @@ def quantize_to(
     steps = len(samples) * sampler.steps
     one = samples or model.samples(request.calibration_seeds[:1])
     learned = foreseen({job.method: job}, model, one, sampler, request.batch_size, watch)
-    worth = learned.get(job.method, 0)
+    worth = learned.worth.get(job.method, 0)
     watch.plan(steps * (needs_statistics([job.method]) + alike) + worth)
     if needs_statistics([job.method]):
         asked = [(job.method, job.options)]

@@ -6,11 +6,12 @@ Work that was stopped, asked for again, goes on from that state to the same resu
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from quant.cards import methods
 from quant.schema import Plan, Sample, Sampler
@@ -33,7 +34,26 @@ if TYPE_CHECKING:
     from .study import Study
     from .watch import Watch
 
+_PLACE = re.compile(r"[a-z_]+\.(\d+)(?:\.([\w.]+))?")
 RECENT = 60  # steps by which the time left is told
+
+
+class Foreseen(NamedTuple):
+    """What the learnings of a piece of work will take."""
+
+    worth: Mapping[str, int]  # by run, in denoiser steps
+    text: str  # for people; empty where nothing is learned
+
+
+def stage_label(stage: str) -> str:
+    """`block 3 · ff: rounding`, `assignments: block 3`; other stages as they are called."""
+    return _PLACE.sub(lambda m: f"block {m[1]}{f' · {m[2]}' if m[2] else ''}", stage)
+
+
+def part_of(stage: str) -> str:
+    """What a stage works on: `block 3 · ff`; the stage itself where it works on everything."""
+    found = _PLACE.search(stage)
+    return stage_label(found[0]) if found else stage
 
 
 def learns(method: str) -> bool:
@@ -48,8 +68,8 @@ def foreseen(
     sampler: Sampler,
     batch_size: int,
     watch: Watch,
-) -> dict[str, int]:
-    """Say what learning will take, and stop where memory does not do; how many denoiser steps each is worth.
+) -> Foreseen:
+    """Say what learning will take, and stop where memory does not do.
 
     Args:
         runs: by name; of those that learn nothing, nothing is said.
@@ -70,10 +90,10 @@ def foreseen(
         machine.require_memory(memory, f"learning with {title}")
         worth[name] = max(1, round(own["seconds"] * sampler.steps / made["seconds"]))
         said.append(f"{title} about {duration(own['seconds'])} and {machine.mib(memory)} of memory")
-    if said:
-        text = f"to be learned; predicted for this machine: {', then '.join(said)}"
-        watch.stage("learning", text)
-    return worth
+    text = f"predicted for this machine: {', then '.join(said)}" if said else ""
+    if text:
+        watch.stage("learning", f"to be learned; {text}")
+    return Foreseen(worth, text)
 
 
 def command_of(model: str, method: str, bits: str, options: Mapping[str, object], out: Path) -> str:
@@ -137,7 +157,7 @@ def _follower(watch: Watch, label: str, worth: int) -> Callable[[Learned], None]
         nonlocal stage
         if progress.stage != stage:
             stage = progress.stage
-            watch.emit(Stage("learn", f"learning: {label}, {stage}"))
+            watch.emit(Stage("learn", f"learning: {label}, {stage_label(stage)}"))
         now = time.perf_counter()
         if recent[0][1] < 0:  # where it goes on: what was done before says nothing of the pace
             recent[0] = (recent[0][0], progress.step - 1)

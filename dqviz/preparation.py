@@ -11,6 +11,7 @@ from quant.schema import Plan, Sample, Sampler
 
 from . import machine
 from .candidates import OURS, check_candidate
+from .learnings import Foreseen
 from .planning import (
     given_plan,
     load,
@@ -56,7 +57,7 @@ class Task:
     kept: Path | None  # where full precision is kept for a resumption
     records: list[dict[str, Any]] = field(default_factory=list)
     ladder: list[dict[str, Any]] = field(default_factory=list)
-    learning: dict[str, int] = field(default_factory=dict)  # run -> worth in denoiser steps
+    learning: Foreseen = field(default_factory=lambda: Foreseen({}, ""))
     similarity: Similarity | None = None  # of the guidance branches' attention, where a run asks
 
     @property

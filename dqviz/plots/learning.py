@@ -11,6 +11,7 @@ from .arrays import log_ticks, packed
 from .theme import Figure, axis, layout, plain, run_colour
 
 NAMED = 8  # parts that get their name above the figure; of more, blocks do, or every so many
+ROOM = 0.05  # share of the steps that a name needs
 SPARSE = 8  # points of a part; of fewer, each is marked
 FADED = 300  # times below its largest value, a loss may leave the figure
 ROW = 20  # pixels of a row of bars
@@ -39,7 +40,7 @@ def losses(
             {
                 "type": "scatter",
                 "mode": "lines+markers" if sparse else "lines",
-                "name": plain(name),
+                "name": plain(name.replace("_", " ")),
                 "x": x,
                 "y": packed(y),
                 "line": {"width": 3 if k == 0 else 1.6, "color": run_colour(k + 1), "dash": "dash" if name in dashed else "solid"},
@@ -61,7 +62,7 @@ def losses(
             ],
             annotations=[
                 {"text": plain(name), "x": first, "xanchor": "left", "yref": "y domain", "y": 1, "yanchor": "bottom", "showarrow": False, "font": {"size": 11, "color": "var(--dq-muted)"}}
-                for name, first in _named(parts)
+                for name, first in _named(parts, steps)
             ],
         ),
     }  # fmt: skip
@@ -82,13 +83,15 @@ def _broken(
     return x, np.array(y, float)
 
 
-def _named(parts: Sequence[tuple[str, int, int]]) -> list[tuple[str, int]]:
-    """Names to write down and where: of all parts, or of their blocks where those are fewer."""
+def _named(parts: Sequence[tuple[str, int, int]], steps: int) -> list[tuple[str, int]]:
+    """Names to write down and where: of parts with room, or of their blocks where those are fewer."""
     found = [(name, first) for name, first, _ in parts]
     if len(found) > NAMED:
         blocks = [(name.partition(" · ")[0], first) for name, first in found]
         found = [own for k, own in enumerate(blocks) if k == 0 or own[0] != blocks[k - 1][0]]
-    return found[:: -(-len(found) // NAMED)]
+    found = found[:: -(-len(found) // NAMED)] if found else []
+    ends = [first for _, first in found[1:]] + [steps]
+    return [own for own, end in zip(found, ends, strict=True) if end - own[1] >= ROOM * steps]
 
 
 def _ends(curves: Mapping[str, Sequence[tuple[int, float]]]) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 from quant.errors import DQVizError
 
 from ..files import written
-from ..jobs import Job
+from ..jobs import FAILED, Job
 from ..learnings import command_of
 from ..pages import methods as page
 from ..studies import place
@@ -86,9 +86,13 @@ class Learnings:
         since = file.stat().st_mtime if lines else 0.0
         active = [job for job in jobs if job.active]
         left = next((job.seconds_left for job in active if job.seconds_left is not None), None)
-        ended = any(not job.active and (job.ended or "") >= written(since) for job in jobs)
+        ended = [job for job in jobs if not job.active and (job.ended or "") >= written(since)]
+        last = max(ended, key=lambda job: job.ended or "", default=None)
+        why = last.message if last is not None and last.state == FAILED and not active else ""
         under_way = bool(active) or (time.time() - since < FRESH and not ended)
-        return page.Learned(**{**vars(found), "running": under_way, "seconds_left": left})
+        return page.Learned(
+            **{**vars(found), "running": under_way, "why": why, "seconds_left": left}
+        )
 
     def _jobs(self, study: Study) -> list[Job]:
         """Comparisons that write into a study, or did."""

@@ -124,8 +124,10 @@ def test_the_time_left_is_told_while_a_job_says_so(monkeypatch: pytest.MonkeyPat
     assert job is not None
     bench.store.report(job, {"seconds_left": 125.0})
     assert left() == ["2 min 05 s"]
-    bench.store.end(job, "failed", "no more")
+    bench.store.end(job, "failed", "learning diverged at step 7")
     assert left() == []
+    words = section(Methods(bench).answer(query), "learning")["words"]
+    assert "It failed after step 7 of 24: learning diverged at step 7." in words
 
 
 def test_without_a_learning_the_command_is_told() -> None:

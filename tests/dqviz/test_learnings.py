@@ -15,6 +15,7 @@ from dqviz.cli import main
 from dqviz.comparison import compare
 from dqviz.events import Progress, RunFinished, Stage
 from dqviz.export import quantize_to
+from dqviz.learnings import part_of, stage_label
 from dqviz.request import CompareRequest
 from dqviz.study import Study
 from dqviz.watch import Watch
@@ -164,6 +165,10 @@ def test_time_and_memory_are_said_before_anything_is_drawn(
     (text,) = watched.stages("learning")
     assert text.startswith("to be learned; predicted for this machine: Wander about ")
     assert "MiB of memory" in text
+    said = text.removeprefix("to be learned; ")
+    assert watched.stages("draw")[0] == f"full precision, before learning; {said}", (
+        "it stays to be read"
+    )
     at = next(i for i, e in enumerate(watched.events) if isinstance(e, Stage) and e.name == "learning")  # fmt: skip
     assert not any(isinstance(e, Progress) for e in watched.events[:at])
     real = machine.available_memory
@@ -171,6 +176,16 @@ def test_time_and_memory_are_said_before_anything_is_drawn(
     with pytest.raises(EnvironmentFault, match="learning with Wander needs about"):
         compare(request(tiny_dit, tmp_path / "other"))
     assert Study.open(tmp_path / "other").runs() == [], "before anything is drawn"
+
+
+def test_stages_are_told_as_people_call_places() -> None:
+    labels = {
+        "transformer_blocks.5.ff: rounding": ("block 5 · ff: rounding", "block 5 · ff"),
+        "transformer_blocks.5.attn1.to_q: free": ("block 5 · attn1.to_q: free", "block 5 · attn1.to_q"),
+        "assignments: transformer_blocks.3": ("assignments: block 3", "block 3"),
+        "k-means": ("k-means", "k-means"),
+    }  # fmt: skip
+    assert {stage: (stage_label(stage), part_of(stage)) for stage in labels} == labels
 
 
 def test_the_log_is_listed_by_the_study(tiny_dit: Path, tmp_path: Path) -> None:

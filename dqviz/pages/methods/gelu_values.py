@@ -64,7 +64,7 @@ def section(opened: Opened, chosen: Selection) -> Section:
     captured = opened.captured
     if captured is None or layer not in {e.name for e in captured.seen.inputs}:
         note = "The values themselves come from a capture, and this study has none of this layer."
-        return drawn(VIEW.title, LEDE, [BADGES["measured"]], [], picks=picks, note=note)
+        return drawn(VIEW.title, LEDE, [], [], picks=picks, note=note, capture=True)
     rows, steps, _ = captured.seen.rows(layer)
     every = sorted({int(k) for k in steps})
     of = chosen.one_of("of_step", (ALL, *map(str, every)), ALL)

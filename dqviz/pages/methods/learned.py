@@ -45,6 +45,7 @@ class Learned:
     lines: Sequence[Mapping[str, Any]]  # of its log, the head included
     finished: bool = True  # whether its run is stored
     running: bool = False
+    why: str = ""  # it stopped, in the words of its job
     seconds_left: float | None = None  # of the job that it is a part of, where one says so
     described: Mapping[str, Any] = field(default_factory=dict)  # the study's model
 
@@ -110,20 +111,6 @@ def label_of(layer: str) -> str:
     """`block 3 · attn1.to_q`."""
     found = re.search(r"\.(\d+)\.(.+)$", layer)
     return f"block {found[1]} · {found[2]}" if found else layer
-
-
-PLACE = re.compile(r"[a-z_]+\.(\d+)(?:\.([\w.]+))?")
-
-
-def stage_label(stage: str) -> str:
-    """`block 3 · ff: rounding`, `assignments: block 3`; other stages as they are called."""
-    return PLACE.sub(lambda m: f"block {m[1]}{f' · {m[2]}' if m[2] else ''}", stage)
-
-
-def part_of(stage: str) -> str:
-    """What a stage works on: `block 3 · ff`; the stage itself where it works on everything."""
-    found = PLACE.search(stage)
-    return stage_label(found[0]) if found else stage
 
 
 def block_of(layer: str) -> str:

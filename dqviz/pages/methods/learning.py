@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+from ...learnings import part_of, stage_label
 from ...plots import learning as plots
 from ...plots.arrays import short
 from ...terminal import duration
 from ..exports import Source
 from ..view import Column, Section, cell, plot, table
-from .learned import Learned, drawn, part_of, picked, stage_label
+from .learned import Learned, drawn, picked
 from .opened import Opened, View
 from .selection import Selection
 
@@ -78,12 +79,14 @@ def _facts(found: Learned) -> list[tuple[str, str, str]]:
     facts = [("steps", str(found.done), f"of {found.steps}, {found.state}"), ("stage", stage_label(str(last["stage"])), "")]  # fmt: skip
     if found.running and found.seconds_left is not None:
         facts.insert(1, ("left", duration(found.seconds_left), "of the whole job"))
-    return facts + [(f"last {name}", short(float(value)), "") for name, value in last["losses"].items()][:3]  # fmt: skip
+    return facts + [(f"last {name.replace('_', ' ')}", short(float(value)), "") for name, value in last["losses"].items()][:3]  # fmt: skip
 
 
 def _words(found: Learned, stages: Sequence[tuple[str, int, int]]) -> list[str]:
     words = []
-    if found.state == "stopped":
+    if found.state == "stopped" and found.why:
+        words.append(f"It failed after step {found.done} of {found.steps}: {found.why}.")
+    elif found.state == "stopped":
         words.append(f"It stopped after step {found.done} of {found.steps}; resume its job on the Runs page, or give its command again, and it goes on from there.")  # fmt: skip
     for stage, first, last in stages:
         values = [v for k, v in _points(found, "loss") if first <= k <= last]
@@ -117,7 +120,7 @@ def _table(found: Learned, stages: Sequence[tuple[str, int, int]], source: Sourc
         raw.append(kept)
     return table(
         "Stages, as a table",
-        (Column("Stage"), Column("Steps"), *(Column(name, "", "first and last of the stage") for name in names)),
+        (Column("Stage"), Column("Steps"), *(Column(name.replace("_", " "), "", "first and last of the stage") for name in names)),
         rows,
         raw=raw,
         source=source,

@@ -51,7 +51,7 @@ def section(opened: Opened, chosen: Selection) -> Section:
         note = ""
     else:
         words = [f"{label}: {len(outliers)} channels are outliers; the largest factor is {max(own.get('m') or [1])}."]  # fmt: skip
-        note = "Ranges of the channels come from a capture, and this study has none of this layer."
+        note = "Ranges of the channels come from a capture, too."
     return drawn(
         VIEW.title,
         LEDE,

@@ -106,7 +106,7 @@ def _words(found: Learned, data: Mapping[str, Any], layer: str) -> list[str]:
     gates = [kept_as(found, each) for each in data.values() if each.get("gate")]
     if gates:
         counted = ", ".join(f"{gates.count(g)} {g}" for g in dict.fromkeys(gates))
-        words.append(f"Kept where the measured error of the layer after it fell: of {len(gates)} layers {counted}.")  # fmt: skip
+        words.append(f"Kept where the measured error of the layer after it fell: of {len(gates)} layer{'s' * (len(gates) > 1)} {counted}.")  # fmt: skip
     return words
 
 

@@ -101,7 +101,7 @@ def _words(found: Learned, units: Mapping[str, Mapping[str, Any]]) -> list[str]:
     undecided = {n: float(u["undecided"]) for n, u in units.items() if u.get("undecided") is not None}  # fmt: skip
     if undecided:
         most = max(undecided, key=lambda n: undecided[n])
-        words.append(f"Still undecided at the end: {short(100 * undecided[most])} % of the weights at most, in {label_of(most)}.")  # fmt: skip
+        words.append(f"{'Undecided so far' if found.running else 'Still undecided at the end'}: {short(100 * undecided[most])} % of the weights at most, in {label_of(most)}.")  # fmt: skip
     return words
 
 

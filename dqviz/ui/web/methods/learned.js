@@ -83,7 +83,7 @@ function drawLearned(first, context) {
     if (section.figures.length) card.append(el("div", { class: section.beside ? "dq-beside" : "dq-stackedplots" }, section.figures.map(figureOf)));
     if (section.words.length) card.append(el("ul", { class: "dq-says" }, section.words.map((w) => el("li", {}, w))));
     if (section.note) card.append(el("p", { class: "dq-note dq-warn" }, section.note));
-    if (section.note && context.missing?.capture) card.append(context.starter("Capture now", context.missing.capture, { ...context.chosen(), what: "capture" }));
+    if (section.capture && context.missing?.capture) card.append(context.starter("Capture now", context.missing.capture, { ...context.chosen(), what: "capture" }));
     if (section.table) card.append(tableOf(section.table, open));
     for (const figure of section.figures) holderOf(figure).draw();
   }
