@@ -33,7 +33,7 @@ Quantizer = Callable[[Tensor], Tensor]
 class Range(Value):
     """One static range of unsigned integers."""
 
-    scale: float = Field(gt=0)
+    scale: float = Field(gt=0, allow_inf_nan=False)
     zero: int = Field(ge=0, le=255)
     bits: int = Field(default=8, ge=2, le=8)
 

@@ -138,6 +138,8 @@ class DQVizQuantizer(DiffusersQuantizer):
         stored = state_dict[param_name]
         if stored.is_floating_point() and not bool(torch.isfinite(stored.float()).all()):
             raise BadCheckpoint(f"tensor '{param_name}' holds NaN or infinity; save it again")
+        if last == "migration" and not bool(stored.all()):
+            raise BadCheckpoint(f"tensor '{param_name}' has a factor 0; save it again")
         setattr(layer, last, stored.to(device=target_device, dtype=layer.get_buffer(last).dtype))
 
     def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:

@@ -163,13 +163,12 @@ class _Taker:
     def _keep(self, made: list[Tensor]) -> None:
         if not self.every:
             row = 2 * sum(t.numel() // self.batch for t in (*self.found, *self.found, *made))
-            whole = row * self.batch * self.calls
-            self.every = max(1, -(-whole // self.bound))
             if row > self.bound:
                 raise BadInput(
                     f"one row of {self.name} takes {row / MIB:.1f} MiB, more than the cache may; "
                     f"take cache_mib={1 + row * HELD_OUT // MIB} or more"
                 )
+            self.every = -(-self.batch * self.calls // (self.bound // row))
         start = -self.count % self.every
         self.kept = torch.arange(start, self.batch, self.every)
         self.count += self.batch

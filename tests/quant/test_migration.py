@@ -133,6 +133,9 @@ def test_t3_migration_brings_outliers_into_the_range_of_the_others(g):
     m = factors(width / 255, step, outliers, 255)
     inside = ((g - v) / m).abs().amax(0)
     assert float(inside[outliers].max()) <= float(inside[~outliers].max()) * 1.001
+    wider = ShiftedStep(step * 255 / 254, 128, 8, v, m)  # a step more: snapping moves v
+    lost = ((wider(g).detach() - g) / m).abs()
+    assert float(lost.max()) <= 0.501 * step * 255 / 254, "nothing calibrated is clipped"
 
 
 def test_t3_it_halves_the_error_of_the_activations_at_least(g, migrated):

@@ -1,15 +1,19 @@
-"""TaQ-DiT and AdaRound on the tiny model: T6-T12, going on after a stop, caches within their bound."""
+"""TaQ-DiT and AdaRound on the tiny model: T1, T6-T9, T11, T12, going on after a stop, caches within their bound."""
 
 from __future__ import annotations
+
+import json
+import shutil
 
 import pytest
 import torch
 from diffusers import DiTTransformer2DModel
+from safetensors.torch import load_file, save_file
 
 from quant.attention_ranges import RangedAttention
 from quant.cards import load_method
-from quant.checkpoint import save_checkpoint
-from quant.errors import BadInput, Cancelled
+from quant.checkpoint import CONFIG, WEIGHTS, save_checkpoint
+from quant.errors import BadCheckpoint, BadInput, Cancelled
 from quant.layers import QuantLinear
 from quant.learning import Asked, Learning, read_log
 from quant.plans import uniform_plan
@@ -17,6 +21,7 @@ from quant.quantization import groups_of, parse_options, quantize, shallow_copy,
 from quant.reconstruction import Reconstruction
 from quant.schema import parse_bits
 from quant.sizes import size_of
+from quant.storage import digest
 from quant.units import MIB, capture, units_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -61,15 +66,35 @@ def test_t6_and_t7_rounded_hard_a_unit_is_nearer_than_nearest_and_decided(joint)
     assert all(abs(u["soft"] / u["hard_now"] - 1) < 0.2 for u in units)
 
 
-def test_t8_joint_is_no_worse_than_separate_at_equal_budget(model, seen, joint):
-    def mean(learners):
-        of = [
-            u["hard_now"] / u["hard_before"] for made in learners for u in made.measures()["units"]
-        ]
+def test_t8_joint_is_no_worse_than_separate_at_equal_budget(model, seen):
+    """On rows that were not learned from, rounded hard, averaged over seeds."""
+
+    def mean(mode):
+        made = [run(learner_of(model, seen, mode=mode, iterations=60, seed=n)) for n in range(2)]
+        of = [u["hard_now"] / u["hard_before"] for x in made for u in x.measures()["units"]]
         return sum(of) / len(of)
 
-    separate = run(learner_of(model, seen, mode="separate", iterations=160))
-    assert mean([joint]) <= mean([separate])
+    assert mean("joint") <= mean("separate")
+
+
+def test_t1_with_quantizers_off_a_shifted_and_migrated_mlp_is_what_it_was(model, seen):
+    """Weights exact too, what no range clips; a factor that is not undone is seen."""
+    learner = learner_of(model, seen, mode="migrate", outliers=1.05)
+    learner.step(0)
+    unit = next(u for u in learner.units if u.kind == "mlp")
+    now = learner._begin(unit)
+    soft = now.soft
+    second = soft.linears[f"{unit.name}.net.2"]
+    assert bool((second.m > 1).any())
+    for linear in soft.linears.values():
+        linear.soft = None
+    soft.quantize("soft", activations=False)
+    x = now.plain.inputs[0][:4].float()
+    with torch.no_grad():
+        exact = model.transformer.get_submodule(unit.name)(x)
+        assert float((soft([x])[0] - exact).abs().max() / exact.abs().max()) < 1e-5
+        second.m = torch.ones_like(second.m)
+        assert float((soft([x])[0] - exact).abs().max() / exact.abs().max()) > 1e-3
 
 
 def test_t9_before_the_first_step_a_unit_is_the_full_precision_one(model, seen):
@@ -179,13 +204,92 @@ def test_captures_lie_in_half_precision_off_the_device_within_their_bound(model,
         for bound in (MIB // 4, MIB // 16):
             plain = capture(model.transformer, unit.name, runs, bound)
             prefix = capture(learner.student, unit.name, runs, bound, like=plain)
-            assert plain.size_bytes + prefix.size_bytes <= bound * 1.1
+            assert plain.size_bytes + prefix.size_bytes <= bound
             assert len(plain) == len(prefix) < len(whole)
             assert set(plain.steps.tolist()) == set(range(4))
             every = [*plain.inputs, *plain.outputs, *prefix.inputs]
             assert all(t.device.type == "cpu" and t.dtype == torch.float16 for t in every)
     with pytest.raises(BadInput, match="take cache_mib="):
         capture(model.transformer, learner.units[0].name, runs, 100)
+
+
+@pytest.mark.parametrize("grain", ["unit", "layer"])
+def test_no_unit_takes_more_than_cache_mib(model, seen, grain):
+    """Counted over everything that a learning holds of rows while it is at a unit."""
+    learner = learner_of(
+        model,
+        seen,
+        "adaround",
+        reconstruction=grain,
+        iterations=1,
+        cache_mib=1,
+        samples=24,
+        steps=4,
+    )
+    taken = []
+    for k in range(learner.steps):
+        learner.step(k)
+        if learner.now is not None:
+            held = [
+                *learner.now.plain.inputs,
+                *learner.now.plain.outputs,
+                *learner.now.prefix.inputs,
+            ]
+            taken.append(sum(t.nbytes for t in held))
+            assert len(learner.now.prefix) == len(learner.now.plain)
+    assert len(taken) == len(learner.units)
+    assert max(taken) <= MIB
+    assert max(taken) > MIB // 2, "so it had to be thinned somewhere"
+    assert learner.now is None, "and nothing is left of it afterwards"
+
+
+def edited(folder, tensor, change, *, listed=True):
+    """One stored tensor changed; `listed`: as if it had been saved so."""
+    file, tensors = folder / WEIGHTS, load_file(folder / WEIGHTS)
+    tensors[tensor] = change(tensors[tensor])
+    save_file(tensors, file, metadata={"format": "pt"})
+    if listed:
+        config = json.loads((folder / CONFIG).read_text())
+        config["quantization_config"]["tensors"][tensor] = digest(tensors[tensor])
+        (folder / CONFIG).write_text(json.dumps(config))
+
+
+def ranged(folder, **changed):
+    config = json.loads((folder / CONFIG).read_text())
+    config["quantization_config"]["attention"]["transformer_blocks.0.attn1"]["q"] |= changed
+    (folder / CONFIG).write_text(json.dumps(config))
+
+
+SECOND = "transformer_blocks.0.ff.net.2"
+DAMAGE = {
+    "codes": (lambda f: edited(f, f"{SECOND}.codes", lambda t: t ^ 1, listed=False), "was changed"),
+    "range": (lambda f: edited(f, f"{SECOND}.act_scale", lambda t: t * torch.nan), "holds NaN"),
+    "shift": (lambda f: edited(f, f"{SECOND}.shift", lambda t: t + torch.inf), "holds NaN"),
+    "factors": (lambda f: edited(f, f"{SECOND}.migration", lambda t: t * 0), "factor 0"),
+    "few factors": (lambda f: edited(f, f"{SECOND}.migration", lambda t: t[:9]), "has shape"),
+    "zero": (lambda f: ranged(f, zero=300), "zero"),
+    "step": (lambda f: ranged(f, scale=float("inf")), "scale"),
+    "no step": (lambda f: ranged(f, scale=float("nan")), "scale"),
+}
+
+
+@pytest.fixture(scope="module")
+def stored(model, seen, tmp_path_factory):
+    plan = uniform_plan(model, parse_bits("w4a8"))
+    options = LITTLE | {"gate": False, "outliers": 1.05, "iterations": 1}
+    folder = tmp_path_factory.mktemp("stored") / "c"
+    save_checkpoint(quantize(model, "taqdit", plan, options, seen), model, folder)
+    return folder
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_integers_and_ranges_are_one_clear_error(stored, tmp_path, damage):
+    folder = shutil.copytree(stored, tmp_path / "c")
+    harm, message = DAMAGE[damage]
+    harm(folder)
+    with pytest.raises(BadCheckpoint, match=message) as caught:
+        DiTTransformer2DModel.from_pretrained(folder)
+    assert "\n" not in str(caught.value)
 
 
 def test_units_are_attentions_and_mlps_or_single_layers(model):

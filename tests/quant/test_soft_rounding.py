@@ -132,7 +132,7 @@ def test_ranges_of_mixed_steps_hold_in_every_step():
     generator = torch.Generator().manual_seed(5)
     steps = [
         torch.randn(4000, generator=generator) * size + shift
-        for size, shift in ((0.5, 1.5), (1.0, 0.0), (3.0, -1.0))
+        for size, shift in ((0.5, 2.5), (1.0, 0.0), (0.7, -2.0))
     ]
 
     def worst(scale, zero):
@@ -143,8 +143,7 @@ def test_ranges_of_mixed_steps_hold_in_every_step():
         return max(lost(x) for x in steps)
 
     mixed = worst(*searched_range(torch.cat(steps), 8))
-    assert all(mixed < worst(*searched_range(x, 8)) for x in steps[:2])
-    assert mixed <= 1.05 * worst(*searched_range(steps[2], 8))
+    assert all(mixed < worst(*searched_range(x, 8)) for x in steps)
 
 
 def test_a_step_is_learned_towards_less_error():
