@@ -440,7 +440,15 @@ def learning_work(
 
 
 def learning_memory(shapes: Sequence[GroupShape], options: ReconstructionOptions) -> int:
-    """Bytes: captures at most, and of the largest input weights with logits and moments, and its rows."""
+    """Bytes: captures, and of the largest input weights with logits and moments, and its rows.
+
+    Captures are float16, both inputs and the output; as many as they may be where tokens are not known.
+    """
     held = max((s.weights for s in shapes), default=0)
     rows = max((s.tokens * (s.width + sum(s.outputs)) for s in shapes), default=0)
-    return options.cache_mib * MIB + 4 * (_HELD * held + _HELD * options.batch * rows)
+    captured = options.cache_mib * MIB
+    if any(s.tokens > 1 for s in shapes):
+        every = 2 * options.samples * options.steps  # both branches
+        row = max(2 * s.tokens * (2 * s.width + sum(s.outputs)) for s in shapes)
+        captured = min(captured, every * row)
+    return captured + 4 * (_HELD * held + _HELD * options.batch * rows)

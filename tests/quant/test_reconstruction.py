@@ -13,13 +13,16 @@ from safetensors.torch import load_file, save_file
 from quant.attention_ranges import RangedAttention
 from quant.cards import load_method
 from quant.checkpoint import CONFIG, WEIGHTS, save_checkpoint
+from quant.effort import group_shapes
 from quant.errors import BadCheckpoint, BadInput, Cancelled
+from quant.footprint import input_shapes
 from quant.layers import QuantLinear
 from quant.learning import Asked, Learning, read_log
 from quant.plans import uniform_plan
 from quant.quantization import groups_of, parse_options, quantize, shallow_copy, swap
-from quant.reconstruction import Reconstruction
+from quant.reconstruction import Reconstruction, learning_memory
 from quant.schema import parse_bits
+from quant.seen_layout import CalibrationOptions
 from quant.sizes import size_of
 from quant.storage import digest
 from quant.units import MIB, capture, units_of
@@ -237,6 +240,12 @@ def test_no_unit_takes_more_than_cache_mib(model, seen, grain):
             ]
             taken.append(sum(t.nbytes for t in held))
             assert len(learner.now.prefix) == len(learner.now.plain)
+    free = [s.name for s in model.sites if s.kept_reason is None]
+    tokens = input_shapes(model, learner.inputs.batches[0][0], model.sampler())
+    shapes = group_shapes(model.sites, free, model.sampler(), CalibrationOptions(), tokens)
+    small = learner.options.model_copy(update={"samples": 2, "batch": 1})
+    assert learning_memory(shapes, learner.options) > max(taken)
+    assert learning_memory(shapes, small) < learning_memory(shapes, learner.options) - MIB // 2
     assert len(taken) == len(learner.units)
     assert max(taken) <= MIB
     assert max(taken) > MIB // 2, "so it had to be thinned somewhere"
