@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from quant.cards import methods
+
 from .terminal import duration
 
 
@@ -150,7 +152,8 @@ def _alternatives(ways: Sequence[Mapping[str, Any]]) -> str:
 def _work(work: Mapping[str, Any]) -> str:
     rows = []
     what = f"calibration: {work['samples']} samples, {work['steps']} steps"
-    for name, part in ((what, work), *work["methods"].items()):
+    calibrated = any(methods()[key].needs for key in work["methods"])
+    for name, part in (*([(what, work)] if calibrated else []), *work["methods"].items()):
         known = part["seconds"] is not None
         rows.append(
             (

@@ -17,6 +17,7 @@ from tests.captures import write_capture
 
 pytestmark = pytest.mark.browser
 
+DRAWN_STEPS = "count => new Set(document.querySelector('[data-view=learning] .dq-plot').data?.[0].x).size === count"  # fmt: skip
 Pages = Callable[..., Any]
 LAYERS = [f"{n} {NASTY}" if i == 1 else n for i, n in enumerate(learners.LAYERS)]
 
@@ -53,7 +54,7 @@ def asked(page: Any, key: str) -> str | None:
 
 def test_a_click_on_a_map_chooses_the_layer_in_every_view(served: Served, new_page: Pages) -> None:
     page = opened(new_page(1440), served, "vectors", 8)
-    page.wait_for_timeout(300)
+    page.wait_for_selector("[data-view=codewords] .dq-plot[data-clicks=heard]")
     click(page, "[data-view=codewords] .dq-plot@0", 2, 0.75)
     page.wait_for_function("name => [...document.querySelectorAll('[data-view] select[aria-label=Layer]')].every(s => s.value === name)", arg=LAYERS[6])  # fmt: skip
     assert asked(page, "layer") == LAYERS[6]
@@ -85,8 +86,7 @@ def test_curves_follow_a_log_that_grows_and_views_appear(served: Served, new_pag
     file.write_text("".join(lines))
     page.wait_for_function("document.querySelector('.dq-methods').dataset.live === 'false'")
     page.wait_for_function("document.querySelector('[data-view=learning]').textContent.includes('of 24, done')")  # fmt: skip
-    shown = page.evaluate("document.querySelector('[data-view=learning] .dq-plot').data[0].x.length")  # fmt: skip
-    assert shown == 24
+    page.wait_for_function(DRAWN_STEPS, arg=24)
 
 
 def test_while_it_is_live_the_figure_and_what_is_unfolded_stay(served: Served, new_page: Pages) -> None:  # fmt: skip
@@ -99,7 +99,8 @@ def test_while_it_is_live_the_figure_and_what_is_unfolded_stay(served: Served, n
     file.write_text("".join(lines[:-4]))
     steps = str(sum('"losses"' in line for line in lines[:-4]))
     page.wait_for_function("steps => document.querySelector('[data-view=learning] dd').textContent.startsWith(steps)", arg=steps)  # fmt: skip
-    assert page.evaluate("window.kept.isConnected && window.kept.data[0].x.length") == int(steps)
+    page.wait_for_function(DRAWN_STEPS, arg=int(steps))
+    assert page.evaluate("window.kept.isConnected")
     assert page.locator("[data-view=ranks] details").get_attribute("open") is not None
 
 

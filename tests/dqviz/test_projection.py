@@ -97,7 +97,11 @@ def test_a_known_shape_tells_bytes_of_every_tier_and_the_work_until_then(
     assert (work["samples"], work["steps"], work["evidence"]) == (8, 50, "predicted")
     assert work["macs"] == pytest.approx(8 * 50 * 2 * 118.6e9, rel=0.03)
     assert work["methods"]["trdq"]["seconds"] > 0
-    assert main(["size", "flux-dev", "--method", "rtn", "--bits", "w4a8"]) == 0
+    assert main(["size", "flux-dev", "--method", "smoothquant", "--bits", "w4a8"]) == 0
     said = capsys.readouterr().out
     assert "no picture size" in said
     assert "stored with" not in said
+    assert main(["size", "dit-xl-2", "--method", "vq4dit", "--bits", "w2a16"]) == 0
+    said = capsys.readouterr().out
+    assert "calibration" not in said, "it needs none"
+    assert "\nvq4dit " in said

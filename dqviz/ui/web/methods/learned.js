@@ -28,6 +28,7 @@ function drawLearned(first, context) {
   function attach(drawer) {
     if (drawer.attached || !drawer.holder.on) return;
     drawer.attached = true;
+    drawer.holder.dataset.clicks = "heard";
     drawer.holder.on("plotly_click", (e) => {
       const { click } = drawer.figure;
       if (!click) return;
