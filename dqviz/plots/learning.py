@@ -13,7 +13,7 @@ from .theme import Figure, axis, layout, plain, run_colour
 NAMED = 8  # parts that get their name above the figure; of more, blocks do, or every so many
 ROOM = 0.05  # share of the steps that a name needs
 SPARSE = 8  # points of a part; of fewer, each is marked
-FADED = 300  # times below its largest value, a loss may leave the figure
+FADED = 300  # times below its largest value in a part, a loss may leave the figure
 ROW = 20  # pixels of a row of bars
 MARGIN = {"l": 60, "r": 12, "t": 8, "b": 44}
 
@@ -33,7 +33,11 @@ def losses(
         dashed: names that are drawn dashed.
     """
     data = []
-    for k, (name, points) in enumerate(curves.items()):
+    others = [name for name in curves if name != "loss" and name not in dashed]
+    for name, points in curves.items():
+        # A colour is a name's from the first step on, whatever else is told later.
+        number = 1 if name == "loss" else 2 if name in dashed else 3 + others.index(name)
+        colour = run_colour(number)
         x, y = _broken(points, [first for _, first, _ in parts[1:]])
         sparse = len(points) < SPARSE * len(parts)
         data.append(
@@ -43,12 +47,12 @@ def losses(
                 "name": plain(name.replace("_", " ")),
                 "x": x,
                 "y": packed(y),
-                "line": {"width": 3 if k == 0 else 1.6, "color": run_colour(k + 1), "dash": "dash" if name in dashed else "solid"},
-                "marker": {"size": 5, "color": run_colour(k + 1)},
+                "line": {"width": 3 if name == "loss" else 1.6, "color": colour, "dash": "dash" if name in dashed else "solid"},
+                "marker": {"size": 5, "color": colour},
                 "hovertemplate": "%{fullData.name}, step %{x}: <b>%{y:.4g}</b><extra></extra>",
             }
         )  # fmt: skip
-    least, most = _ends(curves)
+    least, most = _ends(curves, parts)
     return {
         "data": data,
         "layout": layout(
@@ -94,9 +98,15 @@ def _named(parts: Sequence[tuple[str, int, int]], steps: int) -> list[tuple[str,
     return [own for own, end in zip(found, ends, strict=True) if end - own[1] >= ROOM * steps]
 
 
-def _ends(curves: Mapping[str, Sequence[tuple[int, float]]]) -> tuple[float, float]:
-    """Ends of the axis: losses in full, but for one that fades away to nothing."""
-    every = [[v for _, v in points if v > 0] for points in curves.values()]
+def _ends(
+    curves: Mapping[str, Sequence[tuple[int, float]]], parts: Sequence[tuple[str, int, int]]
+) -> tuple[float, float]:
+    """Ends of the axis: losses in full, but for one that fades away to nothing inside a part."""
+    every = [
+        [value for step, value in points if first <= step <= last and value > 0]
+        for points in curves.values()
+        for _, first, last in parts
+    ]
     known = [values for values in every if values] or [[1.0]]
     least = min(max(min(values), max(values) / FADED) for values in known)
     return least * 0.85, max(max(values) for values in known) * 1.2

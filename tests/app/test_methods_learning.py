@@ -441,3 +441,20 @@ def test_a_loss_far_below_another_is_drawn_and_one_that_fades_away_leaves() -> N
     assert 10**low < 0.11
     assert 10**low > 1e-4
     assert 10**high > 4000
+    units = {"hard": [(k, 1e-3 if k < 10 else 3.0) for k in steps]}
+    low, _ = plots.losses(units, [("a", 0, 9), ("b", 10, 19)], 20)["layout"]["yaxis"]["range"]
+    assert 10**low < 1e-3, "small in its own unit is not faded"
+
+
+def test_a_loss_keeps_its_colour_when_others_come() -> None:
+    from dqviz.plots import learning as plots
+
+    def colours(**curves: list[tuple[int, float]]) -> dict[str, str]:
+        drawn = plots.losses(curves, [("a", 0, 9)], 10, ["hard"])["data"]
+        return {trace["name"]: trace["line"]["color"] for trace in drawn}
+
+    points = [(0, 1.0), (1, 0.9)]
+    first = colours(weight_error=points)
+    both = colours(loss=points, hard=points, weight_error=points, penalty=points)
+    assert both["weight error"] == first["weight error"]
+    assert len(set(both.values())) == 4

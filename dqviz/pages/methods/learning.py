@@ -67,7 +67,7 @@ def parts_of(stages: Sequence[tuple[str, int, int]]) -> list[tuple[str, int, int
 def _names(found: Learned) -> list[str]:
     """Names of the losses: the one that is minimised, then those of the hard numbers, then others."""
     names = dict.fromkeys(name for line in found.losses for name in line["losses"])
-    return sorted(names, key=lambda n: (n != "loss", not n.startswith("hard"), n))
+    return sorted(names, key=lambda n: (n != "loss", not n.startswith("hard")))
 
 
 def _points(found: Learned, name: str) -> list[tuple[int, float]]:
