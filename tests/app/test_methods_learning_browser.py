@@ -18,6 +18,13 @@ from tests.captures import write_capture
 pytestmark = pytest.mark.browser
 
 DRAWN_STEPS = "count => new Set(document.querySelector('[data-view=learning] .dq-plot').data?.[0].x).size === count"  # fmt: skip
+HINTED = """narrow => {
+  const found = [...document.querySelectorAll('.dq-learned details')].map((d) => {
+    const scroll = d.querySelector('.dq-scroll');
+    return [scroll.previousElementSibling.hidden, scroll.scrollWidth <= scroll.clientWidth];
+  });
+  return found.length > 2 && found.every(([hidden, fits]) => hidden === fits) && found.some(([hidden]) => !hidden) === narrow;
+}"""
 Pages = Callable[..., Any]
 LAYERS = [f"{n} {NASTY}" if i == 1 else n for i, n in enumerate(learners.LAYERS)]
 
@@ -131,5 +138,7 @@ def test_nothing_is_hard_to_read_and_nothing_overflows(
 ) -> None:
     for width in (1440, 390):
         page = opened(new_page(width, dark), served, study, plots)
+        page.evaluate("document.querySelectorAll('.dq-learned details').forEach((d) => { d.open = true; })")  # fmt: skip
+        page.wait_for_function(HINTED, arg=width == 390)
         assert violations(page) == []
         assert page.evaluate("document.documentElement.scrollWidth") <= width

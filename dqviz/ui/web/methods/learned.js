@@ -59,8 +59,15 @@ function drawLearned(first, context) {
   function tableOf(table, open) {
     const inner = tables.table(table);
     inner.className = "dq-inner";
-    inner.querySelector(".dq-scroll")?.classList.add("dq-tall");
-    return el("details", { open }, el("summary", {}, table.title), inner);
+    const scroll = inner.querySelector(".dq-scroll");
+    scroll.classList.add("dq-tall");
+    const hint = el("p", { class: "dq-sub", hidden: true }, "More columns to the right: scroll sideways.");
+    scroll.before(hint);
+    const details = el("details", { open }, el("summary", {}, table.title), inner);
+    const look = () => { hint.hidden = scroll.scrollWidth <= scroll.clientWidth; };
+    details.addEventListener("toggle", look);
+    requestAnimationFrame(look);
+    return details;
   }
 
   function commandOf({ command, link }) {
