@@ -158,7 +158,9 @@ def test_t4_factors_rounded_to_nearest_would_clip_the_dense_edge(g, migrated):
     up = lost(factors(own, step, outliers, 255))
     nearest = lost(torch.where(outliers, (own / step).round().clamp(min=1), 1.0))
     down = lost(torch.where(outliers, (own / step).floor().clamp(min=1), 1.0))
-    assert factors(torch.tensor([2.2]), 1.0, torch.tensor([True]), 255).tolist() == [3], "never down"
+    assert factors(torch.tensor([2.2]), 1.0, torch.tensor([True]), 255).tolist() == [3], (
+        "never down"
+    )
     assert up < nearest < down
     assert nearest > 2 * up
 
