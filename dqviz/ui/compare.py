@@ -241,7 +241,8 @@ def _wire(
                 screen = await asyncio.to_thread(follow.look)
                 if screen is not None and followers.get(session) is me:
                     yield [*_updates(screen), _studies(bench, screen)]
-                await asyncio.sleep(PATIENCE)
+                if not follow.over:  # an end that comes late would be told over what is asked next
+                    await asyncio.sleep(PATIENCE)
         finally:
             if followers.get(session) is me:
                 del followers[session]
