@@ -161,14 +161,17 @@ class Assignment(nn.Module):
         return gz, gc
 
     @torch.no_grad()
-    def update(self, rates: Rates, penalize: float) -> None:
-        """One step down the gradients; `penalize` weighs the gradient of L_r."""
+    def update(self, rates: Rates, penalize: float, decided_at: float = FROZEN_AT) -> None:
+        """One step down the gradients; `penalize` weighs the gradient of L_r.
+
+        `decided_at` is the largest ratio from which a vector is frozen.
+        """
         if self.z is not None and self.z.grad is not None:
             if penalize:
                 self._add_penalty(self.z.grad, penalize)
             self.z.grad[:, self.frozen] = 0
             self._step("z", self.z, rates.assignments)
-            self._freeze()
+            self._freeze(decided_at)
         if self.codebook.grad is not None:
             self._step("codebook", self.codebook, rates.codebook)
         if self.bias is not None and self.bias.grad is not None:
@@ -240,7 +243,7 @@ class Assignment(nn.Module):
         self.frozen = torch.zeros(self.z.shape[1], dtype=torch.bool, device=device)
         self._freeze()
 
-    def _freeze(self) -> None:
+    def _freeze(self, decided_at: float = FROZEN_AT) -> None:
         """Freeze what is nearly decided, harden where nearly all is; tell the penalty."""
         assert self.z is not None
         z = self.z.detach()
@@ -248,7 +251,7 @@ class Assignment(nn.Module):
         for own in _parts(z.shape[1]):
             r = z[:, own].softmax(0)
             top, best = r.max(0)
-            fresh = (top > FROZEN_AT) & ~self.frozen[own]
+            fresh = (top > decided_at) & ~self.frozen[own]
             if bool(fresh.any()):
                 part = z[:, own]
                 part[:, fresh] = 0

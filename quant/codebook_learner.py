@@ -14,13 +14,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .assignments import Assignment, Rates, coherence
+from .assignments import FROZEN_AT, Assignment, Rates, coherence
 from .clustering import STAGE, Clusterings, usage
 from .learning import Asked, check_finite, generator
 from .methods.base import Rounded
 from .quantization import shallow_copy, swap
 from .vectors import VectorCodes
-from .walks import HELD_OUT, Call, Walk, call_of, distance, moved, outputs_of, tensors_in
+from .walks import (
+    HELD_OUT,
+    Call,
+    ShuffledWalk,
+    Walk,
+    call_of,
+    distance,
+    moved,
+    outputs_of,
+    tensors_in,
+)
 
 HARD_EVERY = 25  # steps between two losses with the likeliest codewords
 TO_BE_RESTORED = VectorCodes(torch.zeros(1, 1, dtype=torch.uint8), torch.zeros(2, 1))
@@ -48,8 +58,10 @@ class CodebookLearner:
         parts = [[b] for b in blocks] if self.local else [blocks]
         self.parts = [part for part in parts if _inside(part, formats)]
         sampler = model.sampler(options.steps, options.guidance)
-        self.walk = Walk(model, self.teacher, sampler, options.samples, asked.seed)
-        self._probe = Walk(model, self.teacher, sampler, options.samples, asked.seed, HELD_OUT)
+        around = model, self.teacher, sampler, options.samples, asked.seed
+        self.drawn = options.trajectories if options.order == "shuffled" and not self.local else 0
+        self.walk = ShuffledWalk(*around, self.drawn) if self.drawn else Walk(*around)
+        self._probe = Walk(*around, HELD_OUT)
         self.each = options.trajectories * self.walk.steps
         self.recorded = min(options.cached, options.trajectories) * self.walk.steps * self.local
         self.sites: dict[str, Assignment] = {}  # of parts that are begun
@@ -60,14 +72,16 @@ class CodebookLearner:
 
     @property
     def steps(self) -> int:
-        """k-means, then for every part what is recorded and learned."""
-        return self.clusterings.steps + len(self.parts) * (self.recorded + self.each)
+        """k-means, trajectories that are drawn, then for every part what is recorded and learned."""
+        return self._first + len(self.parts) * (self.recorded + self.each)
 
     @property
     def stage(self) -> str:
         """Of the next step."""
         if self._next < self.clusterings.steps:
             return STAGE
+        if self._next < self._first:
+            return "trajectories"
         part, at = self._place(self._next)
         where = f": {self.parts[part][0]}" if self.local else ""
         if at < self.recorded:
@@ -79,10 +93,14 @@ class CodebookLearner:
 
     @torch.enable_grad()
     def step(self, k: int) -> Mapping[str, float]:
-        """Some k-means, one recorded moment, or one step of learning."""
+        """Some k-means, one drawn trajectory, one recorded moment, or one step of learning."""
         self._next = k + 1
         if k < self.clusterings.steps:
             return self.clusterings.step(k)
+        if k < self._first:
+            assert isinstance(self.walk, ShuffledWalk)
+            self.walk.draw(k - self.clusterings.steps)
+            return {}
         part, at = self._place(k)
         if at == 0 or not any(n in self.sites for n in self._sites_of(part)):
             self._begin(part)
@@ -104,7 +122,7 @@ class CodebookLearner:
             args, kwargs, wanted = self._moment(part, at)
             block = self.parts[part][0]
             found = tensors_in(self.student.get_submodule(block)(*args, **kwargs))
-            return self._finite({block: distance(found, wanted)})
+            return self._finite({block: self._distance(found, wanted)})
         names = self.parts[part]
         self.walk.to(at)
         with torch.no_grad(), outputs_of(self.teacher, names) as wanted_by:
@@ -141,7 +159,7 @@ class CodebookLearner:
     def measures(self) -> dict[str, Any]:
         """Where every site stands; how gradients of vectors that share a codeword agree."""
         sites = {n: usage(self.clusterings.found(n)) for n in self.clusterings.codes}
-        sites |= {name: site.measures() for name, site in self.sites.items()}
+        sites |= {n: site.measures() | usage(site.found()) for n, site in self.sites.items()}
         agree = {
             name: {"kmeans": pair[0], "now": pair[1] if len(pair) > 1 else None}
             for name, pair in self.coherence.items()
@@ -168,11 +186,23 @@ class CodebookLearner:
         return made
 
     @property
+    def _first(self) -> int:
+        """The first step with a part."""
+        return self.clusterings.steps + self.drawn
+
+    @property
     def _deadline(self) -> int:
         return round(self.options.deadline * self.each)
 
+    def _decided_at(self, at: int) -> float:
+        """From which ratio on a vector is frozen: 0.99, and with annealing at last any."""
+        if not self.options.annealing:
+            return FROZEN_AT
+        done = min(1.0, at / max(1, self._deadline))
+        return FROZEN_AT - done * (FROZEN_AT - 1 / self.options.candidates)
+
     def _place(self, k: int) -> tuple[int, int]:
-        return divmod(k - self.clusterings.steps, self.recorded + self.each)
+        return divmod(k - self._first, self.recorded + self.each)
 
     def _sites_of(self, part: int) -> list[str]:
         return _inside(self.parts[part], self.clusterings.formats)
@@ -241,7 +271,7 @@ class CodebookLearner:
             losses["hard"] = self._hard_loss(part, at)
         found.backward()
         for site in sites:
-            site.update(rates, fires / len(sites))
+            site.update(rates, fires / len(sites), self._decided_at(at))
         if not self.local:
             self.walk.advance(self._guided)
         return losses
@@ -277,7 +307,7 @@ class CodebookLearner:
                 args, kwargs, wanted = call_of(
                     self._probe, self.teacher, names[0], self.asked.model.device
                 )
-                distance(tensors_in(block(*args, **kwargs)), wanted).backward()
+                self._distance(tensors_in(block(*args, **kwargs)), wanted).backward()
             else:
                 with torch.no_grad(), outputs_of(self.teacher, names) as wanted_by:
                     self._probe.evaluate(self.teacher)
@@ -293,7 +323,10 @@ class CodebookLearner:
     ) -> Tensor:
         with outputs_of(self.student, names) as found:
             walk.evaluate(self.student)
-        return self._finite({name: distance(found[name], wanted[name]) for name in names})
+        return self._finite({n: self._distance(found[n], wanted[n]) for n in names})
+
+    def _distance(self, found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+        return distance(found, wanted, relative=self.options.loss == "relative")
 
     @staticmethod
     def _finite(losses: Mapping[str, Tensor]) -> Tensor:

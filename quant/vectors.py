@@ -111,13 +111,19 @@ def seeds(vectors: Tensor, k: int, generator: torch.Generator) -> Tensor:
 
 
 def nearest_codes(vectors: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
-    """Of every vector the nearest codeword, uint8 [S], and its squared distance [S]."""
-    codes, errors = [], []
+    """Of every vector the nearest codeword, uint8 [S], and its squared distance [S].
+
+    Written where it belongs chunk by chunk: small results among large temporaries tear the heap into
+    pieces, hundreds of megabytes of it at a wide layer.
+    """
+    codes = torch.empty(len(vectors), dtype=torch.uint8, device=vectors.device)
+    errors = torch.empty(len(vectors), device=vectors.device)
+    at = 0
     for part, gaps in _distances(vectors, codebook):
-        found = gaps.argmin(1)
-        codes.append(found.to(torch.uint8))
-        errors.append((part - codebook.index_select(0, found)).square().sum(1))
-    return torch.cat(codes), torch.cat(errors)
+        found, own = gaps.argmin(1), slice(at, at + len(part))
+        codes[own], at = found, own.stop
+        errors[own] = (part - codebook.index_select(0, found)).square().sum(1)
+    return codes, errors
 
 
 class Clustering(NamedTuple):
@@ -167,14 +173,17 @@ def kmeans(
 
 def candidates(vectors: Tensor, codebook: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """The n nearest codewords of every vector, uint8 [S, n], and their distances [S, n], ascending."""
-    codes, distances = [], []
+    shape = len(vectors), min(n, len(codebook))
+    codes = torch.empty(shape, dtype=torch.uint8, device=vectors.device)
+    distances = torch.empty(shape, device=vectors.device)
+    at = 0
     for part, gaps in _distances(vectors, codebook):
-        found = _nearest(gaps, min(n, len(codebook)))
+        found, own = _nearest(gaps, shape[1]), slice(at, at + len(part))
         exact = (part[:, None] - codebook[found]).square().sum(2).sqrt()  # [c, n]
         order = exact.argsort(dim=1, stable=True)
-        codes.append(found.gather(1, order).to(torch.uint8))
-        distances.append(exact.gather(1, order))
-    return torch.cat(codes), torch.cat(distances)
+        codes[own], at = found.gather(1, order), own.stop
+        distances[own] = exact.gather(1, order)
+    return codes, distances
 
 
 def _nearest(gaps: Tensor, n: int) -> Tensor:

@@ -92,6 +92,57 @@ class Walk:
         self._x = noise.to(model.device) * getattr(self._scheduler, "init_noise_sigma", 1.0)
 
 
+class ShuffledWalk(Walk):
+    """All moments of some trajectories, which are drawn first, in random order.
+
+    Every moment comes once, and every T steps have each noise level once. So what is learned last is no picture's
+    and no noise level's alone (ours).
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        network: nn.Module,
+        sampler: Sampler,
+        samples: int,
+        seed: int,
+        trajectories: int,
+    ) -> None:
+        super().__init__(model, network, sampler, samples, seed)
+        self.trajectories = trajectories
+        self._source = Walk(model, network, sampler, samples, seed)
+        self._drawn: list[list[tuple[Any, tuple[Tensor, Tensor]]]] = []  # by trajectory and step
+
+    @property
+    def inputs(self) -> tuple[Tensor, Tensor]:
+        """What a network sees here: latents and timestep."""
+        return self._inputs
+
+    def draw(self, trajectory: int) -> None:
+        """Draw every trajectory up to this one."""
+        for j in range(len(self._drawn), trajectory + 1):
+            moments = []
+            for at in range(self.steps):
+                self._source.to(j * self.steps + at)
+                moments.append((self._source._conditions, self._source.inputs))
+            self._drawn.append(moments)
+
+    def to(self, k: int) -> None:
+        """Go to the moment of step k, less than trajectories x T."""
+        self.draw(self.trajectories - 1)
+        turn, place = divmod(k, self.steps)
+        self._at = self._order(self.steps, f"turn {turn}")[place]
+        trajectory = self._order(self.trajectories, f"noise level {self._at}")[turn]
+        self._conditions, self._inputs = self._drawn[trajectory][self._at]
+
+    def advance(self, guided: Tensor) -> None:
+        """Every moment was drawn before."""
+
+    def _order(self, count: int, of: str) -> list[int]:
+        draw = generator(self.seed, "order", self.first_seed, of)
+        return torch.randperm(count, generator=draw).tolist()
+
+
 def calibration_samples(
     model: Model, trajectory: int, count: int, seed: int, first_seed: int = FIRST_SEED
 ) -> tuple[Sample, ...]:
@@ -165,10 +216,16 @@ def tensors_in(out: Any) -> list[Tensor]:
     return [part for part in parts if isinstance(part, Tensor)]
 
 
-def distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
-    """mean((h^student - h^teacher)^2) over all numbers of one block's outputs."""
+def distance(
+    found: Sequence[Tensor], wanted: Sequence[Tensor], *, relative: bool = False
+) -> Tensor:
+    """mean((h^student - h^teacher)^2) over all numbers of one block's outputs.
+
+    `relative` to mean((h^teacher)^2), so that no block and no noise level outweighs the others.
+    """
     lost = sum((f.float() - w.float()).square().sum() for f, w in zip(found, wanted, strict=True))
-    return lost / sum(w.numel() for w in wanted)  # type: ignore[return-value]
+    whole = sum(w.float().square().sum() if relative else w.numel() for w in wanted)
+    return lost / whole  # type: ignore[return-value]
 
 
 @torch.no_grad()

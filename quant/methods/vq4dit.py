@@ -17,9 +17,12 @@ k and d are those of `kmeans-vq`; candidates=1 is the tuning of codebooks alone.
 Read in the released code: inverse-distance ratios, n = 2, L_r and when it counts, freezing, hardening,
 rates. Second-hand from the paper: codebooks learn from the start (`codebook_from_start=false` is the
 code), q, k and v have codebooks of their own, uniform ratios as an option. Ours: student in eval mode
-(the code drops labels in the student alone), guidance and sampler of the model's card, a deadline after
-which everything is decided, and `block_input=teacher`: each block learns alone on the teacher's inputs,
-so that one block is in memory at a time; `cached` trajectories are gone through at random then.
+(the code drops labels in the student alone), guidance and sampler of the model's card, and a deadline after
+which everything is decided. Ours, as options: `annealing` lowers the 0.99 linearly to 1 / n at the deadline, so
+that codebooks and the undecided follow what is decided; `order=shuffled` draws all trajectories first
+and learns from their moments at random, as else what is decided last suits one picture at low noise;
+`loss=relative` divides each block's error by mean(h_l^teacher ^ 2); `block_input=teacher` has each block learn
+alone on the teacher's inputs, at shuffled moments too, so that one block is in memory at a time.
 """
 
 from __future__ import annotations
@@ -64,12 +67,23 @@ CARD = Card(
         Option("guidance", None, "of the trajectories; the model card's where it is not said"),
         Option("deadline", 0.6, "share of the steps after which what is undecided is decided"),
         Option(
+            "annealing",
+            False,
+            "freeze at ever smaller ratios until the deadline, not at 0.99 alone",
+        ),
+        Option(
             "codebook_from_start", True, "codebooks learn beside the ratios, not only after them"
         ),
         Option(
             "block_input", "student", "student: all blocks at once; teacher: one block at a time"
         ),
+        Option(
+            "order",
+            "trajectory",
+            "of what is learned from: one trajectory after another, or all of their moments shuffled",
+        ),
         Option("cached", 2, "trajectories kept for a block where it learns alone"),
+        Option("loss", "absolute", "of a block: absolute, or relative to what it puts out"),
         Option("assignment_rate", 0.05, "learning rate of the logits"),
         Option("codebook_rate", 0.0001, "learning rate of the codebooks"),
         Option("bias_rate", 0.0001, "learning rate of the biases"),
@@ -79,7 +93,15 @@ CARD = Card(
     presets=(
         Preset(
             "quick",
-            {"trajectories": 35, "steps": 20, "samples": 2, "iterations": 40},
+            {
+                "trajectories": 35,
+                "steps": 20,
+                "samples": 4,
+                "iterations": 40,
+                "order": "shuffled",
+                "loss": "relative",
+                "annealing": True,
+            },
             "ours",
             "w2a16",
             "an embedded model on two cores in 10 minutes",
@@ -112,9 +134,12 @@ class Options(Value):
     samples: int = Field(default=4, ge=1)
     guidance: float | None = Field(default=None, ge=0, le=100)
     deadline: float = Field(default=0.6, ge=0, le=1)
+    annealing: bool = False
     codebook_from_start: bool = True
     block_input: Literal["student", "teacher"] = "student"
+    order: Literal["trajectory", "shuffled"] = "trajectory"
     cached: int = Field(default=2, ge=1)
+    loss: Literal["absolute", "relative"] = "absolute"
     assignment_rate: float = Field(default=0.05, gt=0)
     codebook_rate: float = Field(default=1e-4, ge=0)
     bias_rate: float = Field(default=1e-4, ge=0)
@@ -145,15 +170,19 @@ def stored_transform(options: Options) -> Transform:
 
 
 def work(shape: GroupShape, options: Options) -> Work:
-    """k-means, then for every step one pass of the teacher, and forward and backward of the student."""
+    """k-means, then for every step a pass of the teacher, and forward and backward of the student.
+
+    Shuffled moments are drawn before, which is another pass of the teacher.
+    """
     start = clustering_work(shape, options.iterations)
     if not shape.tokens:
         return start
     rows = 2 * options.samples * shape.tokens
     steps = options.trajectories * options.steps
     decoding = 20 * options.candidates * shape.weights
+    passes = 5 if options.order == "shuffled" and options.block_input == "student" else 4
     each = Work(
-        4 * rows * shape.weights, decoding + 30 * rows * shape.width, 60 * len(shape.outputs)
+        passes * rows * shape.weights, decoding + 30 * rows * shape.width, 60 * len(shape.outputs)
     )
     return start + each * steps
 
