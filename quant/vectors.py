@@ -144,7 +144,7 @@ def lloyd_step(vectors: Tensor, codebook: Tensor) -> Clustering:
     index = codes.int()
     sums = torch.zeros(codebook.shape, dtype=torch.float64, device=vectors.device)
     for part, own in zip(vectors.split(SEEDED), index.split(SEEDED), strict=True):
-        sums.index_add_(0, own, part.double())
+        sums.index_add_(0, own.long(), part.double())
     counts = torch.bincount(index, minlength=len(codebook))
     means = (sums / counts.clamp(min=1)[:, None]).float()
     empty = (counts == 0).nonzero()[:, 0]
