@@ -152,19 +152,19 @@ def check_finite(tensors: Mapping[str, Tensor]) -> None:
 def learn(learner: Learner, method: str, key: str, learning: Learning | None = None) -> None:
     """Run a learner to its end, from where it was stopped if `key` names what was being learned.
 
-    Raises `Diverged` with the place and the step; the last good state stays on disk.
+    Raises `Diverged` with the place and the step; the last good state, if one was kept, stays on disk.
     """
     to = learning or Learning()
     if to.folder is not None:
         to.folder.mkdir(parents=True, exist_ok=True)
     first = _restored(learner, to.state_file, key)
     log = _Log(to.log_file, {"steps": learner.steps, "method": method, "key": key}, first)
-    kept_at, done = time.monotonic(), first
+    kept_at, kept, done = time.monotonic(), first, first
     least: dict[str, float] = {}
     try:
         for k in range(first, learner.steps):
             stage = learner.stage
-            with _placed(stage, k, learner.steps):
+            with _placed(stage, k, learner.steps, kept):
                 losses = learner.step(k)
                 _check_losses(losses, stage, least)
             done = k + 1
@@ -174,7 +174,7 @@ def learn(learner: Learner, method: str, key: str, learning: Learning | None = N
             if to.on_step is not None:
                 to.on_step(Progress(done, learner.steps, stage, losses))
             if time.monotonic() - kept_at >= to.every:
-                _keep(learner, to.state_file, key, done)
+                kept = done if _keep(learner, to.state_file, key, done) else kept
                 kept_at = time.monotonic()
     except Diverged:
         raise
@@ -235,13 +235,13 @@ def _due(k: int, steps: int, count: int) -> bool:
 
 
 @contextmanager
-def _placed(stage: str, k: int, steps: int) -> Iterator[None]:
+def _placed(stage: str, k: int, steps: int, kept: int) -> Iterator[None]:
     try:
         yield
     except Diverged as error:
+        said = f". The state of step {kept} is kept" if kept else ""
         raise Diverged(
-            f"learning diverged at step {k} of {steps} ({stage}): {error}; try a smaller learning rate. "
-            "The last good state is kept"
+            f"learning diverged at step {k} of {steps} ({stage}): {error}; try a smaller learning rate{said}"
         ) from None
 
 
@@ -254,12 +254,15 @@ def _check_losses(losses: Mapping[str, float], stage: str, least: dict[str, floa
         least[stage] = min(least[stage], loss)
 
 
-def _keep(learner: Learner, file: Path | None, key: str, done: int) -> None:
+def _keep(learner: Learner, file: Path | None, key: str, done: int) -> bool:
+    """Write the state; whether it was written, which one with NaN is not."""
     if file is None:
-        return
+        return False
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in learner.state().items()}
-    if all(bool(torch.isfinite(t).all()) for t in state.values() if t.is_floating_point()):
-        write_tensors(file, state, {"key": key, "step": str(done)}, durable=True)
+    if not all(bool(torch.isfinite(t).all()) for t in state.values() if t.is_floating_point()):
+        return False
+    write_tensors(file, state, {"key": key, "step": str(done)}, durable=True)
+    return True
 
 
 def _restored(learner: Learner, file: Path | None, key: str) -> int:

@@ -342,7 +342,7 @@ class _Learning:
 
     @torch.no_grad()
     def hard(self) -> float:
-        """Mean squared error of the judged rows, rounded."""
+        """Output loss of the judged rows, rounded."""
         return self._error("hard")
 
     @torch.no_grad()
@@ -379,13 +379,11 @@ class _Learning:
 
     def _error(self, weights: Literal["soft", "hard"]) -> float:
         self.soft.quantize(weights)
-        lost, count = 0.0, 0
+        lost = 0.0
         for rows in self.judged.split(32):
             made = self.soft(self._rows(self.prefix.inputs, rows))
-            for y, exact in zip(made, self._rows(self.plain.outputs, rows), strict=True):
-                lost += float((y - exact).square().sum())
-                count += y.numel()
-        return lost / count
+            lost += len(rows) * float(_distance(made, self._rows(self.plain.outputs, rows)))
+        return lost / len(self.judged)
 
 
 def _distance(made: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
