@@ -115,6 +115,9 @@ def measured() -> str:
     sharing = results("sharing")
     if sharing:
         rows += of_sharing(sharing)
+    learned = results("learned")
+    if learned:
+        rows += of_learned(learned)
     if not rows:
         return "Nothing has been measured yet.\n"
     return table(("what", "mean (95 %)", "seeds", "where, when", "made by"), rows)
@@ -146,6 +149,39 @@ def of_transforms(found: dict[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
+def of_learned(found: dict[str, Any]) -> list[tuple[str, ...]]:
+    """What is learned against what it starts from, its parts and its peers, out of a page of many."""
+    from quant.intervals import paired_difference
+
+    decibels = {
+        (row["way"], row["bits"]): row["psnr_db"]["per_sample"]
+        for part in found["parts"]
+        for row in part["rows"]
+    }
+    pairs = [
+        ("w2a16", "vq4dit, 2 candidates", "kmeans-vq"),
+        ("w2a16", "vq4dit, 2 candidates", "vq4dit, 1 candidate"),
+        ("w2a16", "vq4dit, 2 candidates", "quanto int2, group 128"),
+        ("w4a8", "taqdit, joint", "taqdit, plain"),
+        ("w4a8", "taqdit, joint", "taqdit, separate"),
+    ]
+    rows: list[tuple[str, ...]] = []
+    for bits, a, b in pairs:
+        if (a, bits) not in decibels or (b, bits) not in decibels:
+            continue
+        pair = paired_difference(decibels[a, bits], decibels[b, bits]).diff
+        rows.append(
+            (
+                f"{found['model']} {bits}: `{a}` minus `{b}`, PSNR in dB",
+                interval(pair and pair.to_json(), "+"),
+                str(len(found["seeds"])),
+                f"{found['device']}, {found['date']}",
+                "`make learned`",
+            )
+        )
+    return rows
+
+
 def of_sharing(found: dict[str, Any]) -> list[tuple[str, ...]]:
     """What shared attention costs `trdq` at every threshold of similarity."""
     from quant.intervals import paired_difference
@@ -170,8 +206,8 @@ def of_sharing(found: dict[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
-def presets() -> str:
-    """Every preset of every method of this repository, from its card."""
+def presets(learns: bool) -> str:
+    """Every preset of the methods of this repository that learn, or of those that do not, from their cards."""
     from quant.cards import read_card
 
     cards = [read_card(path) for path in sorted((ROOT / "quant" / "methods").glob("*.py"))]
@@ -185,10 +221,10 @@ def presets() -> str:
             preset.text,
         )
         for card in cards
-        if card is not None
+        if card is not None and card.learns == learns
         for preset in card.presets
     ]
-    return table(("method", "preset", "released at", "sets", "source", ""), rows)
+    return table(("method", "preset", "made for", "sets", "source", ""), rows)
 
 
 def rotations() -> str:
@@ -238,7 +274,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "methods": methods,
     "models": models,
     "measured": measured,
-    "presets": presets,
+    "presets": lambda: presets(learns=False),
+    "learned-presets": lambda: presets(learns=True),
     "rotations": rotations,
     "stepwise": stepwise,
 }
