@@ -5,7 +5,7 @@
 
 Predictions are made first, as `dqviz` makes them before a calibration. Each time is of one run in this
 process, so a busy machine shows in it: the rates say how busy it was. Sizes and memory are predicted
-from shapes, for the model and for DiT-XL/2. Writes efforts.json and efforts.md into --out (docs/results).
+from shapes, for the model and for DiT-XL/2. Methods that learn are timed by `make learned`. Writes efforts.json and efforts.md into --out (docs/results).
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     model = load(given.model, device="cpu")
     sampler = model.sampler(given.steps)
     samples = model.samples(tuple(SAMPLES)[: given.samples])
-    keys = given.methods.split(",") if given.methods else sorted(methods())
+    known = sorted(k for k, card in methods().items() if BITS in card.bits and not card.learns)
+    keys = given.methods.split(",") if given.methods else known
     asked: list[tuple[str, dict[str, Any]]] = [(key, {}) for key in keys if key != "trdq"]
     if "trdq" in keys:
         asked += [("trdq", {"windows": windows}) for windows in WINDOWS]

@@ -8,6 +8,7 @@ the same layers, and quanto's int2 and int4 where it is installed (`make learned
 `integers`: TaQ-DiT at W4A8 beside its parts, AdaRound alone and static rounding. Every row draws the same
 samples as full precision, from the same noise; what is learned from and what is reported share no seed.
 
+What the presets of the papers would take on a large model is projected from steps on one block of its width.
 Finished rows are kept in `.learned/` and a learning goes on where it was stopped; several may share the work
 by --parts and --bits. Writes learned.json and learned.md into --out.
 """
@@ -34,6 +35,7 @@ from quant.schema import fingerprint, parse_seeds
 
 from .block_errors import block_errors
 from .learned_page import markdown
+from .learning_steps import projected
 from .peer_libraries import PEERS, QUANTO_INT2
 from .peers import versions
 from .rows import CALIBRATION, Subject, Way, kept
@@ -71,6 +73,7 @@ def _integers() -> Iterable[Way]:
 
 
 PARTS = {"codebooks": tuple(_codebooks()), "integers": tuple(_integers())}
+PROJECTED = {"codebooks": ("vq4dit", "w2a16"), "integers": ("taqdit", "w4a8")}
 FAR = {  # ways whose distances between sets are measured too
     ("codebooks", "w2a16"): ("rtn, group 32", "kmeans-vq", "vq4dit, 1 candidate", "vq4dit, 2 candidates"),
     ("integers", "w4a8"): ("static-step", "taqdit, plain", "taqdit, separate", "taqdit, joint"),
@@ -142,6 +145,15 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
                 rows.append({"way": way.name, **way.asked(bits), **row})
         parts.append({"part": part, "rows": rows})
     about = subject.depends_on
+    large = [
+        kept(
+            CACHE,
+            {"projected": way, "versions": versions(), "processor": processor()},
+            f"{way[0]} {way[1]} on a large model, projected",
+            lambda w=way: projected(*w),
+        )
+        for way in (PROJECTED[part] for part in given.parts.split(","))
+    ]
     full = kept(CACHE, about | {"full precision": 1}, "full precision", subject.full_precision)
     ladder = kept(CACHE, about | {"ladder": 1}, "ladder", subject.yardstick)
     return {
@@ -159,6 +171,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "date": datetime.date.today().isoformat(),
         **full,
         "ladder": ladder["rungs"],
+        "projected": large,
         "parts": parts,
     }
 

@@ -40,6 +40,7 @@ def markdown(found: dict[str, Any]) -> str:
     ]
     for part in found["parts"]:
         lines += _part(found, part)
+    lines += _projected(found["projected"])
     lines += [
         "## Yardstick",
         "",
@@ -54,6 +55,29 @@ def markdown(found: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _projected(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Hours that nobody waited for."""
+    lines = [
+        "## On DiT-XL/2, projected",
+        "",
+        "Presets of the papers on this device, from measured steps on one block of that width with random weights, times 28 blocks",
+        "(`benchmarks/learning_steps.py`). Nobody waited that long: these presets are for a GPU.",
+        "",
+        "| method | bits | stage | seconds of a step, one block | steps | hours, 28 blocks |",
+        "|---|---|---|---:|---:|---:|",
+    ]
+    for row in rows:
+        for stage in row["stages"]:
+            hours = 28 * stage["seconds"] * stage["steps"] / 3600
+            lines.append(
+                f"| {row['method']} | {row['bits']} | {stage['stage']} | {stage['seconds']:.2f} | {stage['steps']} | {hours:.1f} |"
+            )
+        lines.append(
+            f"| **{row['method']}** | {row['bits']} | all | | | **{row['seconds'] / 3600:.0f}** |"
+        )
+    return [*lines, ""]
 
 
 def block_error(row: dict[str, Any]) -> float:

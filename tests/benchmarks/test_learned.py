@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import learned, learned_page
+from benchmarks import learned, learned_page, learning_steps
 from quant.learning import Learning
 from tests.benchmarks.test_transforms import row as drawn_row
 
@@ -20,6 +20,10 @@ COMMITTED = Path(__file__).parents[2] / "docs" / "results" / "learned.json"
 SPREAD = np.linspace(-1, 1, 64)
 VQ = {"vq4dit, 2 candidates": 26.0, "kmeans-vq": 20.0, "vq4dit, 1 candidate": 23.0, "quanto int2, group 128": 21.0}  # fmt: skip
 TAQ = {"taqdit, joint": 30.0, "taqdit, separate": 29.0, "static-step": 25.0}
+
+
+STAGES = [{"stage": "assignments", "seconds": 2.0, "steps": 90}]
+PROJECTED = [{"method": "vq4dit", "bits": "w2a16", "preset": "paper", "stages": STAGES, "seconds": 28 * 180.0}]  # fmt: skip
 
 
 def row(way: str, bits: str, decibels: float, block: float = 0.1, units: tuple[float, ...] = (), **more: Any) -> dict[str, Any]:  # fmt: skip
@@ -49,6 +53,7 @@ def result(**rows: list[dict[str, Any]]) -> dict[str, Any]:
         "date": "2026-01-01",
         "class_accuracy": None,
         "ladder": [],
+        "projected": PROJECTED,
         "parts": [{"part": part, "rows": own} for part, own in rows.items()],
     }
 
@@ -161,6 +166,7 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, str
     monkeypatch.setattr(Pretended, "made", listed, raising=False)
     monkeypatch.setattr(learned, "Learned", Pretended)
     monkeypatch.setattr(learned, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(learned, "projected", lambda *way: PROJECTED[0])
     monkeypatch.setattr(learned, "versions", lambda: {"optimum-quanto": "not installed"})
     return listed
 
@@ -190,6 +196,17 @@ def test_parts_and_bits_choose_the_rows_and_kept_ones_are_not_made_again(
     assert learned.measure(asked(bits="w9a9", parts="integers"))["parts"][0]["rows"] == []
     learned.measure(asked(seeds="4-7", parts="integers"))
     assert len(made) == len(learned.PARTS["integers"]), "other samples, other rows"
+
+
+def test_steps_on_one_block_are_projected_by_the_counts_of_the_preset() -> None:
+    """k-means of two sites in two steps each; the first step of a stage warms up."""
+    took = {"k-means": [5.0, 1.0, 7.0, 2.0], "assignments": [9.0, 4.0, 4.0], "codebooks": [9.0, 3.0]}  # fmt: skip
+    whole = SimpleNamespace(iterations=100, trajectories=2, steps=50, deadline=0.6)
+    found = list(learning_steps._codebooks(took, whole))
+    assert [(s["seconds"], s["steps"]) for s in found] == [(12, 1), (3, 9), (4, 60), (3, 40)]
+    took = {"trajectories": [1.0], "a.attn1: ranges": [50.0], "a.attn1: free": [9.0, 2.0], "a.attn1: rounding": [4.0], "a.ff: rounding": [9.0, 5.0]}  # fmt: skip
+    found = list(learning_steps._units(took, SimpleNamespace(iterations=100)))
+    assert [(s["stage"], s["seconds"], s["steps"]) for s in found] == [("attn1, one iteration", 3, 100), ("ff, one iteration", 5, 100)]  # fmt: skip
 
 
 def test_every_target_and_every_distance_is_of_a_way_that_there_is() -> None:

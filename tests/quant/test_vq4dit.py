@@ -508,7 +508,7 @@ MEMORY = """
 import psutil, sys, threading, time, torch
 torch.set_num_threads(2)
 sys.path.insert(0, "tests")
-from tests.quant.one_block import one_block
+from benchmarks.one_block import one_block
 from quant.plans import uniform_plan
 from quant.quantization import quantize
 from quant.schema import parse_bits

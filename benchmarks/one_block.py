@@ -46,4 +46,5 @@ def one_block() -> Model:
         source_dtype=torch.float32,
         device=torch.device("cpu"),
         dtype=torch.float32,
+        classes={i: str(i) for i in range(1000)},
     )
