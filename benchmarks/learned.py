@@ -20,6 +20,7 @@ import datetime
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import torch
 
 from dqviz.files import write_json, write_text
 from dqviz.machine import processor
+from quant.calibration import Seen, calibrate
 from quant.errors import DQVizError
 from quant.evaluate import evaluate
 from quant.generation import Generation, generate
@@ -84,6 +86,15 @@ class Learned(Subject):
     """A model on which methods learn."""
 
     _many: Generation | None = None
+
+    @property
+    def seen(self) -> Seen:
+        """With the inputs of adaptive layer norms, which are not recorded where they are kept."""
+        if self._seen is None:
+            sites = [replace(s, kept_reason=None) if s.role in ADALN and s.block is not None else s for s in self.model.sites]  # fmt: skip
+            model = replace(self.model, sites=sites)
+            self._seen = calibrate(model, self.model.samples(CALIBRATION), self.sampler)
+        return self._seen
 
     def learned(self, way: Way, bits: str, far: bool) -> dict[str, Any]:
         """A row with what learning took, the error of every block, and with `far` distances between sets."""

@@ -26,6 +26,10 @@ from .vectors import (
 )
 
 AT_ONCE = 10  # iterations in a step
+_NEAREST, _SEED = (
+    16,
+    24,
+)  # a distance and a vector's step of seeding, in passes over numbers: timed on a CPU
 STAGE = "k-means"
 GROUPS = 32  # of codewords, whose uses are told together
 
@@ -48,8 +52,9 @@ def clustering_work(shape: GroupShape, iterations: int) -> Work:
     k, d = CODEBOOKS[2]
     vectors = shape.weights / d
     looked = (iterations + 1) * vectors
-    seeding = 4 * k * min(vectors, SEEDED * len(shape.outputs)) * d
-    return Work(looked * k * d, 2 * looked * k + 8 * looked * d + seeding, 20 * iterations)
+    looked *= 1 + 1 / AT_ONCE  # once more at the end of a step
+    seeding = _SEED * k * min(vectors, SEEDED * len(shape.outputs)) * d
+    return Work(looked * k * d, _NEAREST * looked * k + 8 * looked * d + seeding, 20 * iterations)
 
 
 class Clusterings:

@@ -43,6 +43,12 @@ from ..schema import CODEBOOKS, Plan, SitePlan, Value
 from ..site_tensors import Transform
 from .base import Group, Rounded
 
+DECODE, CHOOSE, AMONG = (
+    200,
+    70,
+    90,
+)  # passes over a weight: codewords, a choice, a candidate of it; timed on a CPU
+
 CARD = Card(
     key="vq4dit",
     title="VQ4DiT",
@@ -179,7 +185,9 @@ def work(shape: GroupShape, options: Options) -> Work:
         return start
     rows = 2 * options.samples * shape.tokens
     steps = options.trajectories * options.steps
-    decoding = 20 * options.candidates * shape.weights
+    decoding = (
+        DECODE + (options.candidates > 1) * (CHOOSE + AMONG * options.candidates)
+    ) * shape.weights
     passes = 5 if options.order == "shuffled" and options.block_input == "student" else 4
     each = Work(
         passes * rows * shape.weights, decoding + 30 * rows * shape.width, 60 * len(shape.outputs)
