@@ -9,18 +9,19 @@ released code takes the mean over the blocks).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from quant.generation import generate, predict
 from quant.models import Model
 from quant.schema import Sample, Sampler
+from quant.walks import distance, outputs_of
 
 
+@torch.no_grad()
 def block_errors(
     model: Model, transformer: nn.Module, samples: Sequence[Sample], sampler: Sampler
 ) -> dict[str, Any]:
@@ -28,32 +29,16 @@ def block_errors(
     drawn = generate(model, samples, sampler, record=True)
     assert drawn.trajectory is not None
     blocks = list(model.adapter.blocks(model.transformer))
-    squares, powers = torch.zeros(len(blocks)).double(), torch.zeros(len(blocks)).double()
+    squares, powers = dict.fromkeys(blocks, 0.0), dict.fromkeys(blocks, 0.0)
     for timestep, latents in zip(drawn.trajectory.timesteps, drawn.trajectory.inputs, strict=True):
         found = []
         for network in (model.transformer, transformer):
-            with _outputs(network, blocks) as outputs:
+            with outputs_of(network, blocks) as outputs:
                 predict(model, latents, timestep, samples, sampler.guidance, network)
             found.append(outputs)
-        for k, name in enumerate(blocks):
-            exact, made = found[0][name].double(), found[1][name].double()
-            squares[k] += (exact - made).square().mean() / sampler.steps
-            powers[k] += exact.square().mean() / sampler.steps
-    return {"blocks": blocks, "mse": squares.tolist(), "power": powers.tolist()}
-
-
-@contextmanager
-def _outputs(network: nn.Module, blocks: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    found: dict[str, Tensor] = {}
-    handles = []
-    for name in blocks:
-
-        def hook(_: nn.Module, args: Any, out: Any, name: str = name) -> None:
-            found[name] = (out[0] if isinstance(out, tuple) else out).detach().float().cpu()
-
-        handles.append(network.get_submodule(name).register_forward_hook(hook))
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
+        exact, made = found
+        for name in blocks:
+            nothing = [torch.zeros_like(t) for t in exact[name]]
+            squares[name] += float(distance(made[name], exact[name])) / sampler.steps
+            powers[name] += float(distance(nothing, exact[name])) / sampler.steps
+    return {"blocks": blocks, "mse": list(squares.values()), "power": list(powers.values())}

@@ -26,10 +26,9 @@ from typing import Any
 
 import torch
 
-from dqviz.files import write_json, write_text
 from dqviz.machine import processor
 from quant.calibration import Seen, calibrate
-from quant.errors import DQVizError
+from quant.cards import methods
 from quant.evaluate import evaluate
 from quant.generation import Generation, generate
 from quant.learning import Learning, read_log
@@ -40,7 +39,7 @@ from .learned_page import markdown
 from .learning_steps import projected
 from .peer_libraries import PEERS, QUANTO_INT2
 from .peers import versions
-from .rows import CALIBRATION, Subject, Way, kept
+from .rows import CALIBRATION, Subject, Way, kept, written
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".learned"
@@ -49,6 +48,11 @@ MANY = 512  # pictures that distances between sets need
 QUICK = {"preset": "quick"}
 VECTORS = ("w2a16", "w3a16", "w4a16")
 ADALN = ("adaln",)
+
+
+def _quick(key: str) -> dict[str, Any]:
+    """What the quick preset of a method sets, to change a part of it."""
+    return dict(next(p.options for p in methods()[key].presets if p.name == "quick"))
 
 
 def _codebooks() -> Iterable[Way]:
@@ -62,6 +66,8 @@ def _codebooks() -> Iterable[Way]:
         options = QUICK | {"candidates": n}
         bits = VECTORS if n <= 2 else ("w2a16",)
         yield Way(f"vq4dit, {n} candidate{'s' * (n > 1)}", "vq4dit", options, bits=bits, also=ADALN)
+    in_order = {**_quick("vq4dit"), "order": "trajectory"}
+    yield Way("vq4dit, 2 candidates, in order", "vq4dit", in_order, bits=("w2a16",), also=ADALN)
     yield Way("quanto int2, group 128", "quanto-w2a16", bits=("w2a16",), also=ADALN)
     yield Way("quanto int4, group 128", "quanto-w4a16", bits=("w4a16",), also=ADALN)
 
@@ -197,15 +203,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
     given = parser.parse_args()
-    try:
-        found = measure(given)
-    except DQVizError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    given.out.mkdir(parents=True, exist_ok=True)
-    write_json(given.out / "learned.json", found)
-    write_text(given.out / "learned.md", markdown(found))
-    return 0
+    return written("learned", given.out, lambda: measure(given), markdown)
 
 
 if __name__ == "__main__":

@@ -24,14 +24,12 @@ from typing import Any
 
 import torch
 
-from dqviz.files import write_json, write_text
 from dqviz.machine import processor
-from quant.errors import DQVizError
 from quant.schema import OUTLIER_KINDS, Outliers, parse_seeds
 
 from .peer_libraries import PEERS
 from .peers import versions
-from .rows import CALIBRATION, TRACED, Subject, Way, kept
+from .rows import CALIBRATION, TRACED, Subject, Way, kept, written
 from .transforms_page import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -127,15 +125,7 @@ def main() -> int:
     parser.add_argument("--again", default="", help="rows to make anew, e.g. 'trdq;viditq'")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
     given = parser.parse_args()
-    try:
-        found = measure(given)
-    except DQVizError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    given.out.mkdir(parents=True, exist_ok=True)
-    write_json(given.out / "transforms.json", found)
-    write_text(given.out / "transforms.md", markdown(found))
-    return 0
+    return written("transforms", given.out, lambda: measure(given), markdown)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -238,6 +238,10 @@ class Plan(Value):
                     f"site {name} has {len(site.activations)} activation formats for {len(self.windows)} windows"
                 )
         return self
+
+    def each(self, change: Callable[[SitePlan], SitePlan]) -> Plan:
+        """The same plan with every site changed."""
+        return self.model_copy(update={"sites": {n: change(s) for n, s in self.sites.items()}})
 
 
 class Sampler(Value):

@@ -226,32 +226,3 @@ def distance(
     lost = sum((f.float() - w.float()).square().sum() for f, w in zip(found, wanted, strict=True))
     whole = sum(w.float().square().sum() if relative else w.numel() for w in wanted)
     return lost / whole  # type: ignore[return-value]
-
-
-@torch.no_grad()
-def block_errors(
-    model: Model,
-    transformer: nn.Module,
-    sampler: Sampler,
-    *,
-    samples: int = 4,
-    trajectories: int = 1,
-    seed: int = 0,
-    first_seed: int = HELD_OUT,
-) -> dict[str, float]:
-    """Of every block ||h - h_full||^2 / ||h_full||^2 on full-precision trajectories, held out by default."""
-    walk = Walk(model, model.transformer, sampler, samples, seed, first_seed)
-    names = model.adapter.blocks(model.transformer)
-    lost, whole = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
-    for k in range(trajectories * walk.steps):
-        walk.to(k)
-        with outputs_of(model.transformer, names) as wanted:
-            out = walk.evaluate(model.transformer)
-        with outputs_of(transformer, names) as found:
-            walk.evaluate(transformer)
-        for name in names:
-            nothing = [torch.zeros_like(t) for t in wanted[name]]
-            lost[name] += float(distance(found[name], wanted[name]))
-            whole[name] += float(distance(nothing, wanted[name]))
-        walk.advance(out.guided)
-    return {name: lost[name] / whole[name] for name in names}

@@ -65,8 +65,7 @@ def planned(
     seed: int,
 ) -> Plan:
     """Codebooks in the place of integers, site by site with the bits that it has."""
-    sites = {name: with_codebooks(site) for name, site in plan.sites.items()}
-    return plan.model_copy(update={"sites": sites})
+    return plan.each(with_codebooks)
 
 
 def stored_formats(site: SitePlan, in_features: int, options: Options, steps: int) -> SitePlan:

@@ -67,7 +67,7 @@ def planned(
     """Static formats where they are asked for."""
     if options.activations == "dynamic":
         return plan
-    return plan.model_copy(update={"sites": {n: static(s) for n, s in plan.sites.items()}})
+    return plan.each(static)
 
 
 def stored_formats(site: SitePlan, in_features: int, options: Options, steps: int) -> SitePlan:

@@ -172,8 +172,7 @@ def planned(
     seed: int,
 ) -> Plan:
     """Static ranges, one for each tensor."""
-    sites = {name: _static(site) for name, site in plan.sites.items()}
-    return plan.model_copy(update={"sites": sites})
+    return plan.each(_static)
 
 
 def stored_formats(site: SitePlan, in_features: int, options: Options, steps: int) -> SitePlan:

@@ -161,7 +161,7 @@ def planned(
             raise BadInput("trdq cuts the calibrated steps into windows; run calibrate first")
         plan = with_windows(plan, cut(plan, timesteps, options))
     if options.activations == "static":
-        plan = plan.model_copy(update={"sites": {n: static(s) for n, s in plan.sites.items()}})
+        plan = plan.each(static)
     return plan
 
 

@@ -12,25 +12,18 @@ import torch
 from diffusers import DiTTransformer2DModel
 from torch.nn import functional as F
 
+from benchmarks.block_errors import block_errors
 from quant.assignments import DECIDED, Assignment, Rates, coherence
 from quant.cards import load_method
 from quant.checkpoint import WEIGHTS, save_checkpoint
 from quant.errors import BadInput, Cancelled
-from quant.generation import generate
 from quant.learning import Asked, Diverged, Learning
 from quant.plans import uniform_plan
 from quant.quantization import groups_of, parse_options, quantize
 from quant.schema import Format, parse_bits
 from quant.sizes import size_of
 from quant.vectors import kmeans, vectors_of
-from quant.walks import (
-    FIRST_SEED,
-    ShuffledWalk,
-    Walk,
-    block_errors,
-    calibration_samples,
-    distance,
-)
+from quant.walks import HELD_OUT, Walk, calibration_samples, outputs_of
 
 from . import heavy
 
@@ -80,8 +73,10 @@ class Course:
 
 
 def mean_error(model, transformer):
-    errors = block_errors(model, transformer, model.sampler(STEPS), samples=4)
-    return sum(errors.values()) / len(errors)
+    samples = calibration_samples(model, 0, 4, 0, HELD_OUT)
+    errors = block_errors(model, transformer, samples, model.sampler(STEPS))
+    shares = [e / p for e, p in zip(errors["mse"], errors["power"], strict=True)]
+    return sum(shares) / len(shares)
 
 
 @pytest.fixture(scope="module")
@@ -443,60 +438,26 @@ def test_a_checkpoint_loads_bit_identical_with_learned_biases(model, tmp_path):
     assert report.total_bytes == (tmp_path / "c" / WEIGHTS).stat().st_size
 
 
-def test_shuffled_moments_are_those_of_the_trajectories_each_once(model, sampler):
-    plain = Walk(model, model.transformer, sampler, 2, 0)
-    mixed = ShuffledWalk(model, model.transformer, sampler, 2, 0, 3)
-    moments = []
-    for k in range(3 * sampler.steps):
-        plain.to(k)
-        moments.append(plain.inputs)
-    order = []
-    for k in range(3 * sampler.steps):
-        mixed.to(k)
-        x, t = mixed.inputs
-        alike = [j for j, (y, s) in enumerate(moments) if torch.equal(x, y) and torch.equal(t, s)]
-        order += alike[:1]
-    assert sorted(order) == list(range(3 * sampler.steps))
-    assert order != sorted(order)
-    turns = [order[j : j + sampler.steps] for j in range(0, len(order), sampler.steps)]
-    assert all({k % sampler.steps for k in turn} == set(range(sampler.steps)) for turn in turns)
-
-
 def test_relative_losses_weigh_blocks_alike(model):
-    """Ten times the second block's outputs: its share of a relative loss stays, of an absolute grows."""
-    wanted = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
-    lost = wanted * 1.1
-    assert distance([lost], [wanted], relative=True) == pytest.approx(0.01)
-    assert distance([10 * lost], [10 * wanted], relative=True) == pytest.approx(0.01)
-    assert distance([10 * lost], [10 * wanted]) == pytest.approx(
-        float(100 * distance([lost], [wanted]))
-    )
-    absolute, relative = (
-        learner_of(model, {**FEW, "loss": loss, "candidates": 1})
-        for loss in ("absolute", "relative")
-    )
-    for found in (absolute, relative):
-        for k in range(found.clusterings.steps + 1):
-            losses = found.step(k)
-        found.first = losses["loss"]
-    assert relative.first < 1
-    assert relative.first != absolute.first
-
-
-def test_trajectories_have_seeds_and_classes_of_their_own(model, samples, sampler):
-    first, second = (calibration_samples(model, j, 2, 0) for j in (0, 1))
-    assert [s.seed for s in (*first, *second)] == list(range(FIRST_SEED, FIRST_SEED + 4))
-    assert len({s.class_id for s in first}) == 2
-    drawn = {tuple(s.class_id for s in calibration_samples(model, j, 2, 0)) for j in range(20)}
-    assert len(drawn) > 3
-    walk = Walk(model, model.transformer, sampler, 2, 0)
-    exact = generate(model, first, sampler, record=True).trajectory
-    for k in range(sampler.steps):
-        walk.to(k)
-        assert torch.allclose(walk.inputs[0], exact.inputs[k], atol=1e-5)
-        walk.advance(walk.evaluate(model.transformer).guided)
-    walk.to(2)
-    assert torch.allclose(walk.inputs[0], exact.inputs[2], atol=1e-5), "back to where it was"
+    """The loss is the mean over blocks of error over power, or of the error alone."""
+    for loss in ("absolute", "relative"):
+        found = learner_of(model, {**FEW, "loss": loss, "candidates": 1})
+        for k in range(found.clusterings.steps):
+            found.step(k)
+        found._begin(0)
+        found.walk.to(0)
+        names = found.parts[0]
+        with torch.no_grad():
+            with outputs_of(found.teacher, names) as exact:
+                found.walk.evaluate(found.teacher)
+            with outputs_of(found.student, names) as made:
+                found.walk.evaluate(found.student)
+        errors = [float((made[n][0] - exact[n][0]).square().mean()) for n in names]
+        powers = [float(exact[n][0].square().mean()) for n in names]
+        each = (
+            errors if loss == "absolute" else [e / p for e, p in zip(errors, powers, strict=True)]
+        )
+        assert float(found.loss(0, 0).detach()) == pytest.approx(sum(each) / len(each), rel=1e-4)
 
 
 def test_options_are_checked():
@@ -507,7 +468,6 @@ def test_options_are_checked():
 MEMORY = """
 import psutil, sys, threading, time, torch
 torch.set_num_threads(2)
-sys.path.insert(0, "tests")
 from benchmarks.one_block import one_block
 from quant.plans import uniform_plan
 from quant.quantization import quantize
