@@ -285,12 +285,14 @@ class SoftUnit:
         steps = range(int(self.first_steps.max()) + 1)
         of = [self.first_steps == s for s in steps]
         lowest, highest = float(g.min()), float(g.max())
-        wide = outlier_channels(g.amin(0), g.amax(0), self.way.outlying)
+        least, most = g.amin(0), g.amax(0)
+        wide = outlier_channels(least, most, self.way.outlying)
         return {
             "low": [float(low[o].min()) if bool(o.any()) else None for o in of],
             "high": [float(high[o].max()) if bool(o.any()) else None for o in of],
             "negative": float((g < 0).float().mean()),
             "bins_negative": -min(lowest, 0.0) / max(highest - min(lowest, 0.0), 1e-12),
+            "ranges": [float(f"{v:.4g}") for v in (most - least).tolist()],
             "outliers": wide.nonzero().flatten().tolist(),
             "m": [int(v) for v in step.m.tolist()],
             "gate": _name(step.shifts, bool((step.m > 1).any())),

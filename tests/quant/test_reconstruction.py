@@ -333,6 +333,23 @@ def test_rows_that_are_judged_are_not_learned_from(joint, model, seen):
     assert torch.isfinite(first).all()
 
 
+def test_ranges_of_channels_are_told_with_the_outliers_among_them(model, seen):
+    """Widest first, and none wider than all of them together."""
+    learner = run(learner_of(model, seen, mode="migrate", outliers=1.05, gate=False))
+    told = learner.measures()["post_gelu"]
+    assert set(told) == {f"transformer_blocks.{b}.ff.net.2" for b in (0, 1)}
+    for own in told.values():
+        width = torch.tensor(own["ranges"])
+        assert len(width) == len(own["m"])
+        outlying = torch.zeros(len(width), dtype=torch.bool)
+        outlying[own["outliers"]] = True
+        assert outlying.any()
+        assert width[outlying].min() >= width[~outlying].max()
+        highest = max(v for v in own["high"] if v is not None)
+        lowest = min(v for v in own["low"] if v is not None)
+        assert float(width.max()) <= (highest - lowest) * 1.001
+
+
 def test_average_bits_of_the_blocks_of_a_large_model():
     """4-bit weights, two of 8 bits, with and without the 16-bit adaLN that is a third of all."""
     report = size_of("dit-xl-2", "taqdit", parse_bits("w4a8"))
