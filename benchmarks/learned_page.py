@@ -12,7 +12,13 @@ LEARNED = "vq4dit, 2 candidates"
 JOINT = "taqdit, joint"
 TITLES = {
     "codebooks": "Weights alone: VQ4DiT",
-    "integers": "Static 8-bit activations, 4-bit weights: TaQ-DiT",
+    "integers": "8-bit activations, 4-bit weights: TaQ-DiT",
+}
+NOTES = {
+    "codebooks": "Weights of every linear layer of the blocks, adaptive layer norms included; activations stay.",
+    "integers": "`static-step` has a static range per step, `taqdit` one for all steps, also of queries, keys, values and softmax "
+    "outputs, and 8-bit weights in the first and last layers. `adaround` rounds activations row by row as they come, "
+    "which is easier, and leaves the insides of attentions alone.",
 }
 
 
@@ -157,7 +163,8 @@ def _of_integers(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _part(found: dict[str, Any], part: dict[str, Any]) -> list[str]:
-    lines = [f"## {TITLES[part['part']]}", "", f"Full precision: class accuracy {cells.share(found['class_accuracy'])}.", ""]  # fmt: skip
+    accuracy = cells.share(found["class_accuracy"])
+    lines = [f"## {TITLES[part['part']]}", "", f"{NOTES[part['part']]} Full precision: class accuracy {accuracy}.", ""]  # fmt: skip
     lines += [
         "| bits | method | PSNR dB | of mean MSE | min dB | latent error | SSIM | class accuracy | block error | bits / weight | site MB | learned in | evidence |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|",
