@@ -61,12 +61,13 @@ def _codebooks(took: dict[str, list[float]], whole: Any) -> Iterator[dict[str, A
 
 
 def _units(took: dict[str, list[float]], whole: Any) -> Iterator[dict[str, Any]]:
-    """Every unit's iterations."""
+    """Every unit's iterations, as those of its longest stage."""
     by_unit: dict[str, list[float]] = {}
     for stage, seconds in took.items():
         unit, _, what = stage.partition(": ")
-        if what not in ("", "ranges"):
-            by_unit.setdefault(unit.rpartition(".")[2], []).extend(seconds)
+        name = unit.rpartition(".")[2]
+        if what not in ("", "ranges") and len(seconds) > len(by_unit.get(name, ())):
+            by_unit[name] = seconds
     for unit, seconds in by_unit.items():
         yield {"stage": f"{unit}, one iteration", "seconds": _fastest(seconds), "steps": whole.iterations}  # fmt: skip
 

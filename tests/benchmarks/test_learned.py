@@ -199,12 +199,12 @@ def test_parts_and_bits_choose_the_rows_and_kept_ones_are_not_made_again(
 
 
 def test_steps_on_one_block_are_projected_by_the_counts_of_the_preset() -> None:
-    """k-means of two sites in two steps each; the first step of a stage warms up."""
+    """k-means of two sites in two steps each; the fastest step counts, of units that of the longest stage."""
     took = {"k-means": [5.0, 1.0, 7.0, 2.0], "assignments": [9.0, 4.0, 4.0], "codebooks": [9.0, 3.0]}  # fmt: skip
     whole = SimpleNamespace(iterations=100, trajectories=2, steps=50, deadline=0.6)
     found = list(learning_steps._codebooks(took, whole))
     assert [(s["seconds"], s["steps"]) for s in found] == [(12, 1), (3, 9), (4, 60), (3, 40)]
-    took = {"trajectories": [1.0], "a.attn1: ranges": [50.0], "a.attn1: free": [9.0, 2.0], "a.attn1: rounding": [4.0], "a.ff: rounding": [9.0, 5.0]}  # fmt: skip
+    took = {"trajectories": [1.0], "a.attn1: ranges": [50.0], "a.attn1: free": [2.0], "a.attn1: rounding": [9.0, 3.0, 4.0], "a.ff: rounding": [9.0, 5.0]}  # fmt: skip
     found = list(learning_steps._units(took, SimpleNamespace(iterations=100)))
     assert [(s["stage"], s["seconds"], s["steps"]) for s in found] == [("attn1, one iteration", 3, 100), ("ff, one iteration", 5, 100)]  # fmt: skip
 
