@@ -111,13 +111,15 @@ def _per_second(work: Callable[[], object]) -> float:
     return best
 
 
-def require_memory(needed: int, what: str) -> None:
-    """Stop with numbers when `needed` bytes are not free."""
+def require_memory(
+    needed: int, what: str, smaller: str = "a smaller model, --batch-size 1"
+) -> None:
+    """Stop with numbers when `needed` bytes are not free; `smaller` says what would need less."""
     free = available_memory()
     if needed > free:
         raise EnvironmentFault(
             f"{what} needs about {mib(needed)} of memory and {mib(free)} are free; "
-            "use a smaller model, --batch-size 1, or a larger machine"
+            f"use {smaller}, or a larger machine"
         )
 
 

@@ -53,6 +53,7 @@ class Card:
     beats_at: tuple[str, ...] = ("w4a8", "w4a4", "w6a6")  # bits at which it does
     needs: tuple[str, ...] = ()  # calibration statistics that it reads
     widths: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)  # of weights that it can make
+    weight_only: bool = False  # leaves activations as they are
     also: tuple[str, ...] = ()  # roles that adapters keep in 16 bit and it quantizes, in blocks
     learns: bool = False  # whether it has a `learner`: steps, a log, views of its own
     summary: str = ""

@@ -69,6 +69,7 @@ class CodebookLearner:
         self._calls: list[Call] = []  # of the block that learns alone
         self._best = float("inf")
         self._next = 0
+        self._worst = ""
 
     @property
     def steps(self) -> int:
@@ -90,6 +91,11 @@ class CodebookLearner:
         decided = begun and all(s.hardened for s in begun)
         tuning = decided or self.options.candidates == 1 or at - self.recorded >= self._deadline
         return f"{'codebooks' if tuning else 'assignments'}{where}"
+
+    @property
+    def worst(self) -> str:
+        """The block that the last loss is most of."""
+        return self._worst
 
     @torch.enable_grad()
     def step(self, k: int) -> Mapping[str, float]:
@@ -177,7 +183,7 @@ class CodebookLearner:
                 held = self.sites.get(site.name)
                 found = self.clusterings.found(site.name) if held is None else held.found()
                 bias = site.bias if held is None else held.bias
-                changed = 0.0 if held is None else 1 - float(held.ranks[0])
+                changed = 0.0 if held is None else held.measures()["changed"]
                 made[site.name] = Rounded(
                     found.stored(self.options.codebook),
                     bias=None if bias is None else bias.detach().cpu().float(),
@@ -235,6 +241,8 @@ class CodebookLearner:
             self.sites[name].open(weight.detach(), self.options.candidates, self.options.ratios)
 
     def _end(self, part: int) -> None:
+        for site in self._learning(part):
+            site.harden()
         for name, found in self._coherences(part).items():
             self.coherence[name] = [self.coherence[name][0], found]
         self._calls.clear()
@@ -328,10 +336,10 @@ class CodebookLearner:
     def _distance(self, found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
         return distance(found, wanted, relative=self.options.loss == "relative")
 
-    @staticmethod
-    def _finite(losses: Mapping[str, Tensor]) -> Tensor:
+    def _finite(self, losses: Mapping[str, Tensor]) -> Tensor:
         """Mean of the blocks' losses; one that is no number is named."""
         check_finite({f"the output of {name}": loss.detach() for name, loss in losses.items()})
+        self._worst = max(losses, key=lambda name: float(losses[name].detach()))
         return torch.stack(list(losses.values())).mean()
 
 

@@ -79,6 +79,7 @@ class GroupShape:
     steps: int  # of the calibration
     tokens: int = 1  # T, where it is known: rows that a method which learns runs through
     groups: int = 1  # of the whole model
+    block: int | None = None  # that they are in
 
     @property
     def weights(self) -> int:
@@ -137,11 +138,11 @@ def group_shapes(
 ) -> list[GroupShape]:
     """The groups of these sites after a calibration with this sampler; `shapes` tells their tokens."""
     known = shapes or {}
-    inside, outputs, widths = set(quantized), {}, {}
+    inside, outputs, widths, blocks = set(quantized), {}, {}, {}
     for site in sites:
         if site.name in inside:
             outputs.setdefault(site.input_of, []).append(site.out_features)
-            widths[site.input_of] = site.in_features
+            widths[site.input_of], blocks[site.input_of] = site.in_features, site.block
     rows = int(quotas(record.reservoir, sampler.steps, _branches(sampler)).sum())
     return [
         GroupShape(
@@ -151,6 +152,7 @@ def group_shapes(
             sampler.steps,
             known[name].tokens if name in known else 1,
             len(outputs),
+            blocks[name],
         )
         for name, of in outputs.items()
     ]

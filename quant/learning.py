@@ -37,6 +37,7 @@ EVERY = 30.0  # seconds between two states on disk
 LINES = 1000  # of losses in a log, about
 SNAPSHOTS = 40  # of measures in a log, about
 DIVERGED = 1e4  # times the least loss of a stage
+LAYOUT = 1  # of the learners' states: a state of another layout is not gone on with
 
 
 class Diverged(BadInput):
@@ -86,6 +87,16 @@ class Learner(Protocol):
 
     def rounded(self) -> Mapping[str, Rounded]:
         """The result by site name, after the last step."""
+        ...
+
+
+@runtime_checkable
+class NamesWorst(Protocol):
+    """A learner that knows which part of the network a loss is most of."""
+
+    @property
+    def worst(self) -> str:
+        """Full name of a block or layer; of the last step."""
         ...
 
 
@@ -152,22 +163,24 @@ def check_finite(tensors: Mapping[str, Tensor]) -> None:
 def learn(learner: Learner, method: str, key: str, learning: Learning | None = None) -> None:
     """Run a learner to its end, from where it was stopped if `key` names what was being learned.
 
-    Raises `Diverged` with the place and the step; the last good state, if one was kept, stays on disk.
+    Raises `Diverged` with the place and the step; the last good state, if one was kept, stays on disk. So it does
+    where a step is interrupted in the middle; between steps the state is kept before it stops.
     """
     to = learning or Learning()
     if to.folder is not None:
         to.folder.mkdir(parents=True, exist_ok=True)
     first = _restored(learner, to.state_file, key)
     log = _Log(to.log_file, {"steps": learner.steps, "method": method, "key": key}, first)
-    kept_at, kept, done = time.monotonic(), first, first
+    kept_at, kept, done, between = time.monotonic(), first, first, True
     least: dict[str, float] = {}
     try:
         for k in range(first, learner.steps):
             stage = learner.stage
+            between = False
             with _placed(stage, k, learner.steps, kept):
                 losses = learner.step(k)
-                _check_losses(losses, stage, least)
-            done = k + 1
+                _check_losses(losses, stage, least, learner)
+            done, between = k + 1, True
             log.losses(k, stage, losses)
             if _due(k, learner.steps, SNAPSHOTS):
                 log.measures(k, stage, learner.measures())
@@ -176,10 +189,9 @@ def learn(learner: Learner, method: str, key: str, learning: Learning | None = N
             if time.monotonic() - kept_at >= to.every:
                 kept = done if _keep(learner, to.state_file, key, done) else kept
                 kept_at = time.monotonic()
-    except Diverged:
-        raise
     except BaseException:
-        _keep(learner, to.state_file, key, done)
+        if between:
+            _keep(learner, to.state_file, key, done)
         raise
     _keep(learner, to.state_file, key, done)
 
@@ -197,6 +209,7 @@ def key_of(asked: Asked, method: str) -> str:
             "seen": None if asked.seen is None else dict(asked.seen.manifest),
             "seed": asked.seed,
             "torch": torch.__version__,
+            "layout": LAYOUT,
         }
     )
 
@@ -245,12 +258,15 @@ def _placed(stage: str, k: int, steps: int, kept: int) -> Iterator[None]:
         ) from None
 
 
-def _check_losses(losses: Mapping[str, float], stage: str, least: dict[str, float]) -> None:
+def _check_losses(
+    losses: Mapping[str, float], stage: str, least: dict[str, float], learner: Learner
+) -> None:
     check_finite({f"the {name}": torch.tensor(value) for name, value in losses.items()})
     if "loss" in losses:
         loss = losses["loss"]
         if loss > DIVERGED * least.setdefault(stage, loss) > 0:
-            raise Diverged(f"the loss grew from {least[stage]:.3g} to {loss:.3g}")
+            where = f", most of it in {learner.worst}" if isinstance(learner, NamesWorst) else ""
+            raise Diverged(f"the loss grew from {least[stage]:.3g} to {loss:.3g}{where}")
         least[stage] = min(least[stage], loss)
 
 

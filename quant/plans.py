@@ -155,12 +155,18 @@ def uniform_formats(
 
 
 def check_widths(card: Card, formats: Mapping[str, SitePlan]) -> None:
-    """Stop at weight bits that a method cannot make."""
+    """Stop at bits that a method cannot make."""
     for name, site in formats.items():
         if site.weight is not None and site.weight.bits not in card.widths:
             raise BadInput(
                 f"{card.key} makes weights of {listed(card.widths)} bits, and {name} is to have "
                 f"{site.weight.bits}; try w{max(card.widths)}a16"
+            )
+        rounded = next((f for f in site.activations if f is not None), None)
+        if card.weight_only and rounded is not None:
+            raise BadInput(
+                f"{card.key} quantizes weights alone, and the input of {name} is to have {rounded.bits} bits; "
+                f"try w{site.weight.bits if site.weight is not None else max(card.widths)}a16"
             )
 
 

@@ -49,6 +49,7 @@ _MIX = (
     120  # passes over what is quantized and mixed, most of them for random numbers: timed on a CPU
 )
 SECOND = ("fc2", "context_fc2")  # roles that read what comes out of a GELU
+CHANNELS = ("ranges", "m")  # lists of all channels of an input, in what the views are told
 
 
 class ReconstructionOptions(Value):
@@ -59,7 +60,6 @@ class ReconstructionOptions(Value):
     samples: int = Field(default=16, ge=1, le=4096)
     steps: int = Field(default=10, ge=1, le=1000)
     rounding_lr: float = Field(default=5e-2, gt=0, le=1)
-    scale_lr: float = Field(default=1e-3, gt=0, le=1)
     rounding_weight: float = Field(default=0.01, ge=0, le=100)
     drop: float = Field(default=0.5, ge=0, lt=1)
     cache_mib: int = Field(default=1024, ge=1)
@@ -68,8 +68,11 @@ class ReconstructionOptions(Value):
 class Reconstruction:
     """The learner of these methods (`quant.learning.Learner`)."""
 
-    def __init__(self, asked: Asked, mode: Mode, way: Way, grain: Grain = "unit") -> None:
-        self.asked, self.mode, self.way = asked, mode, way
+    def __init__(
+        self, asked: Asked, mode: Mode, way: Way, grain: Grain = "unit", scale_lr: float = 0.0
+    ) -> None:
+        """`scale_lr`: of activation scales, where there are any."""
+        self.asked, self.mode, self.way, self.scale_lr = asked, mode, way, scale_lr
         self.options: ReconstructionOptions = asked.options
         model, plan = asked.model, asked.plan
         if len(plan.windows) > 1:
@@ -94,6 +97,7 @@ class Reconstruction:
         self.ranges: dict[str, AttentionRange] = {}
         self.about: dict[str, dict[str, Any]] = {}
         self.gates: dict[str, dict[str, Any]] = {}
+        self._told: set[str] = set()  # gates whose long lists are in the log
         self.done = 0
         self.now: _Learning | None = None
         self._round_apart()
@@ -169,13 +173,21 @@ class Reconstruction:
             self.now.restore({n[4:]: t for n, t in state.items() if n.startswith("now.")})
 
     def measures(self) -> dict[str, Any]:
-        """Errors of units so far, and of inputs of second linears what the views show."""
+        """Errors of units so far, and of inputs of second linears what the views show.
+
+        Lists of all channels are as long as the weights are wide: they are told once.
+        """
         about = dict(self.about)
         if self.now is not None:
             about[self.now.soft.unit.name] = self.now.measures() | {"mode": self.mode}
+        post_gelu = {
+            site: {n: v for n, v in gate.items() if site not in self._told or n not in CHANNELS}
+            for site, gate in self.gates.items()
+        }
+        self._told |= set(post_gelu)
         return {
             "units": [{"unit": name, **own} for name, own in about.items()],
-            "post_gelu": dict(self.gates),
+            "post_gelu": post_gelu,
         }
 
     def rounded(self) -> Mapping[str, Rounded]:
@@ -226,6 +238,12 @@ class Reconstruction:
         seeded = generator(self.asked.seed, name, k)
         drawn = torch.Generator(now.device).manual_seed(seeded.initial_seed())
         mixing = Mixing(drawn, 1 - options.drop)
+        first = rounding if separate else 0
+        fall = 0.5 * (1 + math.cos(math.pi * max(0, k - first) / max(1, total - first)))
+        now.learn_at(
+            options.rounding_lr if weights_learn else 0.0,
+            0.0 if separate and weights_learn else self.scale_lr * fall,
+        )
         now.soft.quantize(
             "soft" if weights_learn else "hard",
             activations=not (separate and weights_learn),
@@ -242,13 +260,7 @@ class Reconstruction:
                     pressed = pressed + undecidedness(linear.soft.h(), beta)
             pressed = options.rounding_weight * pressed
         loss = lost + pressed
-        first = rounding if separate else 0
-        fall = 0.5 * (1 + math.cos(math.pi * max(0, k - first) / max(1, total - first)))
-        rates = (
-            options.rounding_lr if weights_learn else 0.0,
-            0.0 if separate and weights_learn else options.scale_lr * fall,
-        )
-        now.adam_step(loss, rates)
+        now.adam_step(loss)
         check_finite({f"{name}: {n}": t for n, t in now.soft.learned().items()})
         found = {
             "loss": float(loss.detach()),
@@ -327,17 +339,17 @@ class _Learning:
         )
         return [mixing.mixed(q, f) for q, f in both], self._rows(self.plain.outputs, rows)
 
-    def adam_step(self, loss: Tensor, rates: tuple[float, float]) -> None:
-        """One step with these learning rates of rounding and scales."""
-        lengths = iter(
-            rate
-            for rate, own in zip(rates, (self.soft.logits, self.soft.scales), strict=True)
-            if own
-        )
-        for group, rate in zip(self.adam.param_groups, lengths, strict=True):
+    def learn_at(self, rounding: float, scales: float) -> None:
+        """Learning rates of the step to come: before its forward pass, which builds what has gradients."""
+        kinds = ((rounding, self.soft.logits), (scales, self.soft.scales))
+        rates = [rate for rate, own in kinds if own]
+        for group, rate in zip(self.adam.param_groups, rates, strict=True):
             group["lr"] = rate
             for parameter in group["params"]:
                 parameter.requires_grad_(rate > 0)
+
+    def adam_step(self, loss: Tensor) -> None:
+        """One step of what learns."""
         self.adam.zero_grad()
         if loss.requires_grad:
             loss.backward()

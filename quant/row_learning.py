@@ -31,8 +31,9 @@ def learned_weights(
     quantizers: Mapping[str, Callable[[Tensor], Tensor]],
     options: ReconstructionOptions,
     seed: int,
+    scale_lr: float = 0.0,
 ) -> dict[str, SoftWeight]:
-    """Of every site that has a weight format; `quantizers` by site, those that are modules learn too."""
+    """Of every site that has a weight format; `quantizers` by site, those that are modules learn at `scale_lr`."""
     softs = {
         s.name: SoftWeight(s.weight, searched_grid(s.weight, s.plan.weight))
         for s in group.sites
@@ -58,7 +59,7 @@ def learned_weights(
                 loss = loss + options.rounding_weight * undecidedness(soft.h(), beta)
         if scales:
             fall = 0.5 * (1 + math.cos(math.pi * k / options.iterations))
-            adam.param_groups[1]["lr"] = options.scale_lr * fall
+            adam.param_groups[1]["lr"] = scale_lr * fall
         adam.zero_grad()
         loss.backward()
         adam.step()

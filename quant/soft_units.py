@@ -246,7 +246,13 @@ class SoftUnit:
 
         hooks = [self._linear(s).register_forward_pre_hook(keeper(s)) for s in self.unit.sites]
         attended: dict[str, list[Tensor]] = {}
-        if self.way.inside and self.unit.kind == "attention" and not obstacle(self.module):
+        rounds = any(f is not None for s in self.formats.values() for f in s.activations)
+        if (
+            self.way.inside
+            and rounds
+            and self.unit.kind == "attention"
+            and not obstacle(self.module)
+        ):
             attended = inside(self.module, lambda: self(rows))
         else:
             self(rows)

@@ -40,6 +40,7 @@ CARD = Card(
     beats="rtn",
     beats_at=("w2a16",),
     widths=(2, 3, 4),
+    weight_only=True,
     also=("adaln",),
     learns=True,
     summary="Vectors of neighbouring weights stand for codewords that k-means found; weight-only.",

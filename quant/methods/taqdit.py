@@ -96,6 +96,7 @@ class Options(ReconstructionOptions):
     ends: int = Field(default=8, ge=0, le=8)
     adaln: Literal["keep", "w8"] = "keep"
     inside: bool = True
+    scale_lr: float = Field(default=1e-3, gt=0, le=1)
     outliers: float = Field(default=2.5, gt=1, le=1000)
     largest: int = Field(default=8, ge=1, le=255)
 
@@ -195,7 +196,8 @@ def learner(asked: Asked) -> Reconstruction:
     """Unit after unit, in the order of the network."""
     options: Options = asked.options
     mode: Mode = "joint" if options.mode == "joint" else "separate"
-    return Reconstruction(asked, "nearest" if options.mode in NEAREST else mode, options.way)
+    mode = "nearest" if options.mode in NEAREST else mode
+    return Reconstruction(asked, mode, options.way, scale_lr=options.scale_lr)
 
 
 def quantize_group(
@@ -212,7 +214,7 @@ def quantize_group(
     }
     learned = options if options.mode == "joint" else options.model_copy(update={"iterations": 0})
     quantizers = {s.name: own.get(s.name, _plain) for s in group.sites}
-    softs = learned_weights(group, rows, quantizers, learned, seed)
+    softs = learned_weights(group, rows, quantizers, learned, seed, options.scale_lr)
     mode = options.mode if options.mode == "joint" else "nearest"
     return [
         Rounded(

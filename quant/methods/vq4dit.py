@@ -48,6 +48,7 @@ DECODE, CHOOSE, AMONG = (
     70,
     90,
 )  # passes over a weight: codewords, a choice, a candidate of it; timed on a CPU
+KEPT = 2.2  # numbers that a training pass keeps for each that goes into a linear layer or comes out; measured
 
 CARD = Card(
     key="vq4dit",
@@ -57,6 +58,7 @@ CARD = Card(
     beats="rtn",
     beats_at=("w2a16",),
     widths=(2, 3, 4),
+    weight_only=True,
     also=("adaln",),
     learns=True,
     summary="Codebooks and the codeword of every vector learned together, from the model's own trajectories; weight-only.",
@@ -195,14 +197,36 @@ def work(shape: GroupShape, options: Options) -> Work:
 
 
 def memory(shapes: Sequence[GroupShape], options: Options) -> int:
-    """Logits, their gradients and squares, candidates; weights of teacher and student; one decoded layer.
+    """Of what learns at once, all blocks or one: logits, gradients, squares and candidates, and what a pass keeps
+    for the gradients; weights of teacher and student; one decoded layer; what a block alone is called with.
 
-    Of all blocks at once; where a block learns alone it is less.
+    Activations are counted where tokens are known.
     """
-    d, n = CODEBOOKS[2][1], options.candidates
-    weights = sum(shape.weights for shape in shapes)
-    largest = max((shape.weights for shape in shapes), default=0)
-    return 4 * weights + (13 * n * weights) // d + 16 * largest
+    d, n, rows = CODEBOOKS[2][1], options.candidates, 2 * options.samples
+    alone = options.block_input == "teacher"
+    parts: dict[int | None, list[GroupShape]] = {}
+    for shape in shapes:
+        parts.setdefault(shape.block if alone else None, []).append(shape)
+    learning = max(
+        (
+            13 * n * sum(s.weights for s in part) // d
+            + int(KEPT * 4 * rows * sum(s.tokens * (s.width + sum(s.outputs)) for s in part))
+            for part in parts.values()
+        ),
+        default=0,
+    )
+    widest = max((s.tokens * (s.width + sum(s.outputs)) for s in shapes), default=0)
+    weights, largest = sum(s.weights for s in shapes), max((s.weights for s in shapes), default=0)
+    calls = 0
+    if alone:
+        moments = min(options.cached, options.trajectories) * options.steps
+        calls = (
+            moments
+            * 8
+            * rows
+            * min((s.tokens * s.width for s in shapes if s.tokens > 1), default=0)
+        )
+    return learning + 4 * weights + 16 * largest + 16 * rows * widest + calls
 
 
 def quantize_group(

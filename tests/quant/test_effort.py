@@ -145,7 +145,7 @@ def test_groups_are_those_that_a_calibration_fills(model, sampler, seen):
     free = [s.name for s in model.sites if s.kept_reason is None]
     groups = group_shapes(model.sites, free, sampler, CalibrationOptions(reservoir=256))
     assert len(groups) == len(seen.inputs)
-    assert groups[0] == GroupShape(64, (64, 64, 64), 256, 4, groups=8)
+    assert groups[0] == GroupShape(64, (64, 64, 64), 256, 4, groups=8, block=0)
     assert all(len(s.rows) <= g.rows for s, g in zip(seen.inputs.values(), groups, strict=True))
 
 
@@ -162,3 +162,23 @@ def test_a_method_that_learns_counts_its_own_memory_and_the_rows_it_runs_through
     module = SimpleNamespace(memory=lambda shapes, options: 7 * len(shapes))
     assert method_memory(module, groups, Value()) == 7 * len(groups)
     assert method_memory(SimpleNamespace(), groups, Value()) >= 12 * max(g.weights for g in groups)
+
+
+def test_memory_of_codebooks_counts_the_samples_and_one_block_is_less_than_all(model, sampler, samples):  # fmt: skip
+    free = [s.name for s in model.sites if s.kept_reason is None]
+    shapes = input_shapes(model, samples[0], sampler)
+    groups = group_shapes(model.sites, free, sampler, CalibrationOptions(reservoir=256), shapes)
+    module = load_method("vq4dit")
+
+    def bytes_of(**options):
+        return method_memory(module, groups, parse_options("vq4dit", options))
+
+    numbers = sum(g.tokens * (g.width + sum(g.outputs)) for g in groups)
+    assert bytes_of(samples=5) - bytes_of(samples=4) >= 2 * 2 * 4 * numbers
+    little = {"trajectories": 1, "steps": 2}
+    assert bytes_of(block_input="teacher", samples=16, **little) < 0.7 * bytes_of(
+        samples=16, **little
+    )
+    assert bytes_of(block_input="teacher", samples=16, steps=50) > bytes_of(
+        block_input="teacher", samples=16, **little
+    )

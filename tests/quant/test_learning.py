@@ -66,6 +66,26 @@ def test_a_method_that_learns_says_so(key: str) -> None:
     assert module.CARD.learns == hasattr(module, "learner")
 
 
+def test_interrupted_inside_a_step_the_last_whole_state_stays(tmp_path: Path) -> None:
+    """Half a step must not be taken for none: it would be taken again on top."""
+
+    class Half(Walk):
+        def step(self, k: int) -> Mapping[str, float]:
+            if k == 7:
+                self.x = self.x + 1
+                raise KeyboardInterrupt
+            return super().step(k)
+
+    whole, again = Walk(), Walk()
+    learn(whole, "walk", "key", Learning(tmp_path / "whole"))
+    to = Learning(tmp_path / "parts", every=0.0)
+    with pytest.raises(KeyboardInterrupt):
+        learn(Half(), "walk", "key", to)
+    learn(again, "walk", "key", to)
+    assert torch.equal(again.x, whole.x)
+    assert again.done[0] == 7
+
+
 def stopping_after(count: int):
     def told(progress):
         if progress.step == count:

@@ -174,10 +174,11 @@ def test_what_is_saved_loads_in_plain_diffusers_bit_for_bit(
     assert report.total_bytes <= predicted.total_bytes <= report.total_bytes + 3 * 256 * 2 + 600
 
 
-@pytest.mark.parametrize("stop", [4, 40])
-def test_a_stopped_one_goes_on_to_the_same_codes(model, seen, tmp_path, stop):
+@pytest.mark.parametrize(("mode", "stop"), [("joint", 4), ("joint", 40), ("separate", 1 + 1 + 13)])
+def test_a_stopped_one_goes_on_to_the_same_codes(model, seen, tmp_path, mode, stop):
+    """Also between rounding and scales: the first step of the scales is not another one then."""
     plan = uniform_plan(model, parse_bits("w4a8"))
-    options = LITTLE | {"iterations": 25, "samples": 2, "steps": 2}
+    options = LITTLE | {"iterations": 26, "samples": 2, "steps": 2, "mode": mode}
 
     def told(progress):
         if progress.step == stop:
@@ -325,12 +326,37 @@ def test_what_these_methods_cannot_do_is_said(model, seen, method):
         quantize(model, method, uniform_plan(model, parse_bits("fp8")), LITTLE, seen)
 
 
-def test_rows_that_are_judged_are_not_learned_from(joint, model, seen):
-    learner = run(learner_of(model, seen), last=2)
-    now = learner.now
-    assert not set(now.learned.tolist()) & set(now.judged.tolist())
-    first = now.plain.outputs[0][now.judged]
-    assert torch.isfinite(first).all()
+def test_rows_that_are_judged_are_not_learned_from(model, seen):
+    now = run(learner_of(model, seen), last=2).now
+    learned, judged = set(now.learned.tolist()), set(now.judged.tolist())
+    assert learned
+    assert judged
+    assert not learned & judged
+    assert learned | judged <= set(range(len(now.plain)))
+
+
+def test_scales_learn_from_their_first_step_on(model, seen):
+    """With mode=separate, after the rounding: a step whose graph was built without them would be lost."""
+    options = {"iterations": 4, "mode": "separate", "gate": False}
+    learner = run(learner_of(model, seen, **options), last=2 + 2)
+    scales = [s.detach().clone() for s in learner.now.soft.scales]
+    run(learner, first=4, last=5)
+    assert all(bool(s != before) for s, before in zip(learner.now.soft.scales, scales, strict=True))
+
+
+def test_long_lists_of_channels_are_told_once(model, seen):
+    learner = run(learner_of(model, seen), last=2 + 2 * (LITTLE["iterations"] + 1))
+    first, again = learner.measures()["post_gelu"], learner.measures()["post_gelu"]
+    assert first
+    for site, own in first.items():
+        assert {n: v for n, v in own.items() if n not in ("ranges", "m")} == again[site]
+        assert len(own["ranges"]) == len(own["m"])
+
+
+def test_sixteen_bit_activations_are_so_inside_attentions_too(model, seen):
+    learner = run(learner_of(model, seen, bits="w4a16", mode="plain"))
+    assert not learner.attention()
+    assert run(learner_of(model, seen, mode="plain")).attention()
 
 
 def test_ranges_of_channels_are_told_with_the_outliers_among_them(model, seen):
