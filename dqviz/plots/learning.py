@@ -15,6 +15,7 @@ ROOM = 0.05  # share of the steps that a name needs
 SPARSE = 8  # points of a part; of fewer, each is marked
 FADED = 300  # times below its largest value in a part, a loss may leave the figure
 ROW = 20  # pixels of a row of bars
+LINE = 19  # of a name in a legend
 MARGIN = {"l": 60, "r": 12, "t": 8, "b": 44}
 
 
@@ -161,9 +162,10 @@ def bars(
     }  # fmt: skip
 
 
-def moved(labels: Sequence[str], before: Sequence[float], after: Sequence[float], names: tuple[str, str], title: str, log: bool = False) -> Figure:  # fmt: skip
-    """From where to where each row went: a line between two points."""
-    found = bars(labels, list(zip(names, (before, after))), title, log=True)
+def moved(labels: Sequence[str], before: Sequence[float], after: Sequence[float | None], names: tuple[str, str], title: str, log: bool = False) -> Figure:  # fmt: skip
+    """From where to where each row went: a line between two points; where the second is not known, the first."""
+    series = [own for own in zip(names, (before, after)) if any(v is not None for v in own[1])]
+    found = bars(labels, series, title, log=True)
     line_x: list[float | None] = []
     line_y: list[str | None] = []
     for label, a, b in zip(labels, before, after, strict=True):
@@ -311,9 +313,24 @@ def _marks(
     }  # fmt: skip
 
 
-def narrow(figure: Figure, most: int = 4) -> Figure:
-    """For small screens: fewer ticks along the values."""
+def small(figure: Figure, height: int, most: int = 4) -> dict[str, Any]:
+    """For small screens: fewer ticks along the values, and height for a legend in as many lines as it has names.
+
+    Side by side they hardly fit; wrapped, they would lie over the rows.
+
+    Args:
+        figure: with a legend above its rows.
+        height: of the figure where there is room, pixels.
+        most: ticks.
+    """
+    names = [trace for trace in figure["data"] if trace.get("showlegend", True)]
+    above = LINE * (len(names) + 1) if len(names) > 1 else 0
+    margin = figure["layout"]["margin"]
+    changed: Figure = {"margin": {**margin, "t": above + 8}}
+    if above:
+        changed["legend"] = {"orientation": "h", "x": 0, "xref": "container", "y": 1, "yref": "container", "yanchor": "top", "traceorder": "normal"}  # fmt: skip
     x = figure["layout"]["xaxis"]
-    values = list(x.get("tickvals") or [])
-    every = max(1, -(-len(values) // most))
-    return {"xaxis": {**x, "tickvals": values[::every], "ticktext": x["ticktext"][::every]}} if values else {}  # fmt: skip
+    if values := list(x.get("tickvals") or []):
+        every = max(1, -(-len(values) // most))
+        changed["xaxis"] = {**x, "tickvals": values[::every], "ticktext": x["ticktext"][::every]}
+    return {"narrow": changed, "narrow_height": height + above + 8 - margin["t"]}

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from quant.errors import DQVizError
+from quant.models import safetensors_header
 
 from ..files import written
 from ..jobs import FAILED, Job
@@ -80,6 +81,7 @@ class Learnings:
             finished=stored,
             running=False,
             described=study.manifest["model"],
+            kept=_kept(file.with_suffix(".safetensors")),
         )
         if found.state == "done" or jobs is None:
             return found
@@ -102,3 +104,11 @@ class Learnings:
             return []
         folder = place(study.folder).resolve()
         return [job for job in listed if job.study.resolve() == folder]
+
+
+def _kept(state: Path) -> int:
+    """Steps that a learning's state on disk has done; 0 without one that can be read."""
+    try:
+        return int(safetensors_header(state)["__metadata__"]["step"])
+    except (DQVizError, OSError, KeyError, ValueError):
+        return 0

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from dqviz import capturing
 from dqviz.pages import methods as page
@@ -49,6 +50,12 @@ def ask(**query: Any) -> dict[str, Any]:
     )
     json.dumps(answer, allow_nan=False)
     return answer
+
+
+def aged(log: Path) -> None:
+    """Nobody has written into it for an hour."""
+    then = time.time() - 3600
+    os.utime(log, (then, then))
 
 
 def section(answer: dict[str, Any], key: str) -> dict[str, Any]:
@@ -148,13 +155,34 @@ def test_one_under_way_is_live_and_one_that_stopped_says_so() -> None:
     answer = ask()
     assert answer["live"], "its log was written a moment ago"
     assert section(answer, "learning")["facts"][0] == ["steps", "7", "of 24, running"]
-    old = time.time() - 3600
-    os.utime(folder / "learning" / "wander-w4a16.jsonl", (old, old))
+    aged(folder / "learning" / "wander-w4a16.jsonl")
     answer = ask()
     assert not answer["live"]
     drawn = section(answer, "learning")
     assert drawn["facts"][0] == ["steps", "7", "of 24, stopped"]
-    assert any("goes on from there" in w for w in drawn["words"])
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        (b"", "begins anew: there is no state to go on from"),
+        (7, "goes on from there"),
+        (3, "goes on from step 3, the last whose state was kept"),
+        (b"cut off", "begins anew: there is no state to go on from"),
+    ],
+)
+def test_one_that_stopped_says_where_it_goes_on(kept: int | bytes, said: str) -> None:
+    """A killed one has written more steps into its log than its state has done."""
+    log = study(done=7) / "learning" / "wander-w4a16.jsonl"
+    aged(log)
+    state = log.with_suffix(".safetensors")
+    if isinstance(kept, int):
+        save_file({"m": np.zeros(3)}, state, {"key": "k", "step": str(kept)})
+    elif kept:
+        state.write_bytes(kept)
+    (words,) = [w for w in section(ask(), "learning")["words"] if "stopped" in w]
+    assert "stopped after step 7 of 24; resume its job" in words
+    assert words.endswith(f"and it {said}.")
 
 
 def test_a_job_that_ended_after_the_last_line_is_not_running(
@@ -186,6 +214,54 @@ def test_a_log_that_is_being_written_and_one_of_another_version_are_read() -> No
     assert "has begun" in section(ask(), "learning")["empty"]
     file.unlink()
     assert "has begun" in section(ask(), "learning")["empty"]
+
+
+def test_one_that_has_begun_is_not_offered_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    (study() / "learning" / "wander-w4a16.jsonl").write_text("")
+    stopped = section(ask(), "learning")
+    assert stopped["learn"] == {}
+    assert "If it was stopped, resume its job" in stopped["empty"]
+    bench = Bench(compare=FakeCompare())
+    monkeypatch.setattr(bench.desk, "wake", lambda: None)
+    request = {"model": "dit-emoji", "methods": ["rtn"], "bits": "w8a8", "out": str(studies_root() / "mine")}  # fmt: skip
+    bench.store.submit("compare", request)
+    running = section(Methods(bench).answer({"study": "mine", "method": "wander", "bits": "w4a16"}), "learning")  # fmt: skip
+    assert running["learn"] == {}
+    assert running["empty"].endswith("its first step is not written down yet.")
+
+
+def walked(options: dict[str, Any], every: int = 1) -> list[str]:
+    """Sentences about a learning of four trajectories of six steps after two of k-means, each a tenth below the last."""
+    folder = study(steps=26, options={"steps": 6, "trajectories": 4, **options})
+    stages = ["k-means"] * 2 + ["assignments"] * 15 + ["codebooks"] * 9
+    lines: list[dict[str, Any]] = [{"steps": 26, "method": "wander", "key": "k"}]
+    for k, stage in enumerate(stages):
+        trajectory, at = divmod(k - 2, 6)
+        losses = {"weight_error": 0.1} if k < 2 else {"loss": 0.9**trajectory * 2.0**at}
+        lines += [{"step": k, "stage": stage, "losses": losses}] if k % every == 0 else []
+    file = folder / "learning" / "wander-w4a16.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return [w for w in section(ask(), "learning")["words"] if "on average" in w]
+
+
+def test_along_trajectories_whole_ones_are_compared() -> None:
+    """The loss is larger by far at some noise levels: ends of a stage that hold different ones say nothing."""
+    (said,) = walked({"order": "trajectory"})
+    assert said.startswith("assignments: the loss is 10.5 on average in the first trajectory (6 steps)")  # fmt: skip
+    assert said.endswith("9.45 in the last, 10 % less."), "of codebooks one alone is whole"
+    assert walked({"order": "trajectory"}, every=2) == [], "none was logged whole"
+    for moments_at_random in ({"order": "shuffled"}, {"order": "trajectory", "block_input": "teacher"}):  # fmt: skip
+        assert [w.count("first quarter") for w in walked(moments_at_random)] == [1, 1]
+
+
+def test_options_are_known_by_preset_and_default() -> None:
+    def run(**options: Any) -> page.Learned:
+        return page.Learned("r", "R", {"method": "vq4dit", "options": options}, {}, [])
+
+    assert [run().option(name) for name in ("order", "steps", "mode")] == ["trajectory", 50, None]
+    assert [run(preset="quick").option(n) for n in ("order", "steps")] == ["shuffled", 20]
+    assert run(order="shuffled").option("order") == "shuffled"
+    assert run(preset="of an earlier version", steps=7).option("steps") == 7
 
 
 def test_two_runs_are_told_apart_and_chosen() -> None:
@@ -265,6 +341,55 @@ def test_while_codebooks_are_made_there_is_nothing_to_decide() -> None:
     assert sorted({int(r["step"]) for r in found}) == [12, 16, 20, 23]
 
 
+def test_shares_have_the_colours_of_0_to_100_percent() -> None:
+    def begun(k: int) -> dict[str, Any]:
+        return {"sites": {n: {"frozen": 1e-4 * i, "used": 1.0} for i, n in enumerate(learners.LAYERS)}}  # fmt: skip
+
+    study(measures=begun)
+    answer = ask()
+    for key in ("decisions", "codewords"):
+        shown, bar = section(answer, key)["figures"][0]["figure"]["data"]
+        assert (shown["zmin"], shown["zmax"]) == (0, 100)
+        assert (bar["marker"]["cmin"], bar["marker"]["cmax"]) == (0, 100)
+        assert "%" in bar["marker"]["colorbar"]["title"]["text"]
+    found = rows(section(answer, "decisions")["figures"][0]["csv"])
+    assert max(float(r["frozen"]) for r in found) == pytest.approx(7e-4), "exported as shares"
+
+
+def coherence_of(measured: int, **more: Any) -> dict[str, Any]:
+    """The view while the second number is known of so many layers."""
+
+    def told(k: int) -> dict[str, Any]:
+        own = {n: {"kmeans": 0.05, "now": 0.15 if i < measured else None} for i, n in enumerate(learners.LAYERS)}  # fmt: skip
+        return {**learners.vectors(learners.LAYERS, k / 24), "coherence": own}
+
+    study(measures=told, **more)
+    return section(ask(), "coherence")
+
+
+def test_coherence_that_is_not_measured_yet_is_not_told() -> None:
+    drawn = coherence_of(0, done=12)
+    every, block = drawn["figures"]
+    assert every["title"] == "With the codes of k-means"
+    assert "now" not in [t["name"] for t in block["figure"]["data"]]
+    assert "not measured again" in block["alt"]
+    for text in (drawn["table"]["csv"], block["csv"]):
+        assert {(r["kmeans"], r["now"]) for r in rows(text)} == {("0.05", "")}
+    assert {row["cells"][2]["text"] for row in drawn["table"]["rows"]} == {"–"}
+    assert drawn["words"] == ["On average 0.05 with the codes of k-means; measured again when learning ends."]  # fmt: skip
+
+
+def test_layers_that_are_measured_again_have_their_gain_and_others_a_gap() -> None:
+    drawn = coherence_of(2, done=12)
+    every, block = drawn["figures"]
+    assert every["title"] == "Gain of every layer"
+    assert [r["value"] for r in rows(every["csv"])][:3] == ["0.09999999999999999", "0.09999999999999999", ""]  # fmt: skip
+    (now,) = [t for t in block["figure"]["data"] if t["name"] == "now"]
+    assert now["x"] == [0.15, 0.15, None, None]
+    assert "it rose in 2 of 2 layers" in drawn["words"][0]
+    assert drawn["words"][1].startswith("6 of 8 layers are measured again when")
+
+
 def test_what_a_learner_leaves_out_is_not_drawn() -> None:
     def few(k: int) -> dict[str, Any]:
         return {"sites": {n: {"frozen": 0.5, "used": 1.0, "dead": 0} for n in learners.LAYERS}}
@@ -310,6 +435,43 @@ def test_units_grow_while_they_are_learned() -> None:
     learned_units(done=10)
     drawn = section(ask(), "units")
     assert 0 < len(drawn["table"]["rows"]) < 4
+
+
+def test_the_end_is_told_of_a_learning_that_came_to_it() -> None:
+    def said() -> str:
+        return section(ask(), "units")["words"][1]
+
+    folder = learned_units(done=10)
+    assert said().startswith("Undecided so far: 1 % of the weights")
+    aged(folder / "learning" / "wander-w4a16.jsonl")
+    assert said().startswith("Undecided where it stopped: 1 %")
+    learned_units("separate")
+    assert said().startswith("Still undecided at the end: 1 %")
+
+
+def test_a_method_without_modes_is_called_by_its_title() -> None:
+    """Its learner may tell a mode all the same: it is that of the code that it shares."""
+    learned_units(options={})
+    learners.study_with_learning(studies_root() / "mine", lambda k: learners.units(2, k / 24), name="wander-w4a16-2")  # fmt: skip
+    drawn = section(ask(), "units")
+    assert drawn["words"][0].startswith("Wander w4a16: 20 % less error")
+    assert "wander-w4a16-2 leaves" in drawn["words"][-1]
+    assert "joint" not in json.dumps(drawn)
+
+
+def test_names_of_a_legend_have_room_on_a_small_screen() -> None:
+    """Three names in lines of their own, above three rows that keep their height."""
+    from dqviz.plots import learning as plots
+
+    figure = plots.moved(["a", "b", "c"], [1, 2, 3], [2, 3, 4], ("nearest", "learned"), "error", log=True)  # fmt: skip
+    figure["data"].append({"type": "scatter", "name": "soft"})
+    wide = plots.rows_height(3)
+    small = plots.small(figure, wide)
+    inside = wide - sum(figure["layout"]["margin"][side] for side in "tb")
+    margin = small["narrow"]["margin"]
+    assert small["narrow_height"] - margin["t"] - margin["b"] == inside
+    assert margin["t"] >= 3 * plots.LINE
+    assert small["narrow"]["legend"]["yref"] == "container", "from the figure's top down"
 
 
 def test_joint_beside_separate_on_the_hard_error() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlparse
@@ -130,6 +131,30 @@ def test_without_a_learning_the_page_leads_to_compare(served: Served, new_page: 
     page.get_by_role("link", name="Set it up on the Compare page").click()
     page.wait_for_function("document.querySelector('#dq-line')?.textContent.includes('wander')")
     assert "w4a8" in page.inner_text("#dq-line")
+
+
+COVERED = """() => {
+  const plot = document.querySelector('[data-view=units] .dq-plot');
+  const box = (at) => plot.querySelector(at).getBoundingClientRect();
+  const scrolled = [...plot.querySelectorAll('.legend .scrollbar')].some((bar) => bar.getBoundingClientRect().height > 1);
+  const frame = plot.querySelector('.main-svg').getBoundingClientRect();
+  const names = [...plot.querySelectorAll('.legendtext')].map((name) => name.getBoundingClientRect());
+  const out = names.some((name) => name.left < frame.left || name.right > frame.right || name.top < frame.top);
+  const squeezed = plot._fullLayout._size.w < frame.width / 3;
+  return [names.length, scrolled, out, squeezed, Math.max(...names.map((name) => name.bottom)) > box('.ytick').top, box('.xtick').bottom > box('.xtitle').top];
+}"""
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_the_legend_of_a_few_units_is_read_beside_their_rows(
+    served: Served, new_page: Pages, width: int
+) -> None:
+    file = studies_root() / "units" / "learning" / "wander-w4a16-2.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    few = next(i for i, line in enumerate(lines) if "measures" in line and len(json.loads(line)["measures"]["units"]) == 3)  # fmt: skip
+    file.write_text("".join(lines[: few + 1]))
+    page = opened(new_page(width), served, "units", 6, "&against=-")
+    assert page.evaluate(COVERED) == [3, False, False, False, False, False]
 
 
 @pytest.mark.parametrize(("study", "plots", "dark"), [("vectors", 8, True), ("units", 7, False)])

@@ -8,7 +8,7 @@ from typing import Any
 from ...plots import learning as plots
 from ...plots.arrays import short
 from ..view import Column, Section, cell, plot, table
-from .learned import drawn, grid_of, label_of
+from .learned import drawn, from_0_to_100, grid_of, label_of
 from .opened import Opened, View
 from .ranks import layer_of, layer_pick
 from .selection import Selection
@@ -32,6 +32,7 @@ def section(opened: Opened, chosen: Selection) -> Section:
     else:
         used = {n: None if own.get("used") is None else 100 * float(own["used"]) for n, own in sites.items()}  # fmt: skip
         every = grid_of(used, "% of codewords used", "linear", HEIGHT, "codewords", f"Share of codewords in use, {len(sites)} layers", source, layer)  # fmt: skip
+        from_0_to_100(every["figure"])
         every |= {"title": "Codewords in use", "lede": "Share of the codebook, %. Click a layer to look at it."}  # fmt: skip
     figures = [every]
     counts = [float(c) for c in sites[layer].get("counts") or []]

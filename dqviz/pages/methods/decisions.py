@@ -10,7 +10,7 @@ import numpy as np
 from ...plots import heatmap
 from ...plots.arrays import short
 from ..view import Section, plot
-from .learned import Learned, block_of, drawn, label_of, picked
+from .learned import Learned, block_of, drawn, from_0_to_100, label_of, picked
 from .opened import Opened, View
 from .selection import Selection
 
@@ -30,7 +30,10 @@ def section(opened: Opened, chosen: Selection) -> Section:
     values = np.array([[_value(line, layer, way) for line in looks] for layer in layers], float)
     steps = [int(line["step"]) for line in looks]
     labels = [label_of(layer) for layer in layers]
-    figure = heatmap.sites(values, labels, [block_of(n) for n in layers], [f"step {k}" for k in steps], "linear", title)  # fmt: skip
+    share = way == "frozen"
+    figure = heatmap.sites(100 * values if share else values, labels, [block_of(n) for n in layers], [f"step {k}" for k in steps], "linear", f"{title}, %" if share else title)  # fmt: skip
+    if share:
+        from_0_to_100(figure)
     ends = figure["layout"]["xaxis"] | {
         "type": "category",
         "tickangle": 0,

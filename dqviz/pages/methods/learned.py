@@ -15,15 +15,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from quant.cards import methods
+from quant.errors import BadInput
 from quant.schema import fingerprint
 
 from ...plots import heatmap
 from ...plots.heatmap import Scale
+from ...plots.theme import Figure
 from ..exports import Source
 from ..view import Section, badge, plot, synthetic
 
@@ -47,6 +51,7 @@ class Learned:
     running: bool = False
     why: str = ""  # it stopped, in the words of its job
     seconds_left: float | None = None  # of the job that it is a part of, where one says so
+    kept: int = 0  # steps that the state on disk has done: from there it would go on
     described: Mapping[str, Any] = field(default_factory=dict)  # the study's model
 
     @property
@@ -82,8 +87,14 @@ class Learned:
         return ", ".join([self.name, *(f"{k}={v}" for k, v in (self.manifest.get("options") or {}).items())])  # fmt: skip
 
     def option(self, name: str) -> Any:
-        """An option that it was asked for; None where it has its default."""
-        return (self.manifest.get("options") or {}).get(name)
+        """An option as it was asked for, alone or by a preset, or its default; None where the method has no such."""
+        given = self.manifest.get("options") or {}
+        card = methods().get(str(self.manifest.get("method")))
+        if card is None:
+            return given.get(name)
+        with suppress(BadInput):  # a preset that an earlier version had
+            given = card.expanded(given)
+        return {**{option.name: option.default for option in card.options}, **given}.get(name)
 
     def has(self, key: str) -> bool:
         """Whether its measures hold a key, `sites`, or `sites.frozen` for any layer; an empty key is its losses."""
@@ -92,8 +103,15 @@ class Learned:
         return not key or any(m and (not part or any(own.get(part) is not None for own in m.values())) for m in held)  # fmt: skip
 
     def last(self, key: str) -> Any:
-        """The latest measures of a key."""
-        return next(m[key] for line in reversed(self.snapshots) if (m := line["measures"]).get(key))
+        """The latest measures of a key; of what is told by layer, the latest of every number."""
+        held = [found for line in self.snapshots if (found := line["measures"].get(key))]
+        if not isinstance(held[-1], Mapping):
+            return held[-1]
+        merged: dict[str, dict[str, Any]] = {}
+        for found in held:
+            for layer, own in found.items():
+                merged.setdefault(layer, {}).update(own)
+        return merged
 
     def badge(self, evidence: str) -> dict[str, str]:
         """Of numbers of that kind; of a study that came along they are recorded."""
@@ -161,6 +179,13 @@ def grid_of(
     small = {"xaxis": {**figure["layout"]["xaxis"], "tickangle": -90 if len(kinds) > 3 else 0}}
     made = plot(title, figure, alt=alt, height=tall, source=source, part=part, raw=raw, narrow=small)  # fmt: skip
     return {**made, "click": {"key": "layer", "cells": cells}}
+
+
+def from_0_to_100(figure: Figure) -> None:
+    """Colours of a map of percent: not those of its own least and most, or next to nothing looks like all."""
+    shown, legend = figure["data"]
+    shown |= {"zmin": 0, "zmax": 100}
+    legend["marker"] |= {"color": [0], "cmin": 0, "cmax": 100}
 
 
 def _kind(layer: str) -> str:

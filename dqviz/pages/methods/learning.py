@@ -87,22 +87,46 @@ def _words(found: Learned, stages: Sequence[tuple[str, int, int]]) -> list[str]:
     if found.state == "stopped" and found.why:
         words.append(f"It failed after step {found.done} of {found.steps}: {found.why}.")
     elif found.state == "stopped":
-        words.append(f"It stopped after step {found.done} of {found.steps}; resume its job on the Runs page, or give its command again, and it goes on from there.")  # fmt: skip
-    for stage, first, last in stages:
-        values = [v for k, v in _points(found, "loss") if first <= k <= last]
-        if len(values) >= 4 and len(stages) <= 4:
-            early, late = (sum(part) / len(part) for part in _quarters(values))
+        words.append(f"It stopped after step {found.done} of {found.steps}; resume its job on the Runs page, or give its command again, and it {_again(found)}.")  # fmt: skip
+    for stage, first, last in stages if len(stages) <= 4 else ():
+        if compared := _ends(found, first, last):
+            *ends, what = compared
+            early, late = (sum(part) / len(part) for part in ends)
             change = f"{short(100 * abs(late / early - 1), 2)} % {'less' if late < early else 'more'}" if early else "-"  # fmt: skip
-            words.append(f"{stage_label(stage)}: the loss is {short(early)} on average in the first quarter of the stage and {short(late)} in the last, {change}.")  # fmt: skip
+            words.append(f"{stage_label(stage)}: the loss is {short(early)} on average in the first {what} of the stage and {short(late)} in the last, {change}.")  # fmt: skip
     if any(n.startswith("hard") for n in _names(found)):
         words.append("While codes are soft, the loss flatters; the hard line is the error with the codes as they would be stored.")  # fmt: skip
     return words
 
 
-def _quarters(values: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
-    """The first and the last: losses along a trajectory differ from step to step, so ends alone mislead."""
-    count = len(values) // 4
-    return values[:count], values[-count:]
+def _again(found: Learned) -> str:
+    """Where it would go on: its state is written now and then, so one that was killed has lost steps."""
+    if not found.kept:
+        return "begins anew: there is no state to go on from"
+    return "goes on from there" if found.kept >= found.done else f"goes on from step {found.kept}, the last whose state was kept"  # fmt: skip
+
+
+def _ends(found: Learned, first: int, last: int) -> tuple[Sequence[float], Sequence[float], str] | None:  # fmt: skip
+    """Losses at both ends of a stage that may be compared, and what those ends are.
+
+    Along trajectories the loss depends on the noise level more than on what was learned, so the ends are
+    whole trajectories, logged step by step; elsewhere they are quarters.
+    """
+    points = {k: v for k, v in _points(found, "loss") if first <= k <= last}
+    length = _trajectory(found)
+    if not length:
+        values, count = list(points.values()), len(points) // 4
+        return (values[:count], values[-count:], "quarter") if count else None
+    offset = found.steps % length  # learning ends with a trajectory
+    begins = range(first + (offset - first) % length, last + 2 - length, length)
+    whole = [[points[k] for k in range(b, b + length)] for b in begins if all(k in points for k in range(b, b + length))]  # fmt: skip
+    return (whole[0], whole[-1], f"trajectory ({length} steps)") if len(whole) > 1 else None
+
+
+def _trajectory(found: Learned) -> int:
+    """Steps of a trajectory where all blocks are learned along one after another; else 0."""
+    walks = found.option("order") == "trajectory" and found.option("block_input") != "teacher"
+    return int(found.option("steps")) if walks else 0
 
 
 def _table(found: Learned, stages: Sequence[tuple[str, int, int]], source: Source) -> Section:
@@ -132,4 +156,9 @@ def _empty(opened: Opened, found: Learned | None) -> Section:
     text = f"This study holds no learning of {opened.method_title} at {opened.bits} yet. A comparison with the method learns, and its curves stand here while it does."
     if found is not None:
         text = f"{found.label} has begun; its first step is not written down yet."
-    return drawn(VIEW.title, "", [], [], words=[], empty=text, learn=dict(opened.to_learn))
+        if not found.running:
+            text += (
+                " If it was stopped, resume its job on the Runs page, or give its command again."
+            )
+    learn = {} if found is not None else dict(opened.to_learn)
+    return drawn(VIEW.title, "", [], [], words=[], empty=text, learn=learn)

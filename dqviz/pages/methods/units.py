@@ -18,6 +18,11 @@ VIEW = View("units", "Units, as stored", 15, None, keys=("against",), learned="u
 LEDE = "Squared error of a unit's output with hard codes, the ones that are stored: from rounding to nearest to what was learned. The soft error is what learning saw; the gap to it is the price of deciding."
 NONE = "-"
 TITLE = "hard squared error"
+UNDECIDED = {
+    "running": "Undecided so far",
+    "stopped": "Undecided where it stopped",
+    "done": "Still undecided at the end",
+}
 
 
 def section(opened: Opened, chosen: Selection) -> Section:
@@ -39,8 +44,8 @@ def section(opened: Opened, chosen: Selection) -> Section:
             height=plots.rows_height(len(units)),
             source=source,
             part="units",
-            narrow=plots.narrow(figure),
             raw=[dict(u) for u in units.values()],
+            **plots.small(figure, plots.rows_height(len(units))),
         )
     ]  # fmt: skip
     others = {each.name: each for each in opened.learnings if each.name != found.name and each.has("units")}  # fmt: skip
@@ -66,8 +71,10 @@ def section(opened: Opened, chosen: Selection) -> Section:
 
 
 def by_unit(found: Learned) -> dict[str, Mapping[str, Any]]:
-    """The latest that is known of every unit that was begun, in order."""
-    return {str(u["unit"]): u for u in found.last("units") if u.get("hard_now") is not None}
+    """The latest that is known of every unit that was begun, in order; a mode is told where the method has several."""
+    left_out = () if found.option("mode") else ("mode",)
+    told = ({k: v for k, v in u.items() if k not in left_out} for u in found.last("units"))
+    return {str(u["unit"]): u for u in told if u.get("hard_now") is not None}
 
 
 def _of(units: Mapping[str, Mapping[str, Any]], key: str) -> list[float]:
@@ -89,19 +96,18 @@ def _less(ratio: float) -> str:
     return f"{short(100 * abs(ratio - 1), 3)} % {'less' if ratio < 1 else 'more'}"
 
 
-def _modes(found: Learned) -> str:
-    """How the weights and scales were learned: together or one after the other."""
-    modes = dict.fromkeys(str(u["mode"]) for u in by_unit(found).values() if u.get("mode"))
-    return ", ".join(modes) or found.name
+def _called(found: Learned) -> str:
+    """What a run is called: by its mode where its method has several, else by the run itself."""
+    return str(found.option("mode") or found.label)
 
 
 def _words(found: Learned, units: Mapping[str, Mapping[str, Any]]) -> list[str]:
     better = sum(a < b for a, b in zip(_of(units, "hard_now"), _of(units, "hard_before"), strict=True))  # fmt: skip
-    words = [f"{_modes(found)}: {_mean_change(units)} (geometric mean), and less in {better} of {len(units)} units."]  # fmt: skip
+    words = [f"{_called(found)}: {_mean_change(units)} (geometric mean), and less in {better} of {len(units)} units."]  # fmt: skip
     undecided = {n: float(u["undecided"]) for n, u in units.items() if u.get("undecided") is not None}  # fmt: skip
     if undecided:
         most = max(undecided, key=lambda n: undecided[n])
-        words.append(f"{'Undecided so far' if found.running else 'Still undecided at the end'}: {short(100 * undecided[most])} % of the weights at most, in {label_of(most)}.")  # fmt: skip
+        words.append(f"{UNDECIDED[found.state]}: {short(100 * undecided[most])} % of the weights at most, in {label_of(most)}.")  # fmt: skip
     return words
 
 
@@ -113,7 +119,7 @@ def _beside(
     shared = [name for name in units if name in theirs]
     ours = [float(units[n]["hard_now"]) for n in shared]
     them = [float(theirs[n]["hard_now"]) for n in shared]
-    names = (_modes(other), _modes(found))
+    names = (_called(other), _called(found))
     if names[0] == names[1]:
         names = (other.name, found.name)
     ratio = float(np.exp(np.mean(np.log(np.array(ours) / np.array(them))))) if shared and min(ours + them) > 0 else 1.0  # fmt: skip
@@ -125,8 +131,8 @@ def _beside(
         height=plots.rows_height(len(shared)),
         source=found.source(opened.study, "simulated", f"{found.name} beside {other.name}"),
         part="units-beside",
-        narrow=plots.narrow(figure),
         raw=[{"unit": n, names[0]: a, names[1]: b} for n, a, b in zip(shared, them, ours, strict=True)],
+        **plots.small(figure, plots.rows_height(len(shared))),
     )  # fmt: skip
     less = sum(a < b for a, b in zip(ours, them, strict=True))
     said = f"{names[1]} leaves {_less(ratio)} error than {names[0]} on average over {len(shared)} units, and less in {less} of them."  # fmt: skip

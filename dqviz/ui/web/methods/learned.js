@@ -1,7 +1,7 @@
 // Views of a learning: choices, figures, sentences, a table. While it goes on they are filled anew, and what is drawn
 // stays: a figure moves on, an open table stays open.
 import { exportButtons } from "../exports.js";
-import { drawPlot, redraws, svgOf, withoutLegend } from "../plots.js";
+import { drawPlot, narrow, redraws, svgOf, withoutLegend } from "../plots.js";
 import { drawers as tables } from "../tables.js";
 import { badge, choice, copy, el, heading, options } from "../tools.js";
 
@@ -14,14 +14,14 @@ function drawLearned(first, context) {
     if (!plots.has(figure.file)) {
       const holder = el("div", { class: "dq-plot", role: "img" });
       const drawer = { holder, figure, attached: false };
-      drawer.draw = () => requestAnimationFrame(() => drawPlot(holder, drawer.figure).then(() => attach(drawer)).catch((e) => holder.replaceChildren(el("p", { class: "dq-lede" }, String(e.message || e)))));
+      drawer.draw = () => requestAnimationFrame(() => drawPlot(holder, { ...drawer.figure, height: heightOf(drawer.figure) }).then(() => attach(drawer)).catch((e) => holder.replaceChildren(el("p", { class: "dq-lede" }, String(e.message || e)))));
       redraws.add({ node: holder, draw: drawer.draw });
       plots.set(figure.file, drawer);
     }
     const drawer = plots.get(figure.file);
     drawer.figure = figure;
     drawer.holder.setAttribute("aria-label", figure.alt);
-    drawer.holder.style.minHeight = `${Number(figure.height)}px`;
+    drawer.holder.style.minHeight = `${heightOf(figure)}px`;
     return drawer;
   }
 
@@ -103,5 +103,8 @@ function drawLearned(first, context) {
   fill();
   return card;
 }
+
+// On a small screen a legend takes lines of its own.
+const heightOf = (figure) => Number((narrow() && figure.narrow_height) || figure.height);
 
 export const drawers = { learned: drawLearned };
