@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from dqviz.export import quantize_to
 from dqviz.learnings import part_of, stage_label
 from dqviz.request import CompareRequest
 from dqviz.study import Study
+from dqviz.terminal import ANNOUNCED
 from dqviz.watch import Watch
+from quant import cards
 from quant.errors import BadInput, Cancelled, EnvironmentFault
 from tests import learners
 
@@ -176,6 +179,20 @@ def test_time_and_memory_are_said_before_anything_is_drawn(
     with pytest.raises(EnvironmentFault, match="learning with Wander needs about"):
         compare(request(tiny_dit, tmp_path / "other"))
     assert Study.open(tmp_path / "other").runs() == [], "before anything is drawn"
+
+
+def test_what_comes_after_a_calibration_is_predicted_once(
+    tiny_dit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learners, "CARD", replace(learners.CARD, needs=("rows",)))
+    cards.methods.cache_clear()
+    watched = Watched()
+    compare(request(tiny_dit, tmp_path / "study"), watched)
+    lines = [text for name in ANNOUNCED for text in watched.stages(name)]
+    assert [line.count("Wander about") for line in lines] == [1]
+    assert watched.stages("draw")[0].startswith("full precision, before learning; predicted"), (
+        "where the calibration is yet to come, it is told all the same"
+    )
 
 
 def test_stages_are_told_as_people_call_places() -> None:
