@@ -14,7 +14,8 @@ from quant.errors import DQVizError
 
 from ..pages import compare as page
 from ..request import BACKENDS
-from ..study import is_recorded
+from ..studies import place
+from ..study import default_folder, is_recorded
 from . import components
 from .bench import Bench
 from .form import (
@@ -261,8 +262,9 @@ def _wire(
         ]
 
     def on_form(*values: Any) -> Any:
+        *filled, open_study = values
         try:
-            return gr.update(text=form(values).command())
+            return gr.update(text=command_of(bench, form(filled), open_study))
         except DQVizError as error:
             return gr.update(text=f"# {error}")
 
@@ -307,9 +309,9 @@ def _wire(
         **PRIVATE,
     )
     gr.on(
-        [c.change for c in controls.all()],
+        [c.change for c in (*controls.all(), study)],
         on_form,
-        controls.all(),
+        [*controls.all(), study],
         line,
         trigger_mode="always_last",
         **PRIVATE,
@@ -319,6 +321,19 @@ def _wire(
     assert blocks is not None
     loaded = blocks.load(on_load, None, [status, result, study, shown, *form_outputs], **PRIVATE)
     loaded.then(**following)
+
+
+def command_of(bench: Bench, form: Form, open_study: str | None) -> str:
+    """The form as a command that does what Run does: runs of the open study's model go into that study."""
+    folder = bench.library.folders().get(open_study or "")
+    try:
+        held = bench.library.open(open_study).manifest["model"]
+    except DQVizError:
+        held = {}
+    if folder is None or form.model not in (held.get("key"), held.get("ref")):
+        return form.command()
+    own = place(folder).resolve() == default_folder(form.model or "").resolve()
+    return form.command(None if own else place(folder))
 
 
 def _filled(bench: Bench, filled: Form | None) -> list[Any]:

@@ -146,10 +146,14 @@ class Form:
             "the form",
         )
 
-    def command(self) -> str:
-        """The form as a command line; while something is unfinished, what is missing."""
+    def command(self, out: Path | None = None) -> str:
+        """The form as a command line; while something is unfinished, what is missing.
+
+        Args:
+            out: folder that the runs go to, where it is not the model's own.
+        """
         try:
-            return as_command(self.request())
+            return as_command(self.request().model_copy(update={"out": out}))
         except BadInput as error:
             return f"# {error}"
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from dqviz.study import Study, default_folder
+from dqviz.study import Study, default_folder, studies_root
 from dqviz.ui.bench import Bench
+from dqviz.ui.compare import command_of
 from dqviz.ui.form import Form, checked_runs, model_facts, names_a_folder
 from dqviz.ui.library import Library
 from dqviz.ui.progress import Follow, Screen
@@ -113,6 +114,25 @@ def test_a_browser_cannot_send_just_anything_as_runs(value: object) -> None:
 def test_the_command_follows_the_form() -> None:
     assert form().command().startswith("dqviz compare tiny-dit --method rtn --method viditq")
     assert form(seeds="x").command().startswith("# seeds 'x'")
+
+
+@pytest.mark.parametrize(
+    ("study", "named"), [("lrn", True), ("tiny-dit", False), ("other", False), (None, False)]
+)
+def test_the_command_lands_where_run_does(
+    study: str | None, named: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pasted, it goes on with what the page began: its folder is said where it is not the model's own."""
+    made = FakeCompare().model
+    Study.create(studies_root() / "lrn", made, {"dqviz": "0"})
+    Study.create(studies_root() / "tiny-dit", made, {"dqviz": "0"})
+    Study.create(studies_root() / "other", {**made, "key": "else", "ref": "else"}, {"dqviz": "0"})
+    tabs = bench()
+    monkeypatch.setattr(tabs.desk, "wake", lambda: None)
+    words = command_of(tabs, form(), study).split()
+    assert ("--out" in words) == named
+    out = Path(words[words.index("--out") + 1]) if named else default_folder("tiny-dit")
+    assert out.resolve() == tabs.submit(form(), study).study.resolve()
 
 
 def test_facts_come_from_the_card(tmp_path: Path) -> None:

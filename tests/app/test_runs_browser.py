@@ -16,6 +16,7 @@ import pytest
 
 from dqviz import processes
 from dqviz.jobs import JobStore
+from dqviz.study import Study, studies_root
 from tests.app.accessibility import violations
 from tests.app.conftest import FakeCompare, Served, stored
 from tests.app.test_browser import NASTY, low_contrast, opened, run_to_end, state
@@ -119,6 +120,15 @@ def test_opening_a_study_fills_the_form(serve: Serve, new_page: Pages) -> None:
     fresh = opened(new_page(), served)
     fresh.wait_for_function("document.querySelector('#dq-seeds textarea').value === '0-2'")
     assert fresh.get_by_label("Bits of run 1").input_value() == "w8a8"
+
+
+def test_the_command_names_the_study_that_was_opened(serve: Serve, new_page: Pages) -> None:
+    served = serve()
+    for name in ("lrn", "another"):
+        Study.create(studies_root() / name, served.compare.model, {"dqviz": "0"})
+    page = new_page()
+    page.goto(f"{served.url}?study=lrn&model=tiny-dit&method=viditq&bits=w4a8")
+    page.wait_for_function("out => document.querySelector('#dq-line code')?.textContent.endsWith(out)", arg=f"--out {studies_root() / 'lrn'}")  # fmt: skip
 
 
 def test_jobs_and_studies_by_keyboard(serve: Serve, new_page: Pages) -> None:
