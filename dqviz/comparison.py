@@ -245,7 +245,7 @@ def _calibrate(task: Task, steps: int) -> Seen:
         task.study.folder,
         task.watch,
         steps,
-        [(job.method, job.options) for _, job, _ in task.runs],
+        [(job.method, job.options) for _, job, _ in task.runs if not learns(job.method)],
     )
 
 

@@ -14,7 +14,7 @@ from quant.schema import Plan, Recipe, Sample, Sampler
 
 from .candidates import OURS, check_candidate, load_candidate, quant_method, transformer_of
 from .events import OnEvent
-from .learnings import begun, foreseen
+from .learnings import begun, foreseen, learns
 from .measurements import slug
 from .planning import (
     RowCount,
@@ -95,7 +95,7 @@ def quantize_to(
     worth = learned.worth.get(job.method, 0)
     watch.plan(steps * (needs_statistics([job.method]) + alike) + worth)
     if needs_statistics([job.method]):
-        asked = [(job.method, job.options)]
+        asked = [] if learns(job.method) else [(job.method, job.options)]  # else it is said already
         seen = watched_statistics(
             model, samples, sampler, request.batch_size, None, watch, steps, asked
         )

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from .watch import Watch
 
 _PLACE = re.compile(r"[a-z_]+\.(\d+)(?:\.([\w.]+))?")
-PREDICTED = "predicted for this machine: "
 RECENT = 60  # steps by which the time left is told
 
 
@@ -80,8 +79,7 @@ def foreseen(
         batch_size: of the runs.
         watch: is told.
     """
-    worth: dict[str, int] = {}
-    said: dict[str, str] = {}
+    worth, said = {}, []
     for name, job in runs.items():
         if not learns(job.method):
             continue
@@ -92,12 +90,11 @@ def foreseen(
         smaller = f"options that take less (dqviz methods {job.method}), e.g. fewer samples"
         machine.require_memory(memory, f"learning with {title}", smaller)
         worth[name] = max(1, round(own["seconds"] * sampler.steps / made["seconds"]))
-        said[name] = f"{title} about {duration(own['seconds'])} and {machine.mib(memory)} of memory"
-    # What comes after a calibration is said with it, once: `planning.watched_statistics`.
-    now = [text for name, text in said.items() if not methods()[runs[name].method].needs]
-    if now:
-        watch.stage("learning", f"to be learned; {PREDICTED}{', then '.join(now)}")
-    return Foreseen(worth, f"{PREDICTED}{', then '.join(said.values())}" if said else "")
+        said.append(f"{title} about {duration(own['seconds'])} and {machine.mib(memory)} of memory")
+    text = f"predicted for this machine: {', then '.join(said)}" if said else ""
+    if text:
+        watch.stage("learning", f"to be learned; {text}")
+    return Foreseen(worth, text)
 
 
 def command_of(model: str, method: str, bits: str, options: Mapping[str, object], out: Path) -> str:
