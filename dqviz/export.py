@@ -95,7 +95,8 @@ def quantize_to(
     worth = learned.worth.get(job.method, 0)
     watch.plan(steps * (needs_statistics([job.method]) + alike) + worth)
     if needs_statistics([job.method]):
-        asked = [] if learns(job.method) else [(job.method, job.options)]  # else it is said already
+        # What a method that learns takes was said by `foreseen`.
+        asked = [] if learns(job.method) else [(job.method, job.options)]
         seen = watched_statistics(
             model, samples, sampler, request.batch_size, None, watch, steps, asked
         )

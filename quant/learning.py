@@ -82,7 +82,7 @@ class Learner(Protocol):
         ...
 
     def measures(self) -> dict[str, Any]:
-        """Small JSON about the present state for the method's views."""
+        """Small JSON about the present state for the method's views; what is long and stays is told once."""
         ...
 
     def rounded(self) -> Mapping[str, Rounded]:

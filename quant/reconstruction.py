@@ -45,9 +45,7 @@ Mode = Literal["nearest", "joint", "separate"]
 JUDGED = 128  # rows at most
 HARD_LOSSES = 20  # of a unit, in the log
 _DRAW, _SEARCH, _SOFT, _CALLS, _HELD = 30, 400, 45, 250, 12  # passes, calls, copies
-_MIX = (
-    120  # passes over what is quantized and mixed, most of them for random numbers: timed on a CPU
-)
+_MIX = 120  # passes over what is quantized and mixed, most for random numbers: timed on a CPU
 SECOND = ("fc2", "context_fc2")  # roles that read what comes out of a GELU
 CHANNELS = ("ranges", "m")  # lists of all channels of an input, in what the views are told
 

@@ -65,10 +65,13 @@ class Bench:
         request = form.request(self.local_folders)
         if request.plan is not None:
             request = request.model_copy(update={"plan": self._kept(request.plan)})
-        folder = None if not study else self.library.folders().get(study)
-        if folder is not None and self._holds(folder, request.model):
-            request = request.model_copy(update={"out": folder})
+        request = request.model_copy(update={"out": self.folder_of(request.model, study)})
         return self.desk.submit("compare", request.to_json())
+
+    def folder_of(self, model: str, study: str | None) -> Path | None:
+        """Where runs go while a study is open: into it where it is of that model; None: the model's own."""
+        folder = self.library.folders().get(study or "")
+        return folder if folder is not None and self._holds(folder, model) else None
 
     def follow(self, job_id: str) -> Follow:
         """Follows a job, as any number of viewers may."""

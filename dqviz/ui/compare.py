@@ -324,16 +324,11 @@ def _wire(
 
 
 def command_of(bench: Bench, form: Form, open_study: str | None) -> str:
-    """The form as a command that does what Run does: runs of the open study's model go into that study."""
-    folder = bench.library.folders().get(open_study or "")
-    try:
-        held = bench.library.open(open_study).manifest["model"]
-    except DQVizError:
-        held = {}
-    if folder is None or form.model not in (held.get("key"), held.get("ref")):
+    """The form as a command that does what Run does; the study's folder is said where it is not the model's own."""
+    folder = None if form.model is None else bench.folder_of(form.model, open_study)
+    if folder is None or place(folder).resolve() == default_folder(form.model or "").resolve():
         return form.command()
-    own = place(folder).resolve() == default_folder(form.model or "").resolve()
-    return form.command(None if own else place(folder))
+    return form.command(place(folder))
 
 
 def _filled(bench: Bench, filled: Form | None) -> list[Any]:

@@ -204,29 +204,20 @@ def memory(shapes: Sequence[GroupShape], options: Options) -> int:
     """
     d, n, rows = CODEBOOKS[2][1], options.candidates, 2 * options.samples
     alone = options.block_input == "teacher"
-    parts: dict[int | None, list[GroupShape]] = {}
-    for shape in shapes:
-        parts.setdefault(shape.block if alone else None, []).append(shape)
-    learning = max(
-        (
-            13 * n * sum(s.weights for s in part) // d
-            + int(KEPT * 4 * rows * sum(s.tokens * (s.width + sum(s.outputs)) for s in part))
-            for part in parts.values()
-        ),
-        default=0,
-    )
-    widest = max((s.tokens * (s.width + sum(s.outputs)) for s in shapes), default=0)
-    weights, largest = sum(s.weights for s in shapes), max((s.weights for s in shapes), default=0)
-    calls = 0
+    numbers = [s.tokens * (s.width + sum(s.outputs)) for s in shapes]  # in and out, of one row
+    parts: dict[int | None, float] = {}
+    for shape, count in zip(shapes, numbers, strict=True):
+        part = shape.block if alone else None
+        own = 13 * n * shape.weights / d + KEPT * 4 * rows * count
+        parts[part] = parts.get(part, 0) + own
+    weights = [s.weights for s in shapes]
+    found = max(parts.values(), default=0) + 4 * sum(weights)
+    found += 16 * max(weights, default=0) + 16 * rows * max(numbers, default=0)
     if alone:
         moments = min(options.cached, options.trajectories) * options.steps
-        calls = (
-            moments
-            * 8
-            * rows
-            * min((s.tokens * s.width for s in shapes if s.tokens > 1), default=0)
-        )
-    return learning + 4 * weights + 16 * largest + 16 * rows * widest + calls
+        narrowest = min((s.tokens * s.width for s in shapes if s.tokens > 1), default=0)
+        found += moments * 8 * rows * narrowest  # in and out of the block
+    return int(found)
 
 
 def quantize_group(

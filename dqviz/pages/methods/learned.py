@@ -8,7 +8,8 @@ out is not drawn:
     coherence  {layer: {kmeans, now}}: mean cosine of gradients inside a codeword
     units      [{unit, hard_before, hard_now, soft, undecided, mode}]: squared errors of a unit's output
     post_gelu  {layer: {low, high, negative, bins_negative, ranges, outliers, m, gate, errors}}: ends of the range
-               per step, range per channel, outlier channels with a factor each, squared error of every way
+               per step, range per channel, outlier channels with a factor each, squared error of every way;
+               what is left out of a later snapshot is as it was told before
 """
 
 from __future__ import annotations
