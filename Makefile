@@ -1,4 +1,4 @@
-# make app | test | check | docs | pictures | recorded | quality | balance | ablations | efforts | sharing | transforms | peers | lock | clean      (CONTRIBUTING.md says what each is for)
+# make app | test | check | docs | pictures | recorded, and a command for each result page: make help lists them   (CONTRIBUTING.md says what each is for)
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -11,7 +11,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-.PHONY: help app test check docs pictures recorded quality balance ablations efforts sharing capture transforms learned peers lock clean env
+.PHONY: help app test check docs pictures recorded support quality balance ablations efforts allocation sharing capture sensitivity transforms learned peers lock clean env
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -19,8 +19,9 @@ help: ## this list
 app: env ## the app on http://127.0.0.1:7860; PORT=.. HOST=.. pass on
 	@$(BIN)/dqviz app --host "$(HOST)" --port "$(PORT)" $(ARGS)
 
-test: env ## the whole test suite; ARGS=.. goes to pytest
-	@$(BIN)/python -m pytest $(ARGS)
+# A file of tests goes to one process, which computes on one thread (`tests/conftest.py`).
+test: env ## the whole test suite, a process for each core (four at most); ARGS=.. goes to pytest
+	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: env ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check --output-format concise .
@@ -29,7 +30,7 @@ check: env ## format, lint, types, import contracts
 	@PYTHONPATH=. $(BIN)/lint-imports
 
 docs: env ## rewrite the generated blocks and tables of the documentation
-	@$(BIN)/python docs/generate.py --write
+	@$(BIN)/python -m docs.generate --write
 
 env: $(VENV)/.installed $(VENV)/.project
 
@@ -54,6 +55,9 @@ pictures: env ## docs/pictures/*.png: every page over the recorded study, light 
 recorded: env ## assets/studies/dit-emoji: the study that comes along, made anew
 	@$(BIN)/python -m benchmarks.recorded $(ARGS)
 
+support: env ## docs/results/support.json: what works with what, tried cell by cell
+	@DQVIZ_WRITE_SUPPORT=1 $(BIN)/python -m pytest tests/quant/test_support.py $(ARGS)
+
 quality: env ## docs/results/quality.*: our methods at several bit widths, with the yardstick ladder
 	@$(BIN)/python -m benchmarks.quality $(ARGS)
 
@@ -69,8 +73,14 @@ sharing: env ## docs/results/sharing.*: attention sharing on and off, quality, w
 efforts: env ## docs/results/efforts.*: seconds of calibrating and quantizing beside what was predicted, bytes of the tiers
 	@$(BIN)/python -m benchmarks.efforts $(ARGS)
 
+allocation: env ## docs/results/allocation.*: time and gap of choosing formats under budgets
+	@$(BIN)/python -m benchmarks.allocation $(ARGS)
+
 capture: env ## docs/results/capture.*: what capturing costs in time, memory and bytes
 	@$(BIN)/python -m benchmarks.capture $(ARGS)
+
+sensitivity: env ## docs/results/sensitivity.*: cheap tiers of sensitivity beside exact flips, ranks and what they take
+	@$(BIN)/python -m benchmarks.sensitivity $(ARGS)
 
 transforms: .venv-peers/.installed ## docs/results/transforms.*: every method against every kind of outlier
 	@.venv-peers/bin/python -m benchmarks.transforms $(ARGS)

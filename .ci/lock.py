@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
 HEAD = """\
-# Written by `make lock` from pyproject.toml: dependencies and the dev extra. Do not edit.
+# Written by `make lock` from pyproject.toml: dependencies and the extras dev and ray. Do not edit.
 # No hashes and no "+cpu": pip resolves the torch wheel of the machine at hand.
 """
 PINNED = ["torch==2.13.0", 'triton==3.7.1; sys_platform == "linux"']
@@ -28,7 +28,8 @@ LINUX_ONLY = ("uvloop",)
 def main() -> None:
     """Install into a throw-away environment and write down what came."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    extras = project["optional-dependencies"]
+    wanted = project["dependencies"] + extras["dev"] + extras["ray"]
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
         pip = [f"{folder}/bin/python", "-m", "pip", "--disable-pip-version-check", "-qq"]

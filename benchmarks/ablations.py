@@ -22,20 +22,22 @@ import numpy as np
 import torch
 
 from dqviz.files import write_json, write_text
-from dqviz.machine import processor
 from dqviz.planning import quiet_diffusers
 from quant.calibration import Seen, calibrate
 from quant.errors import DQVizError
 from quant.generation import Generation, generate
 from quant.intervals import bootstrap, paired_difference
 from quant.layers import QuantLinear
+from quant.loading import load_model
 from quant.metrics import latent_error, psnr
-from quant.models import Model, load_model
+from quant.models import Model
 from quant.plans import uniform_plan
 from quant.quantization import quantize
 from quant.schema import Sampler, parse_bits, parse_seeds
 from quant.sizes import predict_size
 from quant.storage import stored_tensors
+
+from .results import device
 
 ROOT = Path(__file__).resolve().parent.parent
 CALIBRATION = range(100_000, 100_008)
@@ -190,7 +192,7 @@ def measure(given: argparse.Namespace) -> None:
         "model": model.card.key,
         "weights": model.fingerprint,
         "seeds": seeds,
-        "device": f"{processor()}, {torch.get_num_threads()} threads, float32",
+        "device": device(),
         "torch": torch.__version__,
         "date": datetime.date.today().isoformat(),
     }

@@ -22,17 +22,19 @@ import numpy as np
 import torch
 
 from dqviz.files import write_json, write_text
-from dqviz.machine import processor
 from dqviz.planning import quiet_diffusers
 from quant.calibration import Seen, calibrate
 from quant.errors import DQVizError
 from quant.generation import Generation, generate
 from quant.intervals import bootstrap, paired_difference
+from quant.loading import load_model
 from quant.metrics import latent_error, psnr
-from quant.models import Model, load_model
+from quant.models import Model
 from quant.plans import uniform_plan
 from quant.quantization import quantize
 from quant.schema import Sampler, parse_bits, parse_seeds
+
+from .results import device
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = ("choose", "both", "rotate", "scale", "plain")
@@ -133,7 +135,7 @@ def measure(given: argparse.Namespace) -> None:
         "bits": given.bits,
         "seeds": seeds,
         "draws": given.draws,
-        "device": f"{processor()}, {torch.get_num_threads()} threads, float32",
+        "device": device(),
         "torch": torch.__version__,
         "date": datetime.date.today().isoformat(),
     }

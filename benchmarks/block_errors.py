@@ -34,7 +34,7 @@ def block_errors(
         found = []
         for network in (model.transformer, transformer):
             with outputs_of(network, blocks) as outputs:
-                predict(model, latents, timestep, samples, sampler.guidance, network)
+                predict(model, latents, timestep, samples, sampler, network)
             found.append(outputs)
         exact, made = found
         for name in blocks:

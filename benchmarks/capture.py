@@ -173,7 +173,7 @@ def results(arguments: argparse.Namespace) -> dict[str, Any]:
         "samples": len(bench.samples),
         "steps": bench.sampler.steps,
         "inputs": len(bench.shapes),
-        "branches": 2 if bench.sampler.guidance > 1 else 1,
+        "branches": bench.model.branches(bench.sampler.guidance),
         "method": f"{arguments.method} {BITS}",
         "stages": list(stages.names),
         "device": machine.processor() if on_cpu else device_name(bench.model),
@@ -215,7 +215,7 @@ def page(found: dict[str, Any]) -> str:
 
 Written by `make capture` from `docs/results/capture.json`; do not edit.
 
-Model `{found["model"]}`, {found["samples"]} samples in one batch, {found["steps"]} steps, {found["branches"]} guidance branches, {found["inputs"]} inputs. {found["device"]}, {found["threads"]} threads; {versions_text}; {found["date"]}. Measured, {found["rounds"]} rounds of plain and captured drawing in turn.{shared}
+Model `{found["model"]}`, {found["samples"]} samples in one batch, {found["steps"]} steps, {found["branches"]} guidance branches, {found["inputs"]} inputs. {machine.with_threads(found["device"], found["threads"])}; {versions_text}; {found["date"]}. Measured, {found["rounds"]} rounds of plain and captured drawing in turn.{shared}
 
 Plain drawing takes {found["plain_seconds"]:.2f} s (fastest round). "With stages" also records what each transform of {found["method"]} makes of every input ({", ".join(found["stages"])}).
 

@@ -21,14 +21,15 @@ import torch
 
 from dqviz import projection
 from dqviz.catalogue import size_report
-from dqviz.files import write_json, write_text
-from dqviz.machine import MIB, processor
+from dqviz.machine import MIB
 from dqviz.planning import load
 from quant.calibration import calibrate
 from quant.cards import methods
 from quant.plans import uniform_plan
 from quant.quantization import quantize
 from quant.schema import parse_bits
+
+from .results import device, written
 
 ROOT = Path(__file__).resolve().parent.parent
 BITS = "w4a8"
@@ -79,7 +80,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "rows": rows,
         "tiers": tiers,
         "full": {t: size_report(t, "rtn", BITS, None, {})["fp16_bytes"] for t in tiers},
-        "device": f"{processor()}, {torch.get_num_threads()} threads, float32",
+        "device": device(),
         "torch": torch.__version__,
         "date": datetime.date.today().isoformat(),
     }
@@ -158,11 +159,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
     given = parser.parse_args()
-    found = measure(given)
-    given.out.mkdir(parents=True, exist_ok=True)
-    write_json(given.out / "efforts.json", found)
-    write_text(given.out / "efforts.md", markdown(found))
-    return 0
+    return written("efforts", given.out, lambda: measure(given), markdown)
 
 
 if __name__ == "__main__":

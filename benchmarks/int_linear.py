@@ -24,6 +24,7 @@ import psutil
 import torch
 import torch.nn.functional as F
 
+from dqviz.machine import with_threads
 from kernels.int_linear import PackedWeight, accumulate, cpu, int_linear, prepare, tuned
 
 ROWS = (64, 256, 1024)  # m
@@ -152,7 +153,7 @@ def main() -> int:
         return 3
     torch.manual_seed(0)
     print(
-        f"{tuned.device_name()}, {torch.get_num_threads()} threads, {busy:.0f} % busy, torch {torch.__version__}"
+        f"{with_threads(tuned.device_name(), torch.get_num_threads())}, {busy:.0f} % busy, torch {torch.__version__}"
     )
     with torch.inference_mode():
         rows = table(options.runs, tuple(options.rows))

@@ -24,8 +24,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dqviz.machine import processor
 from quant.calibration import Seen, calibrate
 from quant.cards import methods
@@ -39,7 +37,8 @@ from .learned_page import markdown
 from .learning_steps import projected
 from .peer_libraries import PEERS, QUANTO_INT2
 from .peers import versions
-from .rows import CALIBRATION, Subject, Way, kept, written
+from .results import device, written
+from .rows import CALIBRATION, Subject, Way, kept
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".learned"
@@ -184,7 +183,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "held_out": list(HELD_OUT),
         "versions": versions(),
         "sources": sorted({row["source"] for part in parts for row in part["rows"]}),
-        "device": f"{processor()}, {torch.get_num_threads()} threads, float32",
+        "device": device(),
         "date": datetime.date.today().isoformat(),
         **full,
         "ladder": ladder["rungs"],

@@ -33,14 +33,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dqviz.machine import processor
 from quant.calibration import Seen, calibrate
 from quant.errors import DQVizError
 from quant.generation import Generation, generate
 from quant.intervals import bootstrap, paired_difference
 from quant.layers import QuantLinear
+from quant.loading import load_model
 from quant.metrics import latent_error, psnr
-from quant.models import Model, load_model
+from quant.models import Model
 from quant.plans import uniform_plan
 from quant.quantization import quantize
 from quant.schema import fingerprint, parse_bits, parse_seeds
@@ -48,6 +48,7 @@ from quant.sizes import predict_size
 
 from .peer_libraries import PEERS, Peer, peer_bytes
 from .peers_page import conclusion, markdown
+from .results import device
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".peers"
@@ -338,7 +339,7 @@ def run(bench: Bench) -> dict[str, Any]:
         "calibration_seeds": list(CALIBRATION_SEEDS),
         "not_worse_db": NOT_WORSE_DB,
         "versions": versions(),
-        "device": f"{processor()}, {torch.get_num_threads()} threads, float32",
+        "device": device(),
         "date": datetime.date.today().isoformat(),
         "rows": rows,
     }

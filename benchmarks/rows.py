@@ -18,12 +18,11 @@ import numpy as np
 from torch import nn
 
 from dqviz.candidates import OURS
-from dqviz.files import read_json, write_json, write_text
+from dqviz.files import read_json, write_json
 from dqviz.planning import RowCount, load, transforms_of
 from dqviz.records import arithmetic, bytes_of, classifier_of
 from quant.calibration import Seen, calibrate
 from quant.drift import drift
-from quant.errors import DQVizError
 from quant.evaluate import evaluate, evaluate_alone
 from quant.generation import Generation, generate
 from quant.ladder import ladder
@@ -232,21 +231,3 @@ def kept(
     write_json(path, result)
     print(f"{label}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
     return result
-
-
-def written(
-    name: str,
-    folder: Path,
-    measure: Callable[[], dict[str, Any]],
-    markdown: Callable[[dict[str, Any]], str],
-) -> int:
-    """Measure, and write `name`.json and its page into a folder; the exit status."""
-    try:
-        found = measure()
-    except DQVizError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / f"{name}.json", found)
-    write_text(folder / f"{name}.md", markdown(found))
-    return 0

@@ -26,7 +26,6 @@ from diffusers.models.attention_processor import Attention
 from torch import nn
 
 from dqviz.files import read_json, write_json, write_text
-from dqviz.machine import processor
 from dqviz.planning import quiet_diffusers
 from dqviz.records import classifier_of
 from quant.calibration import Seen, calibrate
@@ -35,13 +34,16 @@ from quant.evaluate import evaluate
 from quant.generation import Generation, generate
 from quant.intervals import paired_difference
 from quant.ladder import ladder
-from quant.models import Model, load_model
+from quant.loading import load_model
+from quant.models import Model
 from quant.plans import uniform_plan
 from quant.quantization import backend_report, quantize, shallow_copy
 from quant.schema import Sampler, parse_bits, parse_seeds
 from quant.sharing import attach, detach, shared_map, shared_output
 from quant.sharing_choice import SharingRequest, Similarity, chosen_sharing, saving
 from quant.similarity import measure_similarity
+
+from .results import device
 
 ROOT = Path(__file__).resolve().parent.parent
 CALIBRATION = range(100_000, 100_008)
@@ -271,7 +273,7 @@ def measure(given: argparse.Namespace) -> None:
         "model": model.card.key,
         "weights": model.fingerprint,
         "seeds": seeds,
-        "device": f"{processor()}, {torch.get_num_threads()} threads, float32",
+        "device": device(),
         "torch": torch.__version__,
         "date": datetime.date.today().isoformat(),
     }

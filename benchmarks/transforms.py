@@ -22,14 +22,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from dqviz.machine import processor
 from quant.schema import OUTLIER_KINDS, Outliers, parse_seeds
 
 from .peer_libraries import PEERS
 from .peers import versions
-from .rows import CALIBRATION, TRACED, Subject, Way, kept, written
+from .results import device, written
+from .rows import CALIBRATION, TRACED, Subject, Way, kept
 from .transforms_page import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -108,7 +106,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "traced": TRACED,
         "versions": versions(),
         "sources": sorted({row["source"] for kind in found for row in kind["rows"]}),
-        "device": f"{processor()}, {torch.get_num_threads()} threads, float32",
+        "device": device(),
         "date": datetime.date.today().isoformat(),
         "kinds": found,
     }

@@ -14,30 +14,23 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "docs" / "results"
+from .measured import measured, measured_first
+from .recipe_tables import devices, recipe_floors, recipe_memory, recipe_sizes
+from .tables import ROOT, results, table
+
 BLOCK = re.compile(
     r"(<!-- generated: (?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- end of (?P=name) -->)", re.DOTALL
 )
 
 
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """A Markdown table."""
-    lines = [head, ("---",) * len(head), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
-
-
 def methods() -> str:
     """Every method that is in this repository, from its card."""
-    from quant.cards import read_card
+    from quant.cards import FILES
 
-    cards = [read_card(path) for path in sorted((ROOT / "quant" / "methods").glob("*.py"))]
     rows = [
         (f"`{c.key}`", c.title, f"[paper]({c.paper})", ", ".join(c.bits), c.summary)
-        for c in cards
-        if c is not None
+        for c in FILES.cards.values()
     ]
     return table(("method", "name", "source", "presets", "what it does"), rows)
 
@@ -64,153 +57,10 @@ def models() -> str:
     )
 
 
-def results(name: str) -> dict[str, Any] | None:
-    """A result file, if it has been written."""
-    path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def interval(value: dict[str, Any] | None, sign: str = "") -> str:
-    """`12.34 (12.00 to 12.70)`; a dash where there is no number."""
-    if not value or value.get("mean") is None:
-        return "identical"
-    mean = format(value["mean"], f"{sign}.2f")
-    if value.get("lo") is None:
-        return mean
-    return f"{mean} ({format(value['lo'], f'{sign}.2f')} to {format(value['hi'], f'{sign}.2f')})"
-
-
-def measured() -> str:
-    """What was measured where: one row per comparison of the result files."""
-    rows = []
-    quality = results("quality")
-    if quality:
-        n = str(len(quality["seeds"]))
-        place = f"{quality['device']}, {quality['date']}"
-        for entry in quality["bits"]:
-            for pair in entry["pairs"]:
-                what = f"{quality['model']} {entry['bits']}: `{pair['a']}` minus `{pair['b']}`, PSNR in dB"
-                rows.append((what, interval(pair["diff_db"], "+"), n, place, "`make quality`"))
-    peers = results("peers")
-    if peers:
-        n = str(len(peers["seeds"]))
-        place = f"{peers['device']}, {peers['date']}"
-        for row in peers["rows"]:
-            for ours in row["ours"]:
-                what = f"{peers['model']} {row['bits']}: `{ours['method']}` minus {row['library']}, PSNR in dB"
-                rows.append((what, interval(ours["diff_db"], "+"), n, place, "`make peers`"))
-            if row["error"]:
-                rows.append(
-                    (
-                        f"{peers['model']} {row['bits']}: {row['library']}",
-                        "did not run",
-                        n,
-                        place,
-                        "`make peers`",
-                    )
-                )
-    transforms = results("transforms")
-    if transforms:
-        rows += of_transforms(transforms)
-    sharing = results("sharing")
-    if sharing:
-        rows += of_sharing(sharing)
-    learned = results("learned")
-    if learned:
-        rows += of_learned(learned)
-    if not rows:
-        return "Nothing has been measured yet.\n"
-    return table(("what", "mean (95 %)", "seeds", "where, when", "made by"), rows)
-
-
-def of_transforms(found: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Two methods at W4A8 on every kind of outlier, out of a page of many."""
-    from quant.intervals import paired_difference
-
-    rows: list[tuple[str, ...]] = []
-    for kind in found["kinds"]:
-        decibels = {
-            row["way"]: row["psnr_db"]["per_sample"]
-            for row in kind["rows"]
-            if row["bits"] == "w4a8"
-        }
-        where = "as trained" if kind["kind"] == "plain" else f"{kind['kind']} outliers"
-        for a, b in (("viditq", "rtn"), ("trdq", "viditq")):
-            pair = paired_difference(decibels[a], decibels[b]).diff
-            rows.append(
-                (
-                    f"{found['model']} w4a8, {where}: `{a}` minus `{b}`, PSNR in dB",
-                    interval(pair and pair.to_json(), "+"),
-                    str(len(found["seeds"])),
-                    f"{found['device']}, {found['date']}",
-                    "`make transforms`",
-                )
-            )
-    return rows
-
-
-def of_learned(found: dict[str, Any]) -> list[tuple[str, ...]]:
-    """What is learned against what it starts from, its parts and its peers, out of a page of many."""
-    from quant.intervals import paired_difference
-
-    decibels = {
-        (row["way"], row["bits"]): row["psnr_db"]["per_sample"]
-        for part in found["parts"]
-        for row in part["rows"]
-    }
-    pairs = [
-        ("w2a16", "vq4dit, 2 candidates", "kmeans-vq"),
-        ("w2a16", "vq4dit, 2 candidates", "vq4dit, 1 candidate"),
-        ("w2a16", "vq4dit, 2 candidates", "quanto int2, group 128"),
-        ("w4a8", "taqdit, joint", "taqdit, plain"),
-        ("w4a8", "taqdit, joint", "taqdit, separate"),
-    ]
-    rows: list[tuple[str, ...]] = []
-    for bits, a, b in pairs:
-        if (a, bits) not in decibels or (b, bits) not in decibels:
-            continue
-        pair = paired_difference(decibels[a, bits], decibels[b, bits]).diff
-        rows.append(
-            (
-                f"{found['model']} {bits}: `{a}` minus `{b}`, PSNR in dB",
-                interval(pair and pair.to_json(), "+"),
-                str(len(found["seeds"])),
-                f"{found['device']}, {found['date']}",
-                "`make learned`",
-            )
-        )
-    return rows
-
-
-def of_sharing(found: dict[str, Any]) -> list[tuple[str, ...]]:
-    """What shared attention costs `trdq` at every threshold of similarity."""
-    from quant.intervals import paired_difference
-
-    rows: list[tuple[str, ...]] = []
-    decibels = {
-        (row["base"], row["variant"]): row["psnr_db"]["per_sample"] for row in found["rows"]
-    }
-    for base, variant in decibels:
-        if base == "full-precision" or not variant.startswith("map, similarity"):
-            continue
-        pair = paired_difference(decibels[base, variant], decibels[base, "off"]).diff
-        rows.append(
-            (
-                f"{found['model']} {base}: `trdq` with attention sharing ({variant}) minus without, PSNR in dB",
-                interval(pair and pair.to_json(), "+"),
-                str(len(found["seeds"])),
-                f"{found['device']}, {found['date']}",
-                "`make sharing`",
-            )
-        )
-    return rows
-
-
 def presets(learns: bool) -> str:
     """Every preset of the methods of this repository that learn, or of those that do not, from their cards."""
-    from quant.cards import read_card
+    from quant.cards import FILES
 
-    cards = [read_card(path) for path in sorted((ROOT / "quant" / "methods").glob("*.py"))]
     rows = [
         (
             f"`{card.key}`",
@@ -220,8 +70,8 @@ def presets(learns: bool) -> str:
             preset.source,
             preset.text,
         )
-        for card in cards
-        if card is not None and card.learns == learns
+        for card in FILES.cards.values()
+        if card.learns == learns
         for preset in card.presets
     ]
     return table(("method", "preset", "made for", "sets", "source", ""), rows)
@@ -270,14 +120,82 @@ def stepwise() -> str:
     )
 
 
+def support() -> str:
+    """Method by family; where not all bits work, which do, with the reasons numbered below."""
+    found = results("support")
+    if found is None:
+        return "Nothing has been tried yet.\n"
+    reasons: dict[str, int] = {}
+    rows = []
+    for method, families in found["matrix"].items():
+        cells = [f"`{method}`"]
+        for bits in families.values():
+            able = [name for name, said in bits.items() if said == "works"]
+            said = [text.partition(", not ")[0] for text in bits.values() if text != "works"]
+            notes = [reasons.setdefault(reason, len(reasons) + 1) for reason in said]
+            marks = "".join(f"<sup>{n}</sup>" for n in sorted(set(notes)))
+            cells.append(f"{_works(able, list(bits))} {marks}".strip())
+        rows.append(tuple(cells))
+    families = next(iter(found["matrix"].values()))
+    listed = "".join(f"{n}. {reason}\n" for reason, n in reasons.items())
+    return f"{table(('method', *families), rows)}\nRefused because the method:\n\n{listed}"
+
+
+def _works(able: list[str], tried: list[str]) -> str:
+    """Which of the bits that were tried work, in a word where there is one."""
+    if able == tried:
+        return "works"
+    if able == [name for name in tried if name.startswith("w")]:
+        return "integers"
+    return ", ".join(name.upper() for name in able) or "no"
+
+
+def attention_sharing() -> str:
+    """Which families can share attention between the guidance branches, and why others cannot."""
+    from quant.adapters import adapters
+
+    known = adapters().values()
+    rows = [
+        (f"`{a.transformer_class}`", f"no: {a.unshared}" if a.unshared else "yes") for a in known
+    ]
+    return table(("transformer", "attention sharing"), sorted(rows))
+
+
+def exports() -> str:
+    """Every export format, from its card."""
+    from quant.exports import list_exports
+
+    rows = [
+        (
+            f"`{c.key}`",
+            f"{c.title}, a {f'{c.suffix} {c.writes}'.strip()}",
+            c.holds,
+            c.loses,
+            c.source,
+            c.checked,
+        )
+        for c in list_exports().values()
+    ]
+    head = ("format", "writes", "holds exactly", "loses", "layout from", "opened by")
+    return table(head, rows)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "methods": methods,
     "models": models,
     "measured": measured,
+    "measured-first": measured_first,
     "presets": lambda: presets(learns=False),
     "learned-presets": lambda: presets(learns=True),
     "rotations": rotations,
     "stepwise": stepwise,
+    "support": support,
+    "attention-sharing": attention_sharing,
+    "exports": exports,
+    "recipe-sizes": recipe_sizes,
+    "recipe-memory": recipe_memory,
+    "recipe-floors": recipe_floors,
+    "devices": devices,
 }
 
 
@@ -331,5 +249,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
     sys.exit(main())

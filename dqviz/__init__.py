@@ -15,17 +15,23 @@ from .provenance import require_ours
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "AllocateRequest": "allocating",
     "CaptureRequest": "capturing",
     "CompareRequest": "request",
     "ProbeRequest": "probing",
     "Study": "study",
+    "SweepRequest": "sweeping",
+    "allocate": "allocating",
     "as_command": "request",
     "capture": "capturing",
     "compare": "comparison",
     "draw_to": "export",
+    "export_to": "foreign",
+    "judge": "gate",
     "launch": "ui.server",
     "probe": "probing",
     "quantize_to": "export",
+    "sweep": "sweeping",
     "write_report": "report",
 }
 __all__ = sorted(_PUBLIC)

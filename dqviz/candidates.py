@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quant.errors import BadCheckpoint, BadInput, EnvironmentFault
-from quant.schema import Injection, Outliers
+from quant.schema import Injection, Lora, Outliers
+from quant.weight_files import file_digest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,6 +54,21 @@ def check_outliers(path: Path, config: Mapping[str, Any], outliers: Outliers | N
         raise BadInput(
             f"candidate {path} was made from a model with {said[0]}, this comparison is of one with "
             f"{said[1]}; compare like with like"
+        )
+
+
+def check_loras(path: Path, config: Mapping[str, Any], loras: Sequence[Lora]) -> None:
+    """Stop when a candidate of ours was made from a model with other LoRAs than these."""
+    described = config.get("quantization_config") or {}
+    if described.get("quant_method") != OURS:
+        return
+    theirs = [(x.get("digest"), x.get("scale")) for x in described.get("loras") or ()]
+    ours = [(file_digest(Path(x.file).expanduser()), x.scale) for x in loras]
+    if theirs != ours:
+        named = [x.get("file", "?") for x in described.get("loras") or ()] or ["none"]
+        raise BadInput(
+            f"candidate {path} was made from a model with other LoRAs ({', '.join(map(str, named))}); "
+            "compare like with like: give the same --lora FILE:SCALE, in the same order"
         )
 
 
@@ -143,7 +159,7 @@ def _load(path: Path, class_name: str, model: Model) -> nn.Module:
     import diffusers
     from safetensors import SafetensorError
 
-    from quant.models import safetensors_header
+    from quant.weight_files import safetensors_header
 
     folder = transformer_of(path)
     for file in sorted(folder.glob("*.safetensors")):
@@ -193,7 +209,7 @@ def is_quantized(module: nn.Module) -> bool:
 
 def site_bytes(path: Path, sites: Collection[str]) -> int:
     """Bytes that the weights of these sites take in a checkpoint's files: codes, scales and all."""
-    from quant.models import safetensors_header
+    from quant.weight_files import safetensors_header
 
     total = 0
     for file in transformer_of(path).glob("*.safetensors"):

@@ -18,23 +18,27 @@ from typing import TYPE_CHECKING, Any
 
 from quant import cards
 from quant.errors import BadInput, Cancelled, EnvironmentFault, unknown
-from quant.models import resolve
 from quant.schema import Sample, Sampler, fingerprint, parse_bits
 from quant.seen_layout import CalibrationOptions
+from quant.sources import check_source
 
 from . import machine
+from .drawing import sampler_of, samples_of
 from .events import Done, OnEvent
 from .measurements import CAPTURES
 from .planning import load, needs_statistics, statistics_file, watched_statistics
+from .preflight import PREFLIGHT, look, require
 from .request import (
     CALIBRATION_SEEDS,
     ModelRequest,
     Seeds,
     check_drawing,
     check_seeds,
+    condition_words,
     option_words,
     outlier_words,
     seeds_text,
+    source_words,
     split_options,
 )
 from .studies import place, writable
@@ -86,17 +90,16 @@ def title(request: CaptureRequest) -> tuple[str, Path]:
     count = len(request.seeds)
     model = request.model if request.outliers is None else request.outliers.marked(request.model)
     text = f"{model}: capture of {what}, {count} sample{'' if count == 1 else 's'}"
-    return text, place(request.out or default_folder(request.model, request.outliers))
+    return text, place(
+        request.out or default_folder(request.model, request.outliers, request.loras)
+    )
 
 
 def as_command(request: CaptureRequest) -> str:
     """The command line that makes this capture again."""
     defaults = CaptureRequest(model="")
     words = ["dqviz", "capture", request.model]
-    for prompt in request.prompts:
-        words += ["--prompt", prompt]
-    if request.classes:
-        words += ["--classes", ",".join(request.classes)]
+    words += source_words(request) + condition_words(request)
     words += option_words(request.options) + outlier_words(request.outliers)
     for name in ("seeds", "calibration_seeds"):
         if getattr(request, name) != getattr(defaults, name):
@@ -128,9 +131,9 @@ def capture(
     Raises BadInput or EnvironmentFault before anything is recorded; BadInput also for an input that
     is not finite; Cancelled with the finished batches kept.
     """
-    resolve(request.model)
+    check_source(request.source)
     check_fields(request)
-    folder = writable(request.out or default_folder(request.model, request.outliers))
+    folder = writable(request.out or default_folder(request.model, request.outliers, request.loras))
     check_folder(folder)
     watch = Watch(on_event, cancelled, previews=False)
     watch.stage("load", f"loading {request.model}")
@@ -174,19 +177,25 @@ class _Task:
 
 def _prepare(request: CaptureRequest, folder: Path, watch: Watch) -> _Task:
     """Load the model and check all that only it can tell; the study is opened last."""
+    from quant.sources import locate
+
     from .records import describe, versions
 
     method: dict[str, Any] = {}
     if request.method is not None:
         (options,) = split_options((request.method,), request.options)
         method = _method_manifest(request.method, str(request.bits), options)
-    model = load(request.model, request.device, request.dtype, outliers=request.outliers)
-    classes, prompts = request.classes or None, request.prompts or None
-    samples = model.samples(request.seeds, classes, prompts)
-    calibration = model.samples(request.calibration_seeds, classes, prompts)
+    located = locate(request.source)
+    fits = require(look(request, "capture", located, folder))
+    model = load(
+        located, request.device, request.dtype, outliers=request.outliers, preflighted=True
+    )
+    samples = samples_of(model, request, request.seeds)
+    calibration = samples_of(model, request, request.calibration_seeds)
     if method:
         method["calibration"] = [s.to_json() for s in calibration]
-    sampler = model.sampler(request.steps, request.guidance)
+    sampler = sampler_of(model, request)
+    watch.stage(PREFLIGHT, fits.sentence())  # last: bad input is one line
     watch.check()
     study = Study.open_or_create(folder, describe(model), versions())
     return _Task(request, watch, model, samples, calibration, sampler, study, method)
@@ -339,7 +348,7 @@ def _record(task: _Task, stages: Stages | None) -> dict[str, Any]:
         "sites": sum(len(entry["sites"]) for entry in seen.entries),
         "inputs": len(seen.entries),
         "steps": sampler.steps,
-        "branches": 2 if sampler.guidance > 1 else 1,
+        "branches": model.branches(sampler.guidance),
         "samples": len(task.samples),
         "stages": ["input", *seen.stages],
         "bytes": finished.stat().st_size,

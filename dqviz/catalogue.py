@@ -10,8 +10,10 @@ from typing import Any
 
 from quant import cards
 from quant.errors import BadInput, unknown
-from quant.models import CARD_NAME, ModelCard, embedded_models, safetensors_header
+from quant.models import CARD_NAME, ModelCard, embedded_models
 from quant.schema import parse_bits
+from quant.sources import Source, check_source
+from quant.weight_files import safetensors_header
 
 SAMPLES = 8  # that a calibration draws by default
 
@@ -77,13 +79,36 @@ def list_methods(key: str | None = None) -> list[dict[str, Any]]:
     ]
 
 
-def list_sites(ref: str, device: str = "auto", dtype: str = "auto") -> dict[str, Any]:
-    """Every linear layer of a model in module order."""
+def list_sites(source: Source, device: str = "auto", dtype: str = "auto") -> dict[str, Any]:
+    """Every linear layer of a model, or of a shape that is known by name, in module order.
+
+    `parameters` are the transformer's, `site_parameters` those in linear layers, biases included;
+    `components` are the parts of a model's pipeline, of which only the transformer is quantized.
+    """
+    from quant.components import components_of
+    from quant.sizes import known_shapes, open_target
     from quant.transforms import rotation_of
 
-    from .planning import load
+    from .planning import load, quiet_diffusers
 
-    model = load(ref, device, dtype)
+    named: dict[str, Any]
+    if source.ref in known_shapes():
+        quiet_diffusers()
+        shape = open_target(source.ref)
+        named = {"model": source.ref, "fingerprint": None, "components": [], "notes": []}
+        transformer, listed = shape.transformer, shape.sites
+    else:
+        check_source(source, extra=known_shapes())
+        model = load(source, device, dtype)
+        named = {
+            "model": model.key,
+            "fingerprint": model.fingerprint,
+            "revision": model.revision,
+            "loras": [lora.to_json() for lora in model.loras],
+            "notes": list(model.notes),
+            "components": [part.to_json() for part in components_of(model)],
+        }
+        transformer, listed = model.transformer, model.sites
     sites = [
         {
             "name": site.name,
@@ -95,13 +120,19 @@ def list_sites(ref: str, device: str = "auto", dtype: str = "auto") -> dict[str,
             "kept_reason": site.kept_reason,
             "rotation": None if site.kept_reason else rotation_of(site.in_features),
         }
-        for site in model.sites
+        for site in listed
     ]
-    return {"model": model.key, "fingerprint": model.fingerprint, "sites": sites}
+    linears = [transformer.get_submodule(site.name) for site in listed]
+    return {
+        **named,
+        "parameters": sum(p.numel() for p in transformer.parameters()),
+        "site_parameters": sum(p.numel() for linear in linears for p in linear.parameters()),
+        "sites": sites,
+    }
 
 
 def size_report(
-    target: str, method: str, bits: str, plan: Path | None, options: Mapping[str, Any]
+    target: str | Source, method: str, bits: str, plan: Path | None, options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What a quantized transformer will take on disk and in memory; `target` is a model or a known shape.
 
@@ -115,7 +146,7 @@ def size_report(
     chosen = parse_bits(bits) if bits else None
 
     from quant import sizes
-    from quant.effort import shapes_of
+    from quant.effort import Network, shapes_of
     from quant.plans import read_plan
     from quant.quantization import parse_options
     from quant.residency import predicted
@@ -139,7 +170,7 @@ def size_report(
     differ = [name for name in asked.to_json() if len({str(way[name]) for way in ways}) > 1]
     shapes, frames = shapes_of(opened.transformer, opened.sites)
     return {
-        "target": target,
+        "target": opened.ref,
         "method": method,
         "bits": str(chosen) if chosen else "plan",
         **stored(options),
@@ -147,7 +178,12 @@ def size_report(
             {"options": {name: way[name] for name in differ}, **stored(way)} for way in ways
         ],
         "work": projected(
-            opened.sites, shapes, opened.sampler, SAMPLES, [(method, options)], frames=frames
+            Network(opened.sites, opened.adapter),
+            shapes,
+            opened.sampler,
+            SAMPLES,
+            [(method, options)],
+            frames=frames,
         ),
         "evidence": "predicted",
     }

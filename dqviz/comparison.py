@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from quant.cards import methods
 from quant.errors import Cancelled
-from quant.models import resolve
 from quant.schema import Plan, Recipe, Sample, Sampler
+from quant.sources import check_source
 
-from .candidates import check_candidate, check_outliers, load_candidate
+from .candidates import check_candidate, check_loras, check_outliers, load_candidate
 from .events import Done, OnEvent, RunFinished
 from .learnings import begun, foreseen, learns
 from .measurements import LEARNING
@@ -78,15 +78,17 @@ def compare(
     Raises BadInput or EnvironmentFault before a study is written to; Cancelled once finished runs
     are stored.
     """
-    resolve(request.model)
+    check_source(request.source)
     jobs = check_request(request)
-    folder = writable(request.out or default_folder(request.model, request.outliers))
+    folder = writable(request.out or default_folder(request.model, request.outliers, request.loras))
     check_folder(folder)
     done = None if key is None else _done(folder, key)
     if done is not None:
         return done
     for path in request.candidates:
-        check_outliers(path, check_candidate(path), request.outliers)
+        described = check_candidate(path)
+        check_outliers(path, described, request.outliers)
+        check_loras(path, described, request.loras or ())
     watch = Watch(on_event, cancelled, previews)
     watch.stage("load", f"loading {request.model}")
     task = prepare(request, jobs, folder, watch, key)
@@ -404,6 +406,7 @@ def _store(
 ) -> None:
     recipe = Recipe(
         model=task.model.ref,
+        **task.model.origin,
         outliers=task.model.outliers,
         method=record["method"],
         bits=record["bits"],

@@ -33,6 +33,7 @@ PACKAGES = {
     "plotly": (True, "the app's plots"),
     "triton": (False, "GPU kernels; without it the CPU and simulated backends run"),
     "torchao": (False, "compare --candidate with torchao checkpoints"),
+    "ray": (False, "sensitivity --ray"),
     "playwright": (False, "browser tests"),
 }
 _CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "chrome")

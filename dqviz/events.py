@@ -42,7 +42,7 @@ class Preview:
 
     kind: ClassVar[str] = "preview"
     run: str
-    images: np.ndarray  # [b, h, w, 3] uint8
+    images: np.ndarray  # [b, h, w, 3] or clips [b, f, h, w, 3], uint8
     samples: tuple[Sample, ...]  # of this batch
     step: int  # 0 for the noisiest
     steps: int

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quant.cards import methods
 from quant.errors import BadInput
-from quant.models import resolve
 from quant.schema import Plan, Recipe, Sample, Sampler
+from quant.sources import Source, check_source, resolve
 
+from . import clips
 from .candidates import OURS, check_candidate, load_candidate, quant_method, transformer_of
+from .drawing import sampler_of, samples_of
 from .events import OnEvent
 from .learnings import begun, foreseen, learns
 from .measurements import slug
@@ -26,6 +29,7 @@ from .planning import (
     plan_warnings,
     watched_statistics,
 )
+from .preflight import PREFLIGHT, Preflight, look, require, scratch
 from .records import describe, versions
 from .request import CompareRequest, RunRequest, check_request
 from .sharing import (
@@ -40,10 +44,13 @@ from .studies import writable
 from .study import Study, default_folder, faults
 from .watch import Watch, to_uint8
 
+LABEL = 40  # characters of a prompt that a file's name holds
+
 if TYPE_CHECKING:
     from quant.calibration import Seen
     from quant.learning import Learning
     from quant.models import Model
+    from quant.sources import Located
 
 
 def quantize_to(
@@ -51,16 +58,19 @@ def quantize_to(
     out: Path,
     *,
     pipeline: bool = False,
+    low_memory: bool | None = None,
     on_event: OnEvent | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
     """Quantize with the request's one method and write a folder that diffusers loads.
 
     With `pipeline` the whole pipeline is written. Nothing is written over: `out` is absent or empty.
+    With `low_memory` blocks lie on disk while they do not run; None: where all does not fit otherwise.
     What a method learns is kept in the study that the request names, so that a stopped call goes on
-    when it is made again.
+    when it is made again. What it takes is in `preflight` of the result, and said before the start;
+    EnvironmentFault where it does not fit.
     """
-    resolve(request.model)
+    check_source(request.source)
     if len(request.methods) != 1:
         raise BadInput(
             f"quantize takes one method, not {len(request.methods)}; e.g. --method viditq"
@@ -73,24 +83,51 @@ def quantize_to(
         )
     check_empty(out)
 
-    from quant.checkpoint import save_checkpoint
-    from quant.quantization import quantize
+    from quant.sources import locate
 
     watch = Watch(on_event, cancelled, previews=False)
     watch.stage("load", f"loading {request.model}")
+    located = locate(request.source)
+    checked = require(look(request, "quantize", located, out, low_memory))
+    with scratch(out, checked.low_memory) as folder:
+        made = _quantize_to(request, job, located, checked, folder, out, pipeline, watch)
+    return {**made, "preflight": checked.to_json()}
+
+
+def _quantize_to(
+    request: CompareRequest,
+    job: RunRequest,
+    located: Located,
+    checked: Preflight,
+    folder: Path | None,
+    out: Path,
+    pipeline: bool,
+    watch: Watch,
+) -> dict[str, Any]:
+    from quant.checkpoint import save_checkpoint
+    from quant.quantization import quantize
+
     given = given_plan(request)
-    model = load(request.model, request.device, request.dtype, request.backend, request.outliers)
-    sampler = model.sampler(request.steps, request.guidance)
+    model = load(
+        located,
+        request.device,
+        request.dtype,
+        request.backend,
+        request.outliers,
+        preflighted=True,
+        scratch=folder,
+    )
+    sampler = sampler_of(model, request)
     check_sharing([job], [], model, sampler)
     plan = plan_for(request, job, model, sampler, given)
+    watch.stage(PREFLIGHT, checked.sentence())  # bad input before it is one line
     samples: tuple[Sample, ...] = ()
     seen = similarity = None
     alike = needs_similarity([job])
     if shares(job) or needs_statistics([job.method]):
-        classes, prompts = request.classes or None, request.prompts or None
-        samples = model.samples(request.calibration_seeds, classes, prompts)
+        samples = samples_of(model, request, request.calibration_seeds)
     steps = len(samples) * sampler.steps
-    one = samples or model.samples(request.calibration_seeds[:1])
+    one = samples or samples_of(model, request, request.calibration_seeds[:1])
     learned = foreseen({job.method: job}, model, one, sampler, request.batch_size, watch)
     worth = learned.worth.get(job.method, 0)
     watch.plan(steps * (needs_statistics([job.method]) + alike) + worth)
@@ -121,6 +158,7 @@ def quantize_to(
     plan = quantized.plan  # the method may have given sites formats of its own
     recipe = Recipe(
         model=model.ref,
+        **model.origin,
         outliers=model.outliers,
         method=job.method,
         bits=str(job.bits) if job.bits else plan_bits(plan),
@@ -173,7 +211,7 @@ def _learning(
     worth: int,
 ) -> Learning:
     """Where a checkpoint that is learned is learned: in the study, under the name of its folder."""
-    folder = writable(request.out or default_folder(request.model, request.outliers))
+    folder = writable(request.out or default_folder(request.model, request.outliers, request.loras))
     study = Study.open_or_create(folder, describe(model), versions())
     name = slug(f"quantize-{job.method}-{out.resolve().name}")
     label = f"{methods()[job.method].title} {job.bits or 'plan'}"
@@ -200,10 +238,15 @@ def draw_to(
         raise BadInput(
             f"{target} is a checkpoint, whose weights are fixed; --outliers goes with a whole model"
         )
-    ref = target if checkpoint is None else base or base_of(checkpoint)
-    if checkpoint is None and base is not None:
-        raise BadInput(f"{target} is a whole model; --base goes with a transformer folder only")
-    resolve(ref)
+    if checkpoint is not None and request.loras:
+        raise BadInput(
+            f"{target} is a checkpoint, whose weights are fixed; --lora goes with a whole model"
+        )
+    if checkpoint is None:
+        source = request.source.model_copy(update={"ref": target, "base": base})
+    else:
+        source = Source(ref=base or base_of(checkpoint), offline=bool(request.offline))
+    check_source(source)
 
     from quant.generation import generate
     from quant.quantization import backend_report
@@ -211,17 +254,17 @@ def draw_to(
 
     watch = Watch(on_event, cancelled, previews=False)
     watch.stage("load", f"loading {target}")
-    model = load(ref, request.device, request.dtype, request.backend, request.outliers)
+    model = load(source, request.device, request.dtype, request.backend, request.outliers)
     transformer = None if checkpoint is None else load_candidate(checkpoint, model).transformer
-    samples = model.samples(request.seeds, request.classes or None, request.prompts or None)
-    sampler = model.sampler(request.steps, request.guidance)
+    samples = samples_of(model, request, request.seeds)
+    sampler = sampler_of(model, request)
     steps = len(samples) * sampler.steps
     watch.plan(steps)
     watch.stage("draw", f"drawing {len(samples)} samples", steps, model.key)
     network = model.transformer if transformer is None else transformer
     sharing = sharing_of(network)
     if sharing is not None:
-        if sampler.guidance <= 1:
+        if model.branches(sampler.guidance) == 1:
             raise BadInput(
                 f"{target} shares attention between the guidance branches, and --guidance {sampler.guidance:g} "
                 "has one branch: draw with guidance above 1, or switch sharing off in Python with "
@@ -239,9 +282,11 @@ def draw_to(
         )
     report = backend_report(network, counted.rows)
     measured = report.evidence == "measured"
+    pixels = to_uint8(drawn.images)
     return {
         "out": str(out),
-        "files": _write_pictures(model, samples, to_uint8(drawn.images), out),
+        "files": _write_pictures(model, samples, pixels, out),
+        "clip": clips.describe(pixels),
         "seconds_per_sample": drawn.seconds / len(samples) if measured else None,
         "backend": report.backend,
         "backend_why": report.why,
@@ -264,6 +309,15 @@ def check_empty(out: Path) -> None:
                 f"folder {out} is not empty ({names[0]}, {len(names)} in all); nothing is written "
                 f"over, name a new folder, e.g. {out / 'new'}"
             )
+
+
+def drawing_command(folder: Path, model: str) -> str:
+    """How to draw with a checkpoint of `model`: its pipeline is named where its configuration does not do."""
+    try:
+        base_of(folder)
+    except BadInput:
+        return shlex.join(["dqviz", "generate", str(folder), "--base", model, "--out", "pictures"])
+    return shlex.join(["dqviz", "generate", str(folder), "--out", "pictures"])
 
 
 def base_of(folder: Path) -> str:
@@ -293,17 +347,17 @@ def _transformer_alone(target: str) -> Path | None:
 
 
 def _write_pictures(model: Model, samples: tuple[Sample, ...], images: Any, out: Path) -> list[str]:
-    """PNG files named by seed and class; a failed call leaves none of them behind."""
-    from PIL import Image
-
+    """PNG files named by seed and class or prompt; a failed call leaves none of them behind."""
     partial = out.with_name(out.name + ".partial")
     names = []
     with faults(out):
         partial.mkdir(parents=True, exist_ok=True)
         for sample, image in zip(samples, images, strict=True):
-            label = "" if sample.class_id is None else model.classes.get(sample.class_id, "")
+            label = (sample.prompt or "")[:LABEL]
+            if sample.class_id is not None:
+                label = model.classes.get(sample.class_id, "")
             name = "-".join(part for part in (str(sample.seed), slug(label)) if part) + ".png"
-            Image.fromarray(image).save(partial / name)
+            clips.write(partial / name, image)
             names.append(name)
         if out.is_dir():
             out.rmdir()

@@ -86,6 +86,11 @@ def processor() -> str:
     return f"{name}, {n} core{'' if n == 1 else 's'}"
 
 
+def with_threads(device: str, threads: int) -> str:
+    """A device with how many threads compute on it: `AMD EPYC, 2 cores, 1 thread`."""
+    return f"{device}, {threads} thread{'' if threads == 1 else 's'}"
+
+
 def rates() -> tuple[float, float, float]:
     """Multiply-adds, numbers through an operation and operations per second: the best of a few rounds."""
     import torch

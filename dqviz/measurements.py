@@ -1,7 +1,9 @@
-"""What a study holds of its model itself: captures of its inputs, probes of methods, logs of what was learned.
+"""What a study holds of its model itself: captures of its inputs, probes of methods, sensitivities, logs of what was learned.
 
     captures/NAME.safetensors     `quant.seen_layout`
     probes/NAME.json              what a probe of `quant.probes` measured
+    sensitivity/NAME.jsonl        what rounding single layers costs, `quant.sensitivity.table`;
+                                  NAME.blueprint.json: what plans need to know of the model
     learning/NAME.jsonl           losses and measures of a method that learns, `quant.learning`
     learning/NAME.safetensors     its state, for as long as it is unfinished
 
@@ -14,14 +16,16 @@ import json
 import re
 import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quant.errors import BadInput, unknown
+from quant.sensitivity.table import flat
 
 from .files import dump, faults, now, read_json, write_text
+from .sweep_log import FOLDER, read_cells, read_table, unfinished, write_table
 
 if TYPE_CHECKING:
     from .seen_file import SeenFile
@@ -37,7 +41,7 @@ def slug(text: str) -> str:
 
 
 class Measurements(ABC):
-    """Captures, probes and learnings of one study."""
+    """Captures, probes, sensitivities and learnings of one study."""
 
     folder: Path
 
@@ -77,7 +81,7 @@ class Measurements(ABC):
         folder = self.folder / CAPTURES
         with faults(folder), self._database() as db:
             folder.mkdir(exist_ok=True)
-            name = _free(db, "captures", base)
+            name = free_row(db, "captures", base)
             file = f"{CAPTURES}/{name}.safetensors"
             db.execute(
                 "INSERT INTO captures (name, created, method, bits, file, manifest, record)"
@@ -117,7 +121,7 @@ class Measurements(ABC):
         """Keep what a probe measured, under `wanted` or the next free name, which is returned."""
         self._check_writable()
         with self._database() as db:
-            name = _free(db, "probes", slug(wanted) or "probe")
+            name = free_row(db, "probes", slug(wanted) or "probe")
             file = f"{PROBES}/{name}.json"
             write_text(self.folder / file, dump(measured) + "\n")
             db.execute(
@@ -126,6 +130,96 @@ class Measurements(ABC):
                 (name, now(), probe, method, bits, file, dump(manifest), dump(record)),
             )
         return name
+
+    def sensitivities(self) -> list[dict[str, Any]]:
+        """Every sweep in order, begun or done: id, name, key, created, status, tier, method, file, manifest, record."""
+        return self._described("sensitivities")
+
+    def sensitivity(self, name: str) -> list[dict[str, Any]]:
+        """The table of one sweep, a row for each cell and metric; of one that is not done as far as it is."""
+        found = {row["name"]: row for row in self.sensitivities()}
+        if name not in found:
+            raise unknown("sensitivity", name, found, f"Study: {self.folder}")
+        row = found[name]
+        file = self._of_sweep(row)
+        if row["status"] == "done":
+            return read_table(file)
+        return flat(read_cells(file), row["record"]["groups"], row["record"]["evidence"])
+
+    def blueprint(self, name: str) -> dict[str, Any]:
+        """What `quant.blueprint` says of the model of a finished sweep."""
+        found = {row["name"]: row for row in self.sensitivities() if row["status"] == "done"}
+        if name not in found:
+            raise unknown("finished sensitivity", name, found, f"Study: {self.folder}")
+        return read_json(self._of_sweep(found[name]).with_suffix(".blueprint.json"))
+
+    def _of_sweep(self, row: Mapping[str, Any]) -> Path:
+        """The file of a sweep; BadInput for one outside of the study."""
+        file = (self.folder / row["file"]).resolve()
+        if not file.is_relative_to(self.folder.resolve()):
+            raise BadInput(
+                f"study {self.folder}: sensitivity {row['name']} lies outside; sweep again"
+            )
+        return file
+
+    def begin_sensitivity(
+        self,
+        wanted: str,
+        key: str,
+        manifest: Mapping[str, Any],
+        *,
+        tier: str,
+        method: str,
+        record: Mapping[str, Any],
+    ) -> str:
+        """List a sweep that begins, or goes on; returns its name: `wanted`, or the next free one.
+
+        Args:
+            wanted: of a new one.
+            key: fingerprint of the manifest; one that was begun with it goes on.
+            manifest: what the table is made from.
+            tier: of the sweep.
+            method: that rounds.
+            record: what is said of it; `groups` by site and `evidence` say what its rows are.
+        """
+        self._check_writable()
+        with self._database() as db:
+            held = db.execute("SELECT name FROM sensitivities WHERE key = ?", (key,)).fetchone()
+            if held is not None:
+                db.execute(
+                    "UPDATE sensitivities SET status = 'running', file = ? WHERE key = ?",
+                    (unfinished(key), key),
+                )
+                return str(held["name"])
+            name = free_row(db, "sensitivities", slug(wanted) or "sensitivity")
+            db.execute(
+                "INSERT INTO sensitivities (name, key, created, status, tier, method, file, manifest, record)"
+                " VALUES (?, ?, ?, 'running', ?, ?, ?, ?, ?)",
+                (name, key, now(), tier, method, unfinished(key), dump(manifest), dump(record)),
+            )
+        return name
+
+    def end_sensitivity(
+        self,
+        name: str,
+        table: Sequence[Mapping[str, Any]],
+        blueprint: Mapping[str, Any],
+        record: Mapping[str, Any],
+    ) -> str:
+        """Put a finished table in the place of its cells, with what plans need to know beside it; returns its file."""
+        self._check_writable()
+        file = f"{FOLDER}/{name}.jsonl"
+        write_table(self.folder / file, table)
+        write_text(self.folder / FOLDER / f"{name}.blueprint.json", dump(blueprint) + "\n")
+        with self._database() as db:
+            row = db.execute("SELECT key FROM sensitivities WHERE name = ?", (name,)).fetchone()
+            db.execute(
+                "UPDATE sensitivities SET status = 'done', file = ?, record = ? WHERE name = ?",
+                (file, dump(record), name),
+            )
+        # After the commit: a crash before it leaves the cells, and the next attempt ends with the same table.
+        (self.folder / unfinished(row["key"])).unlink(missing_ok=True)
+        return file
 
     def learnings(self) -> list[dict[str, Any]]:
         """Every learning in order, begun or done: id, name, created, method, bits, file, manifest, record."""
@@ -174,19 +268,19 @@ class Measurements(ABC):
         """Rows of a table that has a manifest and a record; none where a study lacks the table."""
         with self._database() as db:
             rows = db.execute(
-                f"SELECT * FROM {table} ORDER BY id" if _has(db, table) else "SELECT 1 LIMIT 0"
+                f"SELECT * FROM {table} ORDER BY id" if has_table(db, table) else "SELECT 1 LIMIT 0"
             ).fetchall()
         parsed = ("manifest", "record")
         return [{**dict(row), **{k: json.loads(row[k]) for k in parsed}} for row in rows]
 
 
-def _has(db: sqlite3.Connection, table: str) -> bool:
+def has_table(db: sqlite3.Connection, table: str) -> bool:
     """Whether a table is there: a read-only study of an earlier version lacks later ones."""
     sought = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
     return db.execute(sought, (table,)).fetchone() is not None
 
 
-def _free(db: sqlite3.Connection, table: str, base: str) -> str:
+def free_row(db: sqlite3.Connection, table: str, base: str) -> str:
     """`base`, or the first of base-2, base-3, .. that no row of a table has as its name."""
     used = {row["name"] for row in db.execute(f"SELECT name FROM {table}")}
     names = [base, *(f"{base}-{i}" for i in range(2, len(used) + 3))]

@@ -115,6 +115,56 @@ def m008_learnings(db: sqlite3.Connection) -> None:
     )
 
 
+def m009_sensitivities(db: sqlite3.Connection) -> None:
+    """Sweeps from their first cell on; `file` is JSON lines, relative to the study: cells, or the finished table."""
+    db.execute(
+        """CREATE TABLE sensitivities (
+            id INTEGER PRIMARY KEY,
+            name TEXT NOT NULL UNIQUE,
+            key TEXT NOT NULL UNIQUE,  -- fingerprint of the manifest
+            created TEXT NOT NULL,
+            status TEXT NOT NULL,  -- running, done
+            tier TEXT NOT NULL,
+            method TEXT NOT NULL,
+            file TEXT NOT NULL,
+            manifest TEXT NOT NULL,
+            record TEXT NOT NULL DEFAULT '{}'
+        )"""
+    )
+
+
+def m010_allocations(db: sqlite3.Connection) -> None:
+    """What plans lost when they were drawn, what predictions were held against, and the plans that were chosen."""
+    db.execute(
+        """CREATE TABLE plan_losses (
+            key TEXT PRIMARY KEY,  -- fingerprint of plan, method, samples and sampler
+            plan TEXT NOT NULL REFERENCES plans(fingerprint),
+            created TEXT NOT NULL,
+            record TEXT NOT NULL  -- loss of every sample
+        )"""
+    )
+    db.execute(
+        """CREATE TABLE calibrations (
+            id INTEGER PRIMARY KEY,
+            sensitivity TEXT NOT NULL,  -- key of its sweep
+            metric TEXT NOT NULL,
+            created TEXT NOT NULL,
+            record TEXT NOT NULL
+        )"""
+    )
+    db.execute(
+        """CREATE TABLE allocations (
+            id INTEGER PRIMARY KEY,
+            name TEXT NOT NULL UNIQUE,
+            key TEXT NOT NULL UNIQUE,  -- fingerprint of what was asked for
+            created TEXT NOT NULL,
+            sensitivity TEXT NOT NULL,
+            plan TEXT NOT NULL REFERENCES plans(fingerprint),
+            record TEXT NOT NULL
+        )"""
+    )
+
+
 Step = Callable[[sqlite3.Connection], None]
 ALL: tuple[Step, ...] = (
     m001_comparisons,
@@ -125,6 +175,8 @@ ALL: tuple[Step, ...] = (
     m006_captures,
     m007_probes,
     m008_learnings,
+    m009_sensitivities,
+    m010_allocations,
 )
 
 

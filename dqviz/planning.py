@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from quant.calibration import Seen
     from quant.generation import StepEvent
     from quant.models import Model
+    from quant.sources import Located, Source
 
     from .watch import Watch
 
@@ -30,26 +31,30 @@ _COPIES = 3  # model, quantized weights expanded, the ladder's bf16 copy; outlie
 
 
 def load(
-    ref: str,
+    source: str | Source | Located,
     device: str = "auto",
     dtype: str = "auto",
     backend: str = "auto",
     outliers: Outliers | None = None,
+    *,
+    preflighted: bool = False,
+    scratch: Path | None = None,
 ) -> Model:
     """Load a model, after saying what is too large for this machine or missing on it.
 
-    With `outliers` it gets synthetic ones, and says so in its title.
+    With `outliers` it gets synthetic ones, and says so in its title. `preflighted`: memory was looked at
+    already (`dqviz.preflight`). `scratch` as `quant.load_model` takes it.
     """
-    from quant.models import load_model, resolve
+    from quant.loading import open_model
     from quant.outliers import inject
+    from quant.sources import Source, locate
 
-    path, _ = resolve(ref)
-    if path is not None:
-        stored = sum(f.stat().st_size for f in path.glob("*/*.safetensors"))
-        copies = _COPIES + (outliers is not None)
-        machine.require_memory(2 * copies * stored + _BASE_MEMORY, f"model {ref}")
     quiet_diffusers()
-    model = load_model(ref, device=device, dtype=dtype)
+    source = Source.of(source) if isinstance(source, str) else source
+    located = locate(source) if isinstance(source, Source) else source
+    if not preflighted:
+        machine.require_memory(needed_memory(located, outliers), f"model {located.source.ref}")
+    model = open_model(located, device=device, dtype=dtype, scratch=scratch)
     if backend == "triton" and model.device.type != "cuda":
         raise EnvironmentFault(
             "backend triton needs a CUDA GPU and torch sees none; use --backend auto or simulate"
@@ -57,12 +62,20 @@ def load(
     return model if outliers is None else inject(model, outliers)
 
 
-def quiet_diffusers() -> None:
-    """Keep diffusers' own bars and remarks from mixing with ours; its errors still arrive."""
-    from diffusers.utils import logging
+def needed_memory(located: Located, outliers: Outliers | None) -> int:
+    """Bytes that a model and what is made of it take, predicted from its files."""
+    copies = _COPIES + (outliers is not None)
+    return 2 * copies * located.stored_bytes + _BASE_MEMORY
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+
+def quiet_diffusers() -> None:
+    """Keep bars and remarks of diffusers and transformers from mixing with ours; errors still arrive."""
+    from diffusers.utils import logging
+    from transformers.utils import logging as of_text_encoders
+
+    for library in (logging, of_text_encoders):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
 
 
 def given_plan(request: CompareRequest) -> Plan | None:

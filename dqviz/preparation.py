@@ -11,6 +11,7 @@ from quant.schema import Plan, Sample, Sampler
 
 from . import machine
 from .candidates import OURS, check_candidate
+from .drawing import sampler_of, samples_of
 from .learnings import Foreseen
 from .planning import (
     given_plan,
@@ -20,6 +21,7 @@ from .planning import (
     plan_warnings,
     statistics_bytes,
 )
+from .preflight import PREFLIGHT, look, require
 from .records import classifier_of, describe, image_bytes, versions
 from .request import CompareRequest, RunRequest, as_command
 from .sharing import check_sharing, sharing_warnings
@@ -91,6 +93,7 @@ def prepare(
 ) -> Task:
     """Load the model and check all that only it can tell; the study is opened last."""
     from quant.checkpoint import check_checkpoint
+    from quant.sources import locate
     from quant.storage import stored_tensors
 
     given = given_plan(request)
@@ -99,19 +102,27 @@ def prepare(
         for path in request.candidates
         if check_candidate(path).get("quantization_config", {}).get("quant_method") == OURS
     ]
-    model = load(request.model, request.device, request.dtype, request.backend, request.outliers)
-    classes, prompts = request.classes or None, request.prompts or None
-    samples = model.samples(request.seeds, classes, prompts)
-    sampler = model.sampler(request.steps, request.guidance)
+    located = locate(request.source)
+    fits = require(look(request, "compare", located, folder))
+    model = load(
+        located, request.device, request.dtype, request.backend, request.outliers, preflighted=True
+    )
+    samples = samples_of(model, request, request.seeds)
+    sampler = sampler_of(model, request)
     check_sharing(jobs, saved, model, sampler)
 
     plans = [plan_for(request, job, model, sampler, given) for job in jobs]
-    needed = (len(jobs) + len(request.candidates) + 1) * len(samples) * image_bytes(model)
+    needed = (len(jobs) + len(request.candidates) + 1) * len(samples) * image_bytes(model, sampler)
     if key is not None:
-        needed += 4 * len(samples) * image_bytes(model)  # full precision in float32, until the end
+        needed += (
+            4 * len(samples) * image_bytes(model, sampler)
+        )  # full precision in float32, until the end
     if needs_statistics(request.methods):
         needed += statistics_bytes(model, sampler)
     machine.require_disk(needed + 16 * machine.MIB, folder)
+    watch.stage(PREFLIGHT, fits.sentence())  # last: bad input is one line
+    if request.out is None:
+        watch.stage("study", f"writing into the study {folder}; --out DIR takes another")
     watch.check()
     study = Study.open_or_create(folder, describe(model), versions())
     resumed = None if key is None else study.comparison_of(key)
@@ -132,7 +143,7 @@ def prepare(
         model=model,
         samples=samples,
         sampler=sampler,
-        calibration=model.samples(request.calibration_seeds, classes, prompts),
+        calibration=samples_of(model, request, request.calibration_seeds),
         reference=names[0],
         runs=list(zip(names[1:], jobs, plans)),
         foreign=list(zip(names[1 + len(jobs) :], request.candidates, strict=True)),

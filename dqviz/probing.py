@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from quant import cards, probes
 from quant.errors import BadInput, unknown
-from quant.models import resolve
 from quant.probes import ProbeCard
 from quant.schema import Sample, Sampler, Value, parse_bits
 from quant.seen_layout import CalibrationOptions
+from quant.sources import check_source
 
+from .drawing import sampler_of, samples_of
 from .events import Done, OnEvent
 from .files import dump
 from .planning import load, statistics_file, watched_statistics
@@ -28,9 +29,11 @@ from .request import (
     ModelRequest,
     Names,
     check_drawing,
+    condition_words,
     option_words,
     outlier_words,
     seeds_text,
+    source_words,
     split_options,
 )
 from .studies import place, writable
@@ -73,17 +76,17 @@ def title(request: ProbeRequest) -> tuple[str, Path]:
     model = request.model if request.outliers is None else request.outliers.marked(request.model)
     what = ", ".join(chosen) if request.only else "all probes"
     text = f"{model}: {what} of {request.method} {request.bits}"
-    return text, place(request.out or default_folder(request.model, request.outliers))
+    return text, place(
+        request.out or default_folder(request.model, request.outliers, request.loras)
+    )
 
 
 def as_command(request: ProbeRequest) -> str:
     """The command line that makes these probes again."""
     defaults = ProbeRequest(model="", method="", bits="")
     words = ["dqviz", "probe", request.model, "--method", request.method, "--bits", request.bits]
-    for prompt in request.prompts:
-        words += ["--prompt", prompt]
-    for flag, names in (("--only", request.only), ("--classes", request.classes)):
-        words += [flag, ",".join(names)] if names else []
+    words += source_words(request) + condition_words(request)
+    words += ["--only", ",".join(request.only)] if request.only else []
     words += option_words(request.options) + outlier_words(request.outliers)
     if request.calibration_seeds != defaults.calibration_seeds:
         words += ["--calibration-seeds", seeds_text(request.calibration_seeds)]
@@ -109,9 +112,9 @@ def probe(
     Raises BadInput or EnvironmentFault before anything is measured; Cancelled with the finished
     probes kept.
     """
-    resolve(request.model)
+    check_source(request.source)
     chosen = check_fields(request)
-    folder = writable(request.out or default_folder(request.model, request.outliers))
+    folder = writable(request.out or default_folder(request.model, request.outliers, request.loras))
     check_folder(folder)
     watch = Watch(on_event, cancelled, previews=False)
     watch.stage("load", f"loading {request.model}")
@@ -171,10 +174,9 @@ def _prepare(request: ProbeRequest, folder: Path, watch: Watch) -> _Task:
 
     (given,) = split_options((request.method,), request.options)
     options = parse_options(request.method, given)
-    model = load(request.model, request.device, request.dtype, outliers=request.outliers)
-    classes, prompts = request.classes or None, request.prompts or None
-    samples = model.samples(request.calibration_seeds, classes, prompts)
-    sampler = model.sampler(request.steps, request.guidance)
+    model = load(request.source, request.device, request.dtype, outliers=request.outliers)
+    samples = samples_of(model, request, request.calibration_seeds)
+    sampler = sampler_of(model, request)
     watch.check()
     study = Study.open_or_create(folder, describe(model), versions())
     manifest = {

@@ -20,6 +20,7 @@ from .terminal import duration
 if TYPE_CHECKING:
     from quant.adapters import Site
     from quant.effort import Rates
+    from quant.footprint import Recorded
     from quant.models import Model
     from quant.recording import InputShape
 
@@ -35,7 +36,7 @@ def rates() -> Rates:
 
 
 def projected(
-    sites: list[Site],
+    network: Recorded,
     shapes: Mapping[str, InputShape],
     sampler: Sampler,
     samples: int,
@@ -54,8 +55,8 @@ def projected(
 
     record, found = CalibrationOptions(), {}
     for method, options in asked:
-        quantized = [s.name for s in sites if quantizes(methods()[method], s)]
-        groups = effort.group_shapes(sites, quantized, sampler, record, shapes)
+        quantized = [s.name for s in network.sites if quantizes(methods()[method], s)]
+        groups = effort.group_shapes(network, quantized, sampler, record, shapes)
         module, chosen = load_method(method), parse_options(method, options)
         work = effort.method_work(module, groups, chosen)
         found[method] = {
@@ -65,8 +66,7 @@ def projected(
         }
     said: dict[str, Any] = {"macs": None, "seconds": None, "memory_bytes": None}
     if shapes:
-        work = effort.calibrating(sites, shapes, sampler, samples, batch_size, frames)
-        network = effort.Network(sites)
+        work = effort.calibrating(network, shapes, sampler, samples, batch_size, frames)
         said = {
             "macs": work.macs,
             "seconds": work.seconds(rates()),
@@ -75,7 +75,7 @@ def projected(
     return {
         "samples": samples,
         "steps": sampler.steps,
-        "branches": 2 if sampler.guidance > 1 else 1,
+        "branches": network.branches(sampler.guidance),
         **said,
         "methods": found,
         "rates": vars(rates()),
@@ -95,7 +95,7 @@ def of_model(
     from quant.footprint import input_shapes
 
     shapes = input_shapes(model, samples[0], sampler)
-    return projected(model.sites, shapes, sampler, len(samples), asked, batch_size=batch_size)
+    return projected(model, shapes, sampler, len(samples), asked, batch_size=batch_size)
 
 
 def sentence(made: Mapping[str, Any], recorded: bool = False) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from quant.evaluate import Classifier
     from quant.models import Model
+    from quant.schema import Sampler
     from quant.sizes import SizeReport
 
 ALIGNED = 0.03  # stored bytes this close count as equal
@@ -46,6 +47,8 @@ def pairs(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def describe(model: Model) -> dict[str, Any]:
     """What a study keeps of its model."""
+    from quant.components import components_of
+
     card = model.card
     return {
         "ref": model.ref,
@@ -63,6 +66,10 @@ def describe(model: Model) -> dict[str, Any]:
         "fingerprint": model.fingerprint,
         "weights": weights_digest(model),
         "outliers": None if model.outliers is None else model.outliers.to_json(),
+        "base": model.base,
+        "loras": [lora.to_json() for lora in model.loras],
+        "notes": list(model.notes),
+        "components": [part.to_json() for part in components_of(model)],
     }
 
 
@@ -78,13 +85,16 @@ def weights_digest(model: Model) -> str:
     if model.path is None:
         return f"{model.ref}@{model.revision or 'main'}"
     digest = hashlib.sha256()
-    for file in sorted((model.path / "transformer").glob("*.safetensors")):
+    own = sorted((model.path / "transformer").glob("*.safetensors"))
+    for file in own if model.weights is None else [model.weights]:
         size = file.stat().st_size
         with file.open("rb") as stream:
             digest.update(f"{file.name}:{size}".encode())
             digest.update(stream.read(machine.MIB))
             stream.seek(max(0, size - machine.MIB))
             digest.update(stream.read())
+    for lora in model.loras:
+        digest.update(f"{lora.digest}:{lora.scale}".encode())
     return digest.hexdigest()[:16]
 
 
@@ -120,8 +130,7 @@ def device_name(model: Model) -> str:
 
     if model.device.type == "cuda":
         return torch.cuda.get_device_name(model.device)
-    threads = torch.get_num_threads()
-    return f"{machine.processor()}, {threads} thread{'' if threads == 1 else 's'}"
+    return machine.with_threads(machine.processor(), torch.get_num_threads())
 
 
 def bytes_of(
@@ -185,7 +194,10 @@ def timing(seconds_per_sample: float, computed: Mapping[str, str]) -> dict[str, 
     return {"seconds_per_sample": seconds_per_sample if measured else None, **computed}
 
 
-def image_bytes(model: Model) -> int:
-    """Bytes of one picture at most: PNG does not exceed raw pixels by much."""
-    side = int(model.pipe.transformer.config.sample_size) * 8
-    return 3 * side * side
+def image_bytes(model: Model, sampler: Sampler) -> int:
+    """Bytes of one picture or clip at most: PNG does not exceed raw pixels by much."""
+    _, *frames, height, width = model.latent_shape(sampler)
+    drawn = sampler.frames or (frames[0] if frames else 1)
+    names = ("vae_scale_factor", "vae_scale_factor_spatial")
+    scale = next((int(getattr(model.pipe, n)) for n in names if hasattr(model.pipe, n)), 8)
+    return 3 * drawn * (scale * height) * (scale * width)

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator
 
 from quant import cards
 from quant.errors import BadInput, unknown
-from quant.schema import Bits, Outliers, Value, disjoint, parse_bits, parse_seeds
+from quant.schema import Bits, Lora, Outliers, Value, disjoint, parse_bits, parse_seeds
+from quant.sources import Source, parse_lora
+from quant.support import unsupported
+
+from .prompts import check_prompt
 
 BACKENDS = ("auto", "simulate", "integer", "triton")
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 CALIBRATION_SEEDS = tuple(range(100_000, 100_008))
 MAX_STEPS, MAX_GUIDANCE = 1000, 100.0
+MAX_SIDE, MAX_FRAMES = 8192, 1024
 
 
 def _listed(value: object) -> object:
@@ -36,24 +42,60 @@ def _one_or_many(value: object) -> object:
     return (value,) if isinstance(value, str | Path) else value
 
 
+def _loras(value: object) -> object:
+    """`FILE` or `FILE:SCALE`, one or several."""
+    if not isinstance(value, str | Iterable):
+        return value
+    each = [value] if isinstance(value, str) else value
+    return tuple(parse_lora(x) if isinstance(x, str) else x for x in each) or None
+
+
+def _size(value: object) -> object:
+    """`480x720`, height first, or one number for both sides."""
+    if not isinstance(value, str):
+        return tuple(value) if isinstance(value, Iterable) else value
+    match = re.fullmatch(r"\s*(\d{1,6})\s*(?:[xX×]\s*(\d{1,6})\s*)?", value)
+    if match is None:
+        raise BadInput(f"size '{value}' is not understood; write height x width, e.g. 480x720")
+    return int(match[1]), int(match[2] or match[1])
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 Seeds = Annotated[tuple[int, ...], BeforeValidator(_seeds)]
+Size = Annotated[tuple[int, int] | None, BeforeValidator(_size)]
 
 
 class ModelRequest(Value):
     """What all requests have; what is None or empty comes from the model's card."""
 
+    unwritten: ClassVar[frozenset[str]] = frozenset(
+        {"base", "loras", "offline", "negative", "size", "frames"}
+    )
+
     model: str
+    base: str | None = None  # the pipeline of a model that is a single file
+    loras: Annotated[tuple[Lora, ...] | None, BeforeValidator(_loras)] = None  # fused first
+    offline: bool | None = None  # take what the hub's cache holds
     out: Path | None = None  # study folder; None: studies/MODEL
     classes: Names = ()
-    prompts: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = ()
+    prompts: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = ()  # see `prompts`
+    negative: str | None = None  # of prompts that have none of their own
     steps: int | None = None
     guidance: float | None = None
+    size: Size = None  # height, width in pixels
+    frames: int | None = None  # of a clip
     calibration_seeds: Seeds = CALIBRATION_SEEDS  # of methods
     outliers: Outliers | None = None  # synthetic ones, put into the model
     device: str = "auto"
     dtype: str = "auto"
     batch_size: int = 8
+
+    @property
+    def source(self) -> Source:
+        """What to open."""
+        return Source(
+            ref=self.model, base=self.base, loras=self.loras or (), offline=bool(self.offline)
+        )
 
     @classmethod
     def parse(cls, data: object, where: str = "request") -> Self:
@@ -116,6 +158,9 @@ def check_drawing(request: ModelRequest) -> None:
     """What every request says of drawing: seeds, steps, guidance, device, batches."""
     check_seeds(request.calibration_seeds)
     check_sampling(request.steps, request.guidance)
+    check_shape(request.size, request.frames)
+    for prompt in request.prompts:
+        check_prompt(prompt)
     for what, value, known in (
         ("device", request.device, DEVICES),
         ("dtype", request.dtype, DTYPES),
@@ -147,6 +192,16 @@ def check_sampling(steps: int | None, guidance: float | None) -> None:
         )
 
 
+def check_shape(size: tuple[int, int] | None, frames: int | None) -> None:
+    """Stop at a size or a number of frames that no model draws; None is the card's."""
+    if size is not None and not all(8 <= side <= MAX_SIDE for side in size):
+        raise BadInput(
+            f"size {size[0]}x{size[1]} is out of range; 8 to {MAX_SIDE} pixels a side, e.g. --size 512x512"
+        )
+    if frames is not None and not 1 <= frames <= MAX_FRAMES:
+        raise BadInput(f"frames {frames} is out of range; 1 to {MAX_FRAMES}, e.g. --frames 16")
+
+
 def check_windows(windows: int, steps: int | None) -> None:
     """Stop at a number of step windows that no sampler, or not this one, can be cut into."""
     most = steps or MAX_STEPS
@@ -170,7 +225,13 @@ def _bits_per_method(request: CompareRequest) -> tuple[Bits | None, ...]:
             f"({','.join(request.methods) or 'none'}); give one for all, or one per method"
         )
     each = request.bits if len(request.bits) != 1 else request.bits * len(request.methods)
-    return tuple(parse_bits(text) for text in each)
+    found = tuple(parse_bits(text) for text in each)
+    for method, bits in zip(request.methods, found):
+        card = cards.methods()[method]
+        reason = unsupported(card, bits)
+        if reason:
+            raise BadInput(f"bits '{bits}': {method} {reason}; try {', '.join(card.bits)}")
+    return found
 
 
 def split_options(
@@ -218,15 +279,12 @@ def as_command(request: CompareRequest, json_output: bool = False) -> str:
         words += ["--bits", ",".join(request.bits)]
     for candidate in request.candidates:
         words += ["--candidate", str(candidate)]
-    for prompt in request.prompts:
-        words += ["--prompt", prompt]
-    if request.classes:
-        words += ["--classes", ",".join(request.classes)]
+    words += condition_words(request)
     words += ["--seeds", seeds_text(request.seeds)]
     words += option_words(request.options)
     if request.calibration_seeds != defaults.calibration_seeds:
         words += ["--calibration-seeds", seeds_text(request.calibration_seeds)]
-    words += outlier_words(request.outliers)
+    words += source_words(request) + outlier_words(request.outliers)
     for name in _PLAIN:
         value = getattr(request, name)
         if value != getattr(defaults, name):
@@ -250,6 +308,28 @@ _PLAIN = (
     "batch_size",
     "out",
 )
+
+
+def condition_words(request: ModelRequest) -> list[str]:
+    """What is drawn and how large: `--prompt`, `--negative`, `--classes`, `--size`, `--frames`."""
+    words = [word for prompt in request.prompts for word in ("--prompt", prompt)]
+    if request.negative is not None:
+        words += ["--negative", request.negative]
+    if request.classes:
+        words += ["--classes", ",".join(request.classes)]
+    if request.size is not None:
+        words += ["--size", "x".join(map(str, request.size))]
+    if request.frames is not None:
+        words += ["--frames", str(request.frames)]
+    return words
+
+
+def source_words(request: ModelRequest) -> list[str]:
+    """What goes with the model's name: `--base`, `--lora`, `--offline`."""
+    words = [] if request.base is None else ["--base", request.base]
+    for lora in request.loras or ():
+        words += ["--lora", str(lora)]
+    return [*words, "--offline"] if request.offline else words
 
 
 def option_words(options: Mapping[str, Any]) -> list[str]:

@@ -2,7 +2,7 @@
 
     study.json       format number, model, recipe of the latest comparison, versions
     study.sqlite     comparisons, runs, plans, metrics (write-ahead log; migrations in migrations.py)
-    images/RUN/SEED.png, drift/RUN.json, captures/NAME.safetensors, probes/NAME.json, learning/NAME.jsonl
+    images/RUN/SEED.png (animated for clips), drift/RUN.json, captures/NAME.safetensors, probes/NAME.json, learning/NAME.jsonl
     seen*.safetensors, report.html
 
 Reading needs neither torch nor a network. Nothing is ever written over: a further comparison adds
@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quant.errors import BadInput, EnvironmentFault, unknown
-from quant.schema import Outliers, fingerprint
+from quant.schema import Lora, Outliers, fingerprint
 
-from . import migrations
+from . import clips, migrations
+from .allocations import Allocations
 from .database import transaction
 from .files import dump, faults, now, read_json, write_json
-from .measurements import Measurements, slug
+from .measurements import slug
 
 if TYPE_CHECKING:
     pass
@@ -49,15 +50,21 @@ class NewRun:
     record: Mapping[str, Any]  # JSON as compare reports it
     recipe: Mapping[str, Any]
     seeds: Sequence[int]
-    images: Any  # uint8 array [n, h, w, 3], one per seed
+    images: Any  # uint8 array of pictures [n, h, w, 3] or clips [n, f, h, w, 3], one per seed
     plan: tuple[str, Mapping[str, Any]] | None = None  # fingerprint and JSON
     drift: Mapping[str, Any] | None = None  # error along the trajectory, JSON
     per_sample: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
 
 
-def default_folder(model: str, outliers: Outliers | None = None) -> Path:
-    """`studies/MODEL` under `$DQVIZ_HOME`, or under the current folder; its own with synthetic outliers."""
-    name = slug(model.partition("@")[0].rstrip("/").rpartition("/")[2]) or "model"
+def default_folder(
+    model: str, outliers: Outliers | None = None, loras: Sequence[Lora] | None = None
+) -> Path:
+    """`studies/MODEL` under `$DQVIZ_HOME`, or under the current folder; its own with what changes a model."""
+    written = model.partition("@")[0].rstrip("/").rpartition("/")[2].removesuffix(".safetensors")
+    name = slug(written) or "model"
+    for lora in loras or ():
+        name += f"-lora-{slug(Path(lora.file).stem)}"
+        name += f"-x{lora.scale:g}" if lora.scale != 1 else ""
     if outliers is not None:
         name += f"-{outliers.kind}-outliers-x{outliers.factor:g}"
         name += f"-seed-{outliers.seed}" if outliers.seed else ""
@@ -92,7 +99,7 @@ def check_folder(folder: Path) -> bool:
     return False
 
 
-class Study(Measurements):
+class Study(Allocations):
     """An open study folder; every method opens the database for itself, so threads may share one."""
 
     def __init__(self, folder: Path, manifest: dict[str, Any], read_only: bool = False) -> None:
@@ -233,6 +240,9 @@ class Study(Measurements):
         self._check_writable()
         files = self._write_images(run)
         record = {**run.record, "files": files}
+        clip = clips.describe(run.images)
+        if clip is not None:
+            record["clip"] = clip
         if run.drift is not None:
             where = self.folder / "drift" / f"{run.name}.json"
             write_json(where, run.drift)
@@ -336,7 +346,7 @@ class Study(Measurements):
         return None if row is None else json.loads(row["plan"])
 
     def images(self, name: str) -> list[Path]:
-        """Pictures of a run, in the order of its samples."""
+        """Pictures or clips of a run, in the order of its samples."""
         return [self.folder / file for file in self.run(name)["files"]]
 
     def drift(self, name: str) -> dict[str, Any] | None:
@@ -382,18 +392,13 @@ class Study(Measurements):
         }
 
     def _write_images(self, run: NewRun) -> list[str]:
-        from PIL import Image
-        from PIL.PngImagePlugin import PngInfo
-
         folder = self.folder / "images" / run.name
         partial = folder.with_name(run.name + ".partial")
         with faults(folder):
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             for seed, image in zip(run.seeds, run.images, strict=True):
-                info = PngInfo()
-                info.add_text("dqviz", dump({"run": run.name, "seed": seed}))
-                Image.fromarray(image).save(partial / f"{seed}.png", pnginfo=info)
+                clips.write(partial / f"{seed}.png", image, {"run": run.name, "seed": seed})
             if folder.exists():
                 raise EnvironmentFault(f"{folder} appeared meanwhile; another process writes here")
             partial.replace(folder)

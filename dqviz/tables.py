@@ -40,6 +40,8 @@ def compared(result: Mapping[str, Any]) -> str:
         ),
     )
     parts = [runs]
+    if any(run.get("clip") for run in result["runs"]):
+        parts.append(_over_time(result["runs"][1:]))
     if result["pairs"]:
         parts.append(_pairs(result["pairs"]))
     if result["ladder"]:
@@ -47,6 +49,23 @@ def compared(result: Mapping[str, Any]) -> str:
     parts += [f"note: {warning}" for warning in result.get("warnings", ())]
     parts.append(f"study: {result['study']}    report: {result['study']}/report.html")
     return "\n\n".join(parts)
+
+
+def _over_time(runs: Sequence[Mapping[str, Any]]) -> str:
+    """What clips say frame by frame and from one frame to the next."""
+    return table(
+        ("clips", "PSNR of frames dB", "worst frame SSIM", "added flicker", "motion drift"),
+        (
+            (
+                run["name"],
+                interval(run.get("frame_psnr_db"), 1),
+                interval(run.get("worst_frame_ssim"), 3),
+                interval(run.get("flicker"), 4),
+                interval(run.get("frame_drift"), 3),
+            )
+            for run in runs
+        ),
+    )
 
 
 def captured(made: Mapping[str, Any]) -> str:
@@ -79,6 +98,78 @@ def probed(made: Mapping[str, Any]) -> str:
     ]
     shown = f"{made['study']}\n\n" + table(("probe", "what", "evidence", "took", "file"), rows)
     return "\n".join([shown, *(f"not {key}: {why}" for key, why in made["skipped"].items())])
+
+
+def swept(made: Mapping[str, Any]) -> str:
+    """A sweep in a few lines, with its noise floor."""
+    lines = [
+        f"{made['study']}: sensitivity {made['sensitivity']}"
+        + (", which was there already" if made["reused"] else ""),
+        f"{made['cells']} cells of {made['sites']} sites, tier {made['tier']}, {made['method']}; "
+        f"{made['evidence']}, {made['samples']} samples",
+        f"{made['denoiser_calls']} evaluations instead of {made['naive_calls']} in {duration(made['seconds'])}; "
+        f"{made['file']}",
+    ]
+    if made["resumed_cells"]:
+        lines.append(f"{made['resumed_cells']} cells were taken over from a stopped attempt")
+    floors = [
+        (
+            floor["metric"],
+            floor["operand"],
+            "all steps" if floor["whole"] else "windows",
+            f"{floor['median']:.3g} [{floor['lo']:.3g}, {floor['hi']:.3g}]",
+        )
+        for floor in made["noise_floor"]
+    ]
+    head = ("noise floor of", "operand", "cells of", "at 8 bits")
+    return "\n".join(lines) + (f"\n\n{table(head, floors)}" if floors else "")
+
+
+def allocated(made: Mapping[str, Any]) -> str:
+    """A plan under budgets in a few lines: predicted beside drawn."""
+    latency, drawn = made["latency_ratio"], made["verified"]
+    loss, found = made["predicted_loss"], made["calibration"]
+    how = "sum of its cells, not calibrated"
+    if found is not None:
+        inside = percent(found["coverage"])
+        how = f"calibrated on {found['plans']} drawn plans, {inside} of them inside their interval"
+    rows = [
+        ("bits of weights", f"{made['avg_bits']:.3f}"),
+        ("bits of activations", f"{made['activation_bits']:.3f}"),
+        ("size", size(made)),
+        ("loss, predicted", f"{_loss(loss)}; {how}"),
+    ]
+    if latency is not None:
+        floor = f"at least {latency:.3f} of 16 bit on {made['latency_device']}"
+        rows.append(("latency, predicted", floor))
+    if drawn is not None:
+        mean = f"mean {_loss(drawn)}, {drawn['n']} samples"
+        rows.append(("loss, drawn", f"{_loss(drawn['typical'])}; {mean}"))
+    if made["refined"]:
+        rows.append(("refined", _refined(made["refined"])))
+    gap = f"{100 * made['gap']:.2g} % above the least possible sum at most"
+    rows.append(("solver", f"{gap}; {made['status']} in {made['seconds']:.2g} s"))
+    rows.append(("what binds", ", ".join(made["binding"]) or "nothing"))
+    budgets = ", ".join(f"{name}={bound:.10g}" for name, bound in made["budgets"].items())
+    lines = [
+        f"{made['study']}: plan {made['allocation']} from table {made['table']['sensitivity']}",
+        table(("under", budgets), rows),
+        *(f"note: {warning}" for warning in made["warnings"]),
+    ]
+    if made["out"] is not None:
+        lines.append(f"plan: {made['out']}")
+    return "\n\n".join(lines)
+
+
+def _refined(told: Mapping[str, Any]) -> str:
+    what = "taken" if told["taken"] else "not taken"
+    return f"typical loss drawn {told['before']:.3g}, {told['after']:.3g} with costs taken anew: {what}"
+
+
+def _loss(value: Mapping[str, Any]) -> str:
+    if value["lo"] is None or value["hi"] is None:
+        return f"{value['mean']:.3g}"
+    return f"{value['mean']:.3g} [{value['lo']:.3g}, {value['hi']:.3g}]"
 
 
 def _pairs(pairs: Sequence[Mapping[str, Any]]) -> str:

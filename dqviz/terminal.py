@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import threading
@@ -12,8 +13,16 @@ from types import FrameType
 
 from .events import Event, Progress, RunFinished, Stage
 
-ANNOUNCED = ("calibrate", "capture", "learning")  # stages whose text says what they will take
+ANNOUNCED = (
+    "preflight",
+    "calibrate",
+    "capture",
+    "learning",
+    "study",
+)  # stages whose text says what they will take, and where they write
 OUR_PACKAGES = r"(dqviz|quant|kernels)(\.|$)"
+# What diffusers, which imports torchao where it is installed, would say on stderr of parts that we do not use.
+REMARKS = ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer")
 
 
 def one_line(message: object) -> str:
@@ -95,7 +104,9 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def only_our_warnings() -> Iterator[None]:
-    """Show warnings of our packages as one line each, and nobody else's."""
+    """Show warnings of our packages as one line each, and nobody else's, nor what libraries log when imported."""
+    for name in REMARKS:
+        logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.filterwarnings("default", module=OUR_PACKAGES)

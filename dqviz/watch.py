@@ -130,6 +130,6 @@ class Watch:
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
-    """Pictures in [0, 1], rounded to 8 bits: [n, h, w, 3] uint8; what is not finite becomes 0."""
+    """Pictures [n, h, w, 3] or clips in [0, 1], rounded to 8 bits; what is not finite becomes 0."""
     pixels = images.nan_to_num(0.0).clamp(0, 1).mul(255).round().byte()
     return pixels.cpu().numpy()

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import capturing, probing
+from quant.schema import Value
+
+from . import allocating, capturing, probing, sweeping
+from .allocating import AllocateRequest
 from .capturing import CaptureRequest
 from .catalogue import list_models
 from .events import OnEvent
@@ -18,6 +21,7 @@ from .probing import ProbeRequest
 from .request import CompareRequest, as_command, check_fields
 from .studies import place
 from .study import default_folder
+from .sweeping import SweepRequest
 
 Request = Mapping[str, Any]
 Cancelled = Callable[[], bool]
@@ -45,12 +49,12 @@ def _describe_compare(request: Request) -> tuple[str, Path]:
     if asked.outliers is not None:
         model = asked.outliers.marked(model)
     title = f"{model}: {', '.join(runs)}, {seeds}"
-    return title, place(asked.out or default_folder(asked.model, asked.outliers))
+    return title, place(asked.out or default_folder(asked.model, asked.outliers, asked.loras))
 
 
 def _command_compare(request: Request) -> str:
     asked = CompareRequest.parse(request, "the request")
-    return as_command(asked.model_copy(update=_written(asked.out)))
+    return as_command(_into_out(asked))
 
 
 def _run_compare(request: Request, on_event: OnEvent, cancelled: Cancelled, key: str) -> Any:
@@ -59,39 +63,43 @@ def _run_compare(request: Request, on_event: OnEvent, cancelled: Cancelled, key:
     return compare(CompareRequest.parse(request, "the job"), on_event, cancelled, key=key)
 
 
-def _describe_capture(request: Request) -> tuple[str, Path]:
-    return capturing.title(CaptureRequest.parse(request, "the request"))
+def _into_out(asked: Any) -> Any:
+    """The request with the folder that the work writes into: for a recorded study its copy, which a command is to name."""
+    return asked.model_copy(update={"out": None if asked.out is None else place(asked.out)})
 
 
-def _command_capture(request: Request) -> str:
-    asked = CaptureRequest.parse(request, "the request")
-    return capturing.as_command(asked.model_copy(update=_written(asked.out)))
+def _into_study(asked: Any) -> Any:
+    return asked.model_copy(update={"study": place(asked.study)})
 
 
-def _written(out: Path | None) -> dict[str, Path | None]:
-    """Where the work writes: for a recorded study its copy, which a command is to name."""
-    return {"out": None if out is None else place(out)}
+def _kind(
+    asks: type[Value], into: Callable[[Any], Any], title: Any, as_command: Any, do: Any
+) -> Kind:
+    """Of work that its module describes, says as a command, and does, by one kind of request.
 
+    `into` puts in the folder that the work writes into.
+    """
 
-def _run_capture(request: Request, on_event: OnEvent, cancelled: Cancelled, key: str) -> Any:
-    return capturing.capture(CaptureRequest.parse(request, "the job"), on_event, cancelled)
+    def run(request: Request, on_event: OnEvent, cancelled: Cancelled, key: str) -> Any:
+        return do(asks.parse(request, "the job"), on_event, cancelled)
 
-
-def _describe_probe(request: Request) -> tuple[str, Path]:
-    return probing.title(ProbeRequest.parse(request, "the request"))
-
-
-def _command_probe(request: Request) -> str:
-    asked = ProbeRequest.parse(request, "the request")
-    return probing.as_command(asked.model_copy(update=_written(asked.out)))
-
-
-def _run_probe(request: Request, on_event: OnEvent, cancelled: Cancelled, key: str) -> Any:
-    return probing.probe(ProbeRequest.parse(request, "the job"), on_event, cancelled)
+    return Kind(
+        lambda request: title(asks.parse(request, "the request")),
+        lambda request: as_command(into(asks.parse(request, "the request"))),
+        run,
+    )
 
 
 KINDS: dict[str, Kind] = {
     "compare": Kind(_describe_compare, _command_compare, _run_compare),
-    "capture": Kind(_describe_capture, _command_capture, _run_capture),
-    "probe": Kind(_describe_probe, _command_probe, _run_probe),
+    "capture": _kind(
+        CaptureRequest, _into_out, capturing.title, capturing.as_command, capturing.capture
+    ),
+    "probe": _kind(ProbeRequest, _into_out, probing.title, probing.as_command, probing.probe),
+    "sensitivity": _kind(
+        SweepRequest, _into_out, sweeping.title, sweeping.as_command, sweeping.sweep
+    ),
+    "allocate": _kind(
+        AllocateRequest, _into_study, allocating.title, allocating.as_command, allocating.allocate
+    ),
 }

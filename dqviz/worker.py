@@ -22,7 +22,7 @@ from typing import Any
 
 from quant.errors import Cancelled, DQVizError
 
-from . import jobs
+from . import clips, jobs
 from .events import Event, Preview, Progress, RunFinished, Stage
 from .jobs import Job, JobStore
 from .work import KINDS, Kind
@@ -167,14 +167,14 @@ class Reporter:
 
 
 def frame(preview: Preview) -> str:
-    """A preview as JSON for the page: pictures as lossless data URLs."""
+    """A preview as JSON for the page: pictures, of clips their middle frames, as lossless data URLs."""
     return json.dumps(
         {
             "name": preview.run,
             "seed": preview.samples[0].seed,
             "step": preview.step + 1,
             "steps": preview.steps,
-            "images": [png_url(image) for image in preview.images],
+            "images": [png_url(clips.still(image)) for image in preview.images],
         },
         separators=(",", ":"),
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -14,10 +16,17 @@ from torch import Tensor
 def write_tensors(
     path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], durable: bool = False
 ) -> None:
-    """Write a file aside, then rename it; `durable` waits until the disk has it.
+    """Write a file aside, then rename it; `durable` waits until the disk has it."""
+    with replaced(path, durable) as file:
+        save_file(tensors, file, metadata=metadata)
 
-    It is written in a folder of its own, which the next writer of this file removes when this
-    process was killed: safetensors itself writes under a random name.
+
+@contextmanager
+def replaced(path: Path, durable: bool = False) -> Iterator[Path]:
+    """A file to write, which takes the place of `path` when the block ends well.
+
+    It lies in a folder of its own, which the next writer of this file removes when this process was
+    killed: safetensors itself writes under a random name.
     """
     for left in path.parent.glob(f".{path.name}.*.partial"):
         process = left.name.split(".")[-2]
@@ -31,7 +40,7 @@ def write_tensors(
     aside.mkdir()
     try:
         file = aside / path.name
-        save_file(tensors, file, metadata=metadata)
+        yield file
         file.chmod(0o666 & ~_umask())  # safetensors keeps other people out
         if durable:
             with file.open("rb") as stream:

@@ -15,7 +15,7 @@ largest activations would decide for the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -121,6 +121,43 @@ def transform_of(
             )
         signs = random_signs(width, seed, group.input_of)
     return scale, signs
+
+
+def ways_of(
+    kinds: Sequence[TransformName], alphas: Sequence[float], statistics: Sequence[str]
+) -> list[Candidate]:
+    """Every way of these kinds: with a scale one for each alpha and statistic."""
+    found = []
+    for kind in kinds:
+        if kind in ("plain", "rotate"):
+            found.append(Candidate(transform=kind))
+        else:
+            found += [
+                Candidate(transform=kind, alpha=a, act_stat=s) for s in statistics for a in alphas
+            ]
+    return found
+
+
+def balanced(
+    group: Group,
+    seen: InputStatistics | None,
+    ways: Sequence[Candidate],
+    seed: int,
+    said: Mapping[str, object] | None = None,
+) -> list[Rounded]:
+    """The sites rounded once in the way that leaves the least error; `said` goes into their notes."""
+    errors = {}
+    if len(ways) > 1:
+        found = required(seen, group)
+        for way in ways:
+            transform = transform_of(way, group, seen, seed)
+            errors[way] = output_error(group, found.rows, found.row_steps, *transform)
+    best = min(errors, key=lambda way: errors[way]) if errors else ways[0]
+    scale, signs = transform_of(best, group, seen, seed)
+    notes: dict[str, object] = {**best.to_json(), "error": errors.get(best), **(said or {})}
+    if signs is not None:
+        notes["rotation"] = rotation_of(group.width)
+    return [transformed_and_rounded(site, scale, signs, notes) for site in group.sites]
 
 
 def required(seen: InputStatistics | None, group: Group) -> InputStatistics:

@@ -34,9 +34,11 @@ _BORDERS = [
 
 def e2m1_codes(x: Tensor) -> Tensor:
     """Nearest codes of x, uint8 in 0 .. 15: the sign is the eighth."""
-    borders = torch.tensor(_BORDERS, dtype=torch.float32, device=x.device)
-    index = torch.bucketize(x.abs().float().contiguous(), borders)
-    return (index + 8 * (x < 0)).to(torch.uint8)
+    magnitudes = x.abs().float()
+    codes = 8 * (x < 0).to(torch.uint8) + len(_BORDERS)
+    for border in torch.tensor(_BORDERS, dtype=torch.float32, device=x.device):
+        codes -= (magnitudes <= border).view(torch.uint8)  # faster than a search per element
+    return codes
 
 
 def e2m1_values(codes: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -27,13 +28,15 @@ from .clock import RecordingClock
 from .errors import BadCheckpoint, BadInput
 from .footprint import input_shapes, row_choice, surface_steps
 from .generation import StepEvent, generate, timesteps_of
-from .models import Model, safetensors_header
-from .recording import FIELDS, InputShape, InputStatistics, Recorder
+from .mapped import Mapped
+from .models import Model
+from .recording import FIELDS, InputShape, InputStatistics, OnDisk, Recorder
 from .row_choice import Chosen
 from .schema import Sample, Sampler, Window
 from .seen_layout import CalibrationOptions
 from .stages import Stages, WeightStatistics
 from .summaries import STATISTICS, summarize
+from .weight_files import safetensors_header
 
 CHECKPOINT_SHARE = 0.1  # of the time goes into writing checkpoints, at most
 _SUMMARIZED = (
@@ -46,17 +49,22 @@ _SUMMARIZED = (
 class Seen:
     """The statistics of one calibration, by input name."""
 
-    inputs: dict[str, InputStatistics]
+    inputs: Mapping[str, InputStatistics]
     timesteps: tuple[float, ...]
     manifest: dict[str, Any]  # samples, sampler, options, model: what it was recorded from
     entries: tuple[dict[str, Any], ...]  # of every input: its sites, roles, block, width, tokens
-    stages: dict[str, dict[str, InputStatistics]] = field(default_factory=dict)  # after "input"
+    stages: Mapping[str, Mapping[str, InputStatistics]] = field(
+        default_factory=dict
+    )  # after "input"
     weights: dict[str, dict[str, WeightStatistics]] = field(default_factory=dict)  # by stage, site
     windows: tuple[Window, ...] = ()  # in which the transforms of the stages differ
 
     def save(self, path: Path) -> None:
         """Write one safetensors file, atomically; see `quant.seen_layout`."""
-        by_stage = {layout.INPUT: self.inputs, **self.stages}
+        by_stage: dict[str, Mapping[str, InputStatistics]] = {
+            layout.INPUT: self.inputs,
+            **self.stages,
+        }
         tensors: dict[str, Tensor] = {}
         for stage, inputs in by_stage.items():
             for name, statistics in inputs.items():
@@ -85,7 +93,7 @@ class Seen:
         }
         write_tensors(path, tensors, layout.metadata(described), durable=True)
 
-    def _summaries(self, stage: str, inputs: dict[str, InputStatistics]) -> dict[str, Tensor]:
+    def _summaries(self, stage: str, inputs: Mapping[str, InputStatistics]) -> dict[str, Tensor]:
         """The small tensors that heatmaps read, one per statistic."""
         shape = next(iter(inputs.values())).count.shape
         found = {
@@ -209,19 +217,23 @@ class _Pass:
     ) -> None:
         if not samples:
             raise BadInput("there is nothing to record: no samples were given; e.g. 8 of them")
-        self.model, self.sampler = model, sampler
+        self.model, self.samples, self.sampler = model, samples, sampler
         self.clock = clock or RecordingClock()
-        self.branches = 2 if sampler.guidance > 1 else 1
+        self.branches = model.branches(sampler.guidance)
         self.shapes = input_shapes(model, samples[0], sampler) if shapes is None else shapes
         self.stages = stages or Stages({})
-        self.choice = row_choice(options, samples, sampler)
+        self.choice = row_choice(options, samples, sampler, self.branches)
         kept = surface_steps(options, self.shapes, self.stages, sampler.steps)
         scratch: dict[object, Tensor] = {}
+        self.room = None if model.scratch is None else _room(model.scratch)
         self.recorders = {
-            (stage, name): Recorder(shape, sampler.steps, self.branches, self.choice, kept, scratch)
+            (stage, name): Recorder(
+                shape, sampler.steps, self.branches, self.choice, kept, scratch, self.room
+            )
             for name, shape in self.shapes.items()
             for stage in (layout.INPUT, *(s.name for s in self.stages.by_input.get(name, ())))
         }
+        self._let_go()
         self.manifest = manifest_of(model, samples, sampler, options, self.stages)
         self.timesteps = timesteps_of(sampler)
         self._step = self._first = self._count = 0
@@ -251,7 +263,8 @@ class _Pass:
     ) -> None:
         """A step has ended: merge what its hooks measured."""
         with self.clock.recording(self.model.device):
-            self._merge(event)
+            self._merge()
+        self._let_go()
         self._step = event.step + 1
         self._chosen.clear()
         if on_step is not None:
@@ -259,9 +272,10 @@ class _Pass:
 
     def finish(self) -> Seen:
         """The statistics of the whole pass."""
-        found: dict[str, dict[str, InputStatistics]] = {}
+        by_stage: dict[str, dict[str, Recorder]] = {}
         for (stage, name), recorder in self.recorders.items():
-            found.setdefault(stage, {})[name] = recorder.finish()
+            by_stage.setdefault(stage, {})[name] = recorder
+        found = {stage: self._finished(recorders) for stage, recorders in by_stage.items()}
         return Seen(
             inputs=found[layout.INPUT],
             timesteps=self.timesteps,
@@ -270,6 +284,15 @@ class _Pass:
             stages={s: found[s] for s in self.stages.names if s != layout.INPUT},
             windows=self.stages.windows,
         )
+
+    def _let_go(self) -> None:
+        if self.room is not None:
+            self.room.let_go()
+
+    def _finished(self, recorders: dict[str, Recorder]) -> Mapping[str, InputStatistics]:
+        if self.room is not None:
+            return OnDisk(recorders, self.room)
+        return {name: recorder.finish() for name, recorder in recorders.items()}
 
     def _hook(self, name: str) -> Callable[..., None]:
         shape, stages = self.shapes[name], self.stages.by_input.get(name, ())
@@ -284,6 +307,8 @@ class _Pass:
                         f"guidance branches of {self._count} samples with {shape.tokens} rows each"
                     )
                 x = x.reshape(self.branches, -1, x.shape[-1])
+                if not self.model.adapter.conditional_first:
+                    x = x.flip(0)
                 here, there = self._rows(shape.tokens, x.device)
                 window = self.stages.window_at(self.timesteps[self._step])
                 for stage in (None, *stages):
@@ -292,6 +317,11 @@ class _Pass:
                     recorder = self.recorders[key, name]
                     parts = recorder.measure(x, there, self._step, self._first == 0)
                     self._pending.append((key, name, here, x.shape[1], parts))
+                if (
+                    self.room is not None
+                ):  # memory counts for more than moving a step's parts at once
+                    self._merge()
+                    self.room.let_go()
 
         return hook
 
@@ -303,18 +333,22 @@ class _Pass:
             self._chosen[tokens] = here, there
         return self._chosen[tokens]
 
-    def _merge(self, event: StepEvent) -> None:
+    def _merge(self) -> None:
         pending, self._pending = self._pending, []
         arrived = _to_host([part for *_, parts in pending for part in parts])
         for stage, name, chosen, rows, parts in pending:
             own, arrived = arrived[: len(parts)], arrived[len(parts) :]
-            if not self.recorders[stage, name].merge(own, chosen, event.step, rows):
+            if not self.recorders[stage, name].merge(own, chosen, self._step, rows):
                 raise BadInput(
                     f"{self.model.key}: the {stage} of {name} holds NaN or infinity at step "
-                    f"{event.step} (timestep {event.timestep:g}) in samples from seed "
-                    f"{event.samples[0].seed} on; with 16-bit numbers it may be an overflow: "
+                    f"{self._step} (timestep {self.timesteps[self._step]:g}) in samples from seed "
+                    f"{self.samples[self._first].seed} on; with 16-bit numbers it may be an overflow: "
                     "try --dtype float32"
                 )
+
+
+def _room(scratch: Path) -> Mapped:
+    return Mapped(Path(mkdtemp(prefix="statistics-", dir=scratch)))
 
 
 class _Checkpoint:

@@ -50,8 +50,8 @@ class CalibrationInputs:
         """Draw one batch; they come in order."""
         model, batch = self.model, self.batches[index]
         scheduler = make_scheduler(self.sampler)
-        conditions = model.adapter.conditions(model.pipe, batch)
-        noise = starting_noise(model.adapter.latent_shape(model.pipe), batch)
+        conditions = model.conditions(batch, self.sampler)
+        noise = starting_noise(model.latent_shape(self.sampler), batch)
         x = noise.to(model.device) * getattr(scheduler, "init_noise_sigma", 1.0)
         found = []
         for step, t in enumerate(scheduler.timesteps[: self.steps[-1] + 1]):
@@ -75,7 +75,7 @@ class CalibrationInputs:
     @torch.no_grad()
     def _run(self, network: nn.Module, batch: int, at: int) -> None:
         model = self.model
-        conditions = model.adapter.conditions(model.pipe, self.batches[batch])
+        conditions = model.conditions(self.batches[batch], self.sampler)
         t = torch.tensor([self.kept[at]], device=model.device)
         x = self.latents[batch][at].to(model.device)
         model.adapter.predict(network, x, t, conditions, self.sampler.guidance)

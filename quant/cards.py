@@ -1,21 +1,15 @@
-"""Cards of methods and metrics, read from source without importing it.
-
-A module that joins a package by existing states `CARD = Card(...)` with literal arguments. Listing
-reads that with `ast`, so that the command line and the app know every method in milliseconds and
-without torch; `load` imports the one that is asked for.
-"""
+"""Cards of methods: ours are read from source (`quant.card_files`), those of other packages by entry point."""
 
 from __future__ import annotations
 
-import ast
-import importlib
 import importlib.metadata
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+from .card_files import CardFiles
 from .errors import BadInput, DQVizError, unknown
 
 ENTRY_POINTS = "dqviz.methods"
@@ -53,9 +47,13 @@ class Card:
     beats_at: tuple[str, ...] = ("w4a8", "w4a4", "w6a6")  # bits at which it does
     needs: tuple[str, ...] = ()  # calibration statistics that it reads
     widths: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)  # of weights that it can make
+    integers: bool = False  # rounds to integers alone, not to fp8 or block formats
     weight_only: bool = False  # leaves activations as they are
     also: tuple[str, ...] = ()  # roles that adapters keep in 16 bit and it quantizes, in blocks
+    roles: bool = False  # whether it tells layers apart by their role, so that roles must be known
+    one_window: bool = False  # whether each layer has one activation format for all steps
     learns: bool = False  # whether it has a `learner`: steps, a log, views of its own
+    trajectories: bool = False  # whether it draws some to learn from
     summary: str = ""
     options: tuple[Option, ...] = ()
     presets: tuple[Preset, ...] = ()
@@ -80,52 +78,19 @@ class Card:
         return {**known[name].options, **options}
 
 
-_PARTS: dict[str, Callable[..., object]] = {"Option": Option, "Preset": Preset}
-
-
-def _literal(node: ast.expr) -> object:
-    """Literal value of an expression that may hold nested `Option(...)` and `Preset(...)` calls."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _PARTS:
-        return _PARTS[node.func.id](*(_literal(a) for a in node.args), **_keywords(node))
-    if isinstance(node, ast.Tuple):
-        return tuple(_literal(element) for element in node.elts)
-    return ast.literal_eval(node)
-
-
-def _keywords(call: ast.Call) -> dict[str, object]:
-    return {k.arg: _literal(k.value) for k in call.keywords if k.arg is not None}
-
-
-def read_card(path: Path) -> Card | None:
-    """The card in one source file, or None when the file has none."""
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        is_card = (
-            isinstance(node, ast.Assign)
-            and isinstance(node.targets[0], ast.Name)
-            and node.targets[0].id == "CARD"
-            and isinstance(node.value, ast.Call)
-            and isinstance(node.value.func, ast.Name)
-            and node.value.func.id == "Card"
-        )
-        if is_card:
-            assert isinstance(node, ast.Assign)
-            assert isinstance(node.value, ast.Call)
-            return Card(**_keywords(node.value))  # type: ignore[arg-type]
-    return None
+FILES = CardFiles(
+    f"{__package__}.methods",
+    Path(__file__).parent / "methods",
+    Card,
+    "method",
+    {"Option": Option, "Preset": Preset},
+)
 
 
 @cache
 def methods() -> dict[str, Card]:
     """Every method by key: ours by reading, those of other packages by entry point."""
-    cards: dict[str, Card] = {}
-    for path in sorted((Path(__file__).parent / "methods").glob("*.py")):
-        card = read_card(path)
-        if card is not None:
-            if card.key in cards:
-                raise DQVizError(
-                    f"two methods are called '{card.key}'; the second is in {path.name}"
-                )
-            cards[card.key] = card
+    cards = FILES.cards
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
         cards.setdefault(entry.name, entry.load().CARD)
     return cards
@@ -135,11 +100,9 @@ def load_method(key: str) -> ModuleType:
     """Import the module of one method."""
     if key not in methods():
         raise unknown("method", key, methods(), "List them: dqviz methods")
+    if key in FILES.cards:
+        return FILES.load(key)
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
         if entry.name == key:
             return entry.load()
-    folder = Path(__file__).parent / "methods"
-    name = next(
-        p.stem for p in folder.glob("*.py") if (c := read_card(p)) is not None and c.key == key
-    )
-    return importlib.import_module(f".methods.{name}", __package__)
+    raise DQVizError(f"the package that brought method '{key}' is gone; install it again")

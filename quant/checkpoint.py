@@ -11,23 +11,24 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import diffusers
 import torch
 from safetensors import SafetensorError, safe_open
 
 from .amplified import is_amplified
-from .atomic import write_tensors
 from .attention_ranges import AttentionRange
 from .errors import BadCheckpoint, BadInput
 from .layers import QuantLinear
-from .models import Model, safetensors_header
+from .models import Model
 from .quantization import Quantized
-from .schema import Injection, Plan, Value
+from .schema import Injection, Lora, Plan, Value
 from .sharing_choice import Sharing
 from .sizes import SizeReport, file_bytes, report
 from .storage import digest, stored_tensors
+from .tensor_files import Shapes, write_in_turn
+from .weight_files import safetensors_header
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 CONFIG = "config.json"
@@ -36,6 +37,8 @@ FORMAT = 1
 
 class CheckpointConfig(Value):
     """`quantization_config` of a checkpoint: explicit site names, nothing to guess."""
+
+    unwritten: ClassVar[frozenset[str]] = frozenset({"loras"})
 
     quant_method: str = "dqviz"
     format: int = FORMAT
@@ -48,6 +51,7 @@ class CheckpointConfig(Value):
     base: str | None = None  # the pipeline that this transformer belongs to
     recipe: str | None = None  # fingerprint
     outliers: Injection | None = None  # synthetic ones in the weights
+    loras: tuple[Lora, ...] | None = None  # fused into the weights before
     sharing: Sharing | None = None  # attention shared between the guidance branches
     attention: dict[str, AttentionRange] = {}  # integers inside attentions, by name
 
@@ -84,6 +88,10 @@ def save_checkpoint(
     folder = partial / "transformer" if pipeline else partial
     folder.mkdir(exist_ok=True)
     stored = stored_tensors(quantized.transformer, model.source_dtype)
+    shapes: Shapes = {}
+    digests = {}
+    for name, tensor in stored.tensors.items():
+        shapes[name], digests[name] = (tuple(tensor.shape), tensor.dtype), digest(tensor)
     layers = {n: m for n, m in quantized.transformer.named_modules() if isinstance(m, QuantLinear)}
     config = CheckpointConfig(
         method=quantized.method,
@@ -91,10 +99,11 @@ def save_checkpoint(
         plan=quantized.plan,
         transforms={name: layer.transform.to_json() for name, layer in layers.items()},
         shared=stored.shared,
-        tensors={name: digest(tensor) for name, tensor in stored.tensors.items()},
-        base=None if pipeline else (model.ref if model.from_hub else model.key),
+        tensors=digests,
+        base=None if pipeline else model.pipeline_ref,
         recipe=recipe,
         outliers=model.outliers,
+        loras=model.loras or None,
         sharing=quantized.sharing,
         attention=dict(quantized.attention),
     )
@@ -107,15 +116,18 @@ def save_checkpoint(
     (folder / CONFIG).write_text(
         json.dumps(described, indent=1, sort_keys=True) + "\n", encoding="utf-8"
     )
-    write_tensors(folder / WEIGHTS, stored.tensors, {"format": "pt"})
+    write_in_turn(folder / WEIGHTS, shapes, stored.tensors.__getitem__, {"format": "pt"})
     size = (folder / WEIGHTS).stat().st_size
     if out.exists():
         out.rmdir()
     partial.replace(out)
-    shapes = {name: (tuple(t.shape), t.dtype) for name, t in stored.tensors.items()}
+    state = model.transformer.state_dict()
     half = {
-        n: (tuple(t.shape), torch.float16 if t.is_floating_point() else t.dtype)
-        for n, t in stored_tensors(model.transformer, model.source_dtype).tensors.items()
+        n: (
+            tuple(state[n].shape),
+            torch.float16 if state[n].is_floating_point() else state[n].dtype,
+        )
+        for n in stored_tensors(model.transformer, model.source_dtype).tensors
     }
     return report(shapes, model.sites, set(layers), size, file_bytes(half))
 

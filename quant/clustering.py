@@ -27,8 +27,8 @@ from .vectors import (
 
 AT_ONCE = 10  # iterations in a step
 _NEAREST, _SEED = (
-    16,
-    24,
+    6,
+    9,
 )  # a distance and a vector's step of seeding, in passes over numbers: timed on a CPU
 STAGE = "k-means"
 GROUPS = 32  # of codewords, whose uses are told together

@@ -59,6 +59,7 @@ class DQVizQuantizer(DiffusersQuantizer):
     """Fills packed layers from a checkpoint; never quantizes on load."""
 
     requires_calibration = False
+    use_keep_in_fp32_modules = True  # as without quantization: Wan keeps tables and norms so
     quantization_config: DQVizConfig
 
     def validate_environment(self, *args: Any, **kwargs: Any) -> None:
@@ -102,7 +103,7 @@ class DQVizQuantizer(DiffusersQuantizer):
                 raise BadCheckpoint(
                     f"the checkpoint quantizes site '{name}', which this transformer does not have"
                 )
-            swap(model, name, _empty(linear, site_plan, checkpoint, name, self.dtype))
+            swap(model, name, empty_layer(linear, site_plan, checkpoint, name, self.dtype))
         for layer, (name, holder) in _shared_bases(model, checkpoint):
             layer.share_basis(name, holder)  # so that its own copy is not missed
 
@@ -150,7 +151,7 @@ class DQVizQuantizer(DiffusersQuantizer):
                 setattr(model.get_submodule(owner), last, model.get_parameter(present))
         for layer, (name, holder) in _shared_bases(model, checkpoint):
             layer.share_basis(name, holder)
-        attach(model, checkpoint.plan.windows)
+        attach(model, checkpoint.plan.windows, adapter_for(model).noisiest_timestep)
         if checkpoint.sharing is not None:
             attach_sharing(model, adapter_for(model), checkpoint.sharing)
         attach_ranges(model, checkpoint.attention)
@@ -185,9 +186,10 @@ def _shared_bases(
     return found
 
 
-def _empty(
+def empty_layer(
     linear: nn.Linear, plan: SitePlan, checkpoint: CheckpointConfig, name: str, dtype: torch.dtype
 ) -> QuantLinear:
+    """The layer of one site before its tensors are read; `dtype` is that of its bias."""
     with torch.device("cpu"):
         layer = QuantLinear(
             linear.in_features,

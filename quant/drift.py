@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from .errors import BadInput
 from .evaluate import check_pair
-from .generation import Generation, Trajectory, make_scheduler, predict
+from .generation import Generation, Trajectory, make_scheduler, predict, scale_input
 from .metrics.latent_error import measure as relative_error
 from .models import Model
 from .schema import Sampler, Value
@@ -128,9 +128,7 @@ def _teacher_forced(
         for first in range(0, count, batch_size):
             rows = slice(first, first + batch_size)
             samples = reference.samples[rows]
-            out = predict(
-                model, scaled[rows], timestep, samples, reference.sampler.guidance, transformer
-            )
+            out = predict(model, scaled[rows], timestep, samples, reference.sampler, transformer)
             for branch in branches:
                 truth = getattr(trajectory, branch)[step, rows]
                 errors[branch][step, rows] = relative_error(truth, getattr(out, branch))
@@ -142,7 +140,7 @@ def _teacher_forced(
 def _network_input(sampler: Sampler, latents: Tensor, timestep: float) -> Tensor:
     """Latents as the scheduler hands them to the network at this step."""
     scheduler = make_scheduler(sampler)
-    return scheduler.scale_model_input(latents, torch.tensor(timestep))
+    return scale_input(scheduler, latents, torch.tensor(timestep))
 
 
 def _free_running(ours: Generation, theirs: Generation, x: Trajectory, y: Trajectory) -> np.ndarray:

@@ -23,7 +23,7 @@ from torch import nn
 
 import kernels
 
-from .adapters import Site
+from .adapters import Adapter, Site, adapter_for
 from .footprint import Recorded, footprint
 from .recording import InputShape
 from .row_choice import quotas
@@ -80,6 +80,7 @@ class GroupShape:
     tokens: int = 1  # T, where it is known: rows that a method which learns runs through
     groups: int = 1  # of the whole model
     block: int | None = None  # that they are in
+    branches: int = 2  # of guidance
 
     @property
     def weights(self) -> int:
@@ -127,10 +128,15 @@ class Network:
     """A network of which only shapes are known."""
 
     sites: list[Site]
+    adapter: Adapter
+
+    def branches(self, guidance: float) -> int:
+        """Guidance branches of one evaluation."""
+        return self.adapter.branches(guidance)
 
 
 def group_shapes(
-    sites: Sequence[Site],
+    network: Recorded,
     quantized: Iterable[str],
     sampler: Sampler,
     record: CalibrationOptions,
@@ -139,11 +145,12 @@ def group_shapes(
     """The groups of these sites after a calibration with this sampler; `shapes` tells their tokens."""
     known = shapes or {}
     inside, outputs, widths, blocks = set(quantized), {}, {}, {}
-    for site in sites:
+    for site in network.sites:
         if site.name in inside:
             outputs.setdefault(site.input_of, []).append(site.out_features)
             widths[site.input_of], blocks[site.input_of] = site.in_features, site.block
-    rows = int(quotas(record.reservoir, sampler.steps, _branches(sampler)).sum())
+    branches = network.branches(sampler.guidance)
+    rows = int(quotas(record.reservoir, sampler.steps, branches).sum())
     return [
         GroupShape(
             widths[name],
@@ -153,6 +160,7 @@ def group_shapes(
             known[name].tokens if name in known else 1,
             len(outputs),
             blocks[name],
+            branches,
         )
         for name, of in outputs.items()
     ]
@@ -174,7 +182,7 @@ def drawing(sites: Sequence[Site], shapes: Mapping[str, InputShape], frames: int
 
 
 def calibrating(
-    sites: Sequence[Site],
+    network: Recorded,
     shapes: Mapping[str, InputShape],
     sampler: Sampler,
     samples: int,
@@ -183,10 +191,12 @@ def calibrating(
 ) -> Work:
     """Draw the samples once and record every input."""
     recorded = sum(shape.tokens * shape.channels for shape in shapes.values())
+    sites = network.sites
     each = drawing(sites, shapes, frames) + Work(0, _RECORD * recorded)
     batches = -(-samples // batch_size)
     calls = Work(0, 0, _CALLS * (len(sites) + 2 * len(shapes)) * batches * sampler.steps)
-    return each * (samples * sampler.steps * _branches(sampler)) + calls
+    evaluations = samples * sampler.steps * network.branches(sampler.guidance)
+    return each * evaluations + calls
 
 
 def calibration_memory(
@@ -216,29 +226,39 @@ def method_memory(module: Any, shapes: Sequence[GroupShape], options: Value) -> 
     )
 
 
-def shapes_of(transformer: nn.Module, sites: Sequence[Site]) -> tuple[dict[str, InputShape], int]:
+def shapes_of(
+    transformer: nn.Module,
+    sites: Sequence[Site],
+    size: tuple[int, int] | None = None,
+    length: int | None = None,
+    text: int = TEXT_TOKENS,
+) -> tuple[dict[str, InputShape], int]:
     """Rows of every input of a network that is not run, from its configuration, and frames.
 
-    Empty where the configuration does not say how large a picture is. Text has `TEXT_TOKENS`.
+    `size` in pixels and `length` in frames are what is asked for, if it is other than the configuration's.
+    Empty where the configuration does not say how large a picture is. A prompt has `text` tokens.
     """
     config: Any = transformer.config
-    size, patch = config.get("sample_size"), config.get("patch_size") or 1
-    if not isinstance(size, int):
+    drawn = adapter_for(transformer).tokens(config, size, length)
+    if drawn is None:
         return {}, 1
-    frames = config.get("video_length") or 1
-    tokens = (size // patch) ** 2 * frames
+    tokens, frames = drawn
+    streams = {site.block for site in sites if site.role == "joint_q"}
+    joined = {site.block for site in sites if site.role in _JOINED}
+
+    def rows(site: Site) -> int:
+        if site.block in joined:
+            return tokens + text
+        two_streams = site.block in streams and site.role == "cross_out"
+        of_text = two_streams or site.role in _OF_TEXT or "text" in site.input_of
+        return text if of_text else tokens
+
     return {
-        site.input_of: InputShape(
-            TEXT_TOKENS if site.role in _OF_TEXT or "text" in site.input_of else tokens,
-            site.in_features,
-        )
+        site.input_of: InputShape(rows(site), site.in_features)
         for site in sites
         if site.kept_reason is None
     }, frames
 
 
 _OF_TEXT = ("cross_k", "cross_v", "context_fc1", "context_fc2")
-
-
-def _branches(sampler: Sampler) -> int:
-    return 2 if sampler.guidance > 1 else 1
+_JOINED = ("single_in", "single_out")  # of blocks that read picture and text as one sequence

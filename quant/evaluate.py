@@ -23,6 +23,7 @@ from .frechet import LABEL, Distance, distance, latent_features, too_few
 from .generation import Generation
 from .intervals import Interval, bootstrap, proportion
 from .metrics import MetricCard, list_metrics, load_metric
+from .pixels import PICTURES
 from .schema import Sample, Sampler, Value
 
 NEEDS_WEIGHTS = ("fid", "clip_score", "image_reward", "lpips", "vbench")
@@ -62,10 +63,13 @@ class Summary(Value):
     identical: bool = False  # every sample is identical to the reference
     identical_count: int = 0
     pooled: dict[str, float | None] = {}
+    per_frame: tuple[float | None, ...] | None = None  # of clips: mean over the samples
 
     def to_json(self) -> dict[str, Any]:
         """With the pooled numbers beside the mean."""
         data = super().to_json()
+        if self.per_frame is None:
+            del data["per_frame"]
         return data | data.pop("pooled")
 
 
@@ -164,7 +168,7 @@ def _check_samples(ours: Sequence[Sample], theirs: Sequence[Sample]) -> None:
     if len(ours) != len(theirs):
         raise BadInput(f"runs cannot be paired: they have {len(ours)} and {len(theirs)} samples")
     for index, (a, b) in enumerate(zip(ours, theirs)):
-        for name in ("seed", "class_id", "prompt"):
+        for name in ("seed", "class_id", "prompt", "negative"):
             if getattr(a, name) != getattr(b, name):
                 raise BadInput(
                     f"runs cannot be paired: sample {index} has {name} {getattr(a, name)!r} and {getattr(b, name)!r}"
@@ -192,6 +196,8 @@ def paired_metrics(
     for key, card in list_metrics().items():
         ours, theirs = getattr(reference, card.needs), getattr(candidate, card.needs)
         reason = _not_finite(ours, f"reference {card.needs}") or _not_finite(theirs, card.needs)
+        if card.clips and reference.images.dim() == PICTURES:
+            reason = "unavailable: of clips, and these are pictures"
         try:
             found[key] = None if reason else _measure(key, card, ours, theirs)
         except BadInput as error:  # a metric that these shapes are too small for
@@ -203,10 +209,18 @@ def paired_metrics(
 
 def _measure(key: str, card: MetricCard, reference: Tensor, candidate: Tensor) -> Summary:
     metric = load_metric(key)
-    values = metric.measure(reference, candidate)  # [n]
+    clips = card.needs == "images" and reference.dim() > PICTURES
+    # One clip at a time: all of them in float64 may be more than there is memory.
+    parts = [(a[None], b[None]) for a, b in zip(reference, candidate)] if clips else []
+    frames = None
+    if clips and hasattr(metric, "per_frame"):
+        frames = np.concatenate([metric.per_frame(*p) for p in parts])  # [n, f]
+        values = metric.over_frames(frames)  # [n]
+    else:
+        values = np.concatenate([metric.measure(*p) for p in parts or [(reference, candidate)]])
     same = (reference == candidate).flatten(1).all(dim=1)  # [n]
     pooled = metric.pooled(reference, candidate) if hasattr(metric, "pooled") else {}
-    return summarise(values, card, identical=same.numpy(), pooled=pooled)
+    return summarise(values, card, identical=same.numpy(), pooled=pooled, frames=frames)
 
 
 def summarise(
@@ -214,8 +228,12 @@ def summarise(
     card: MetricCard,
     identical: np.ndarray | None = None,
     pooled: Mapping[str, float | None] | None = None,
+    frames: np.ndarray | None = None,
 ) -> Summary:
-    """Values float64[n] as a `Summary`; what is not finite becomes null and stays out of the mean."""
+    """Values float64[n] as a `Summary`; what is not finite becomes null and stays out of the mean.
+
+    `frames` [n, f] are the values of every frame: their mean over the clips is kept.
+    """
     finite = np.isfinite(values)
     interval = bootstrap(values[finite]) if finite.any() else None
     low, high = (
@@ -236,7 +254,14 @@ def summarise(
         identical=bool(same.all()),
         identical_count=int(same.sum()),
         pooled=dict(pooled or {}),
+        per_frame=None if frames is None else _over_clips(frames),
     )
+
+
+def _over_clips(values: np.ndarray) -> tuple[float | None, ...]:
+    """Mean over the clips of values [n, f] per frame; None where no clip has a number."""
+    known = [column[np.isfinite(column)] for column in values.T]
+    return tuple(float(column.mean()) if len(column) else None for column in known)
 
 
 def _not_finite(values: Tensor, what: str) -> str | None:

@@ -40,7 +40,7 @@ class Footprint:
 
 def input_shapes(model: Model, sample: Sample, sampler: Sampler) -> dict[str, InputShape]:
     """Rows per sample and width of every recorded input: one evaluation of the network, one sample."""
-    branches = 2 if sampler.guidance > 1 else 1
+    branches = model.branches(sampler.guidance)
     found: dict[str, InputShape] = {}
 
     def hook_for(name: str):
@@ -56,8 +56,8 @@ def input_shapes(model: Model, sample: Sample, sampler: Sampler) -> dict[str, In
         for name, site in first.items()
     ]
     try:
-        noise = starting_noise(model.adapter.latent_shape(model.pipe), (sample,))
-        predict(model, noise, timesteps_of(sampler)[0], (sample,), sampler.guidance)
+        noise = starting_noise(model.latent_shape(sampler), (sample,))
+        predict(model, noise, timesteps_of(sampler)[0], (sample,), sampler)
     finally:
         for handle in handles:
             handle.remove()
@@ -72,10 +72,9 @@ def widest_shapes(model: Model) -> dict[str, InputShape]:
 
 
 def row_choice(
-    options: CalibrationOptions, samples: Sequence[Sample], sampler: Sampler
+    options: CalibrationOptions, samples: Sequence[Sample], sampler: Sampler, branches: int
 ) -> RowChoice:
     """Which rows these options look at closely."""
-    branches = 2 if sampler.guidance > 1 else 1
     return RowChoice(
         samples=tuple(samples),
         seed=options.seed,
@@ -105,6 +104,10 @@ class Recorded(Protocol):
         """Its linear layers."""
         ...
 
+    def branches(self, guidance: float) -> int:
+        """Guidance branches of one evaluation."""
+        ...
+
 
 def footprint(
     model: Recorded,
@@ -116,7 +119,7 @@ def footprint(
 ) -> Footprint:
     """What a calibration with these options will take at most."""
     stages = stages or Stages({})
-    branches = 2 if sampler.guidance > 1 else 1
+    branches = model.branches(sampler.guidance)
     series = sampler.steps * branches
     kept = len(surface_steps(options, shapes, stages, sampler.steps))
     quota = quotas(options.reservoir, sampler.steps, branches)

@@ -6,6 +6,7 @@ alone and not on the batch it was drawn in, nor on the device.
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,13 +30,13 @@ class StepEvent:
     timestep: float
     first: int  # index of the batch's first sample
     samples: tuple[Sample, ...]  # of this batch
-    latents: Tensor  # [b, c, h, w] after the step
-    preview: Callable[[], Tensor]  # decodes the current estimate: [b, h, w, 3] in [0, 1]
+    latents: Tensor  # [b, c, h, w], of clips [b, c, f, h, w], after the step
+    preview: Callable[[], Tensor]  # decodes the current estimate, as `Generation.images`
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """What the network saw and said at every step; step 0 is the noisiest."""
+    """What the network saw and said at every step; step 0 is the noisiest. Of clips [steps, n, c, f, h, w]."""
 
     timesteps: tuple[float, ...]  # [steps]
     inputs: Tensor  # [steps, n, c, h, w] latents before each step
@@ -46,12 +47,12 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Generation:
-    """Pictures with all that is needed to pair them with others."""
+    """Pictures or clips with all that is needed to pair them with others."""
 
     samples: tuple[Sample, ...]
     sampler: Sampler
-    images: Tensor  # [n, h, w, 3] float32 in [0, 1], CPU
-    latents: Tensor  # [n, c, h, w] float32, CPU
+    images: Tensor  # [n, h, w, 3], clips [n, f, h, w, 3], float32 in [0, 1], CPU
+    latents: Tensor  # [n, c, h, w], of clips [n, c, f, h, w], float32, CPU
     seconds: float  # wall time of the whole generation, decoding included
     trajectory: Trajectory | None = None
 
@@ -77,11 +78,17 @@ def make_scheduler(sampler: Sampler) -> Any:
     if not (isinstance(cls, type) and issubclass(cls, SchedulerMixin)):
         known = [n for n in dir(diffusers) if n.endswith("Scheduler")]
         raise unknown("scheduler", sampler.scheduler, known)
-    config = dict(sampler.config)
+    # JSON has no infinity: what came back as null is the class's own default (lambda_min_clipped).
+    config = {name: value for name, value in sampler.config.items() if value is not None}
     if sampler.scheduler == "DDIMScheduler" and "clip_sample" not in config:
         config["clip_sample"] = False  # the class's default greys out latents that exceed 1
     scheduler = cls.from_config(config)  # pyright: ignore[reportAttributeAccessIssue]  (from its ConfigMixin half)
-    scheduler.set_timesteps(sampler.steps)
+    if sampler.sigmas is None:
+        scheduler.set_timesteps(sampler.steps)
+    elif "sigmas" in inspect.signature(scheduler.set_timesteps).parameters:
+        scheduler.set_timesteps(sigmas=list(sampler.sigmas))
+    else:
+        raise BadInput(f"scheduler {sampler.scheduler} takes no noise levels (sigmas) of its own")
     return scheduler
 
 
@@ -102,14 +109,15 @@ def predict(
     latents: Tensor,
     timestep: float,
     samples: Sequence[Sample],
-    guidance: float,
+    sampler: Sampler,
     transformer: nn.Module | None = None,
 ) -> Prediction:
     """One network evaluation at given latents [n, c, h, w]: what teacher-forced errors are made of."""
     network = model.transformer if transformer is None else transformer
-    conditions = model.adapter.conditions(model.pipe, samples)
+    conditions = model.conditions(samples, sampler)
     at = torch.tensor([timestep], device=model.device)
-    out = model.adapter.predict(network, latents.to(model.device), at, conditions, guidance)
+    x = latents.to(model.device)
+    out = model.adapter.predict(network, x, at, conditions, sampler.guidance)
     uncond = None if out.uncond is None else out.uncond.cpu()
     return Prediction(out.cond.cpu(), uncond, out.guided.cpu())
 
@@ -126,7 +134,7 @@ def generate(
     noise_offset: float = 0.0,
     on_step: Callable[[StepEvent], None] | None = None,
 ) -> Generation:
-    """Draw one picture per sample.
+    """Draw one picture or clip per sample.
 
     Args:
         model: the pipeline that encodes, denoises and decodes.
@@ -170,8 +178,8 @@ def _draw(
 ) -> tuple[Tensor, Tensor, Trajectory | None]:
     adapter = model.adapter
     scheduler = make_scheduler(sampler)
-    conditions = adapter.conditions(model.pipe, batch)
-    noise = starting_noise(adapter.latent_shape(model.pipe), batch, noise_offset)
+    conditions = model.conditions(batch, sampler)
+    noise = starting_noise(model.latent_shape(sampler), batch, noise_offset)
     latents = noise.to(model.device) * getattr(scheduler, "init_noise_sigma", 1.0)  # [b, c, h, w]
     kept: dict[str, list[Tensor]] = {"inputs": [], "cond": [], "uncond": [], "guided": []}
     for step, timestep in enumerate(scheduler.timesteps):

@@ -151,7 +151,7 @@ def _rung(
         changed = generate(
             model,
             samples,
-            reference.sampler.model_copy(update={"steps": steps}),
+            model.with_steps(reference.sampler, steps),
             transformer=transformer,
             batch_size=batch_size,
             noise_offset=change.noise,

@@ -240,6 +240,10 @@ class QuantLinear(nn.Module):
             self.bias = self.bias.float() / divisor
         self._prepared.clear()
 
+    def forget(self) -> None:
+        """Let go of what was made of the stored form; it is made again when it is needed."""
+        self._prepared.clear()
+
     def share_basis(self, name: str, other: QuantLinear) -> None:
         """Read the change of basis of `other`, the site `name`; it is then saved there alone."""
         for buffer in self.basis_buffers:

@@ -182,8 +182,7 @@ def learn(learner: Learner, method: str, key: str, learning: Learning | None = N
                 _check_losses(losses, stage, least, learner)
             done, between = k + 1, True
             log.losses(k, stage, losses)
-            if _due(k, learner.steps, SNAPSHOTS):
-                log.measures(k, stage, learner.measures())
+            log.measures(k, stage, learner)
             if to.on_step is not None:
                 to.on_step(Progress(done, learner.steps, stage, losses))
             if time.monotonic() - kept_at >= to.every:
@@ -233,8 +232,10 @@ class _Log:
         if _due(k, self._steps, LINES):
             self._write({"step": k, "stage": stage, "losses": dict(losses)})
 
-    def measures(self, k: int, stage: str, measures: Mapping[str, Any]) -> None:
-        self._write({"step": k, "stage": stage, "measures": dict(measures)})
+    def measures(self, k: int, stage: str, learner: Learner) -> None:
+        """Those of now; where nothing is written they are not asked for, as they take a while."""
+        if self._path is not None and _due(k, self._steps, SNAPSHOTS):
+            self._write({"step": k, "stage": stage, "measures": dict(learner.measures())})
 
     def _write(self, line: Mapping[str, Any]) -> None:
         if self._path is not None:

@@ -39,7 +39,7 @@ from .models import Model
 from .quantization import shallow_copy
 from .rescaling import Rows
 from .schema import Injection, Outliers
-from .step import attach_exact, current_timestep
+from .step import NOISIEST, attach_exact, current_timestep
 
 SHARE = 0.01  # of the channels of an input, and of the tokens
 
@@ -74,9 +74,9 @@ def inject(model: Model, outliers: Outliers) -> Model:
             _amplify_rows(rows, producer, channels, outliers.factor)
             _divide_columns(rows, producer, channels, outliers.factor)
         else:
-            _wrap(transformer, producer, channels, outliers, model.adapter.noisiest_timestep)
+            _wrap(transformer, producer, channels, outliers)
     if outliers.kind == "drifting":
-        attach_exact(transformer)
+        attach_exact(transformer, model.adapter.noisiest_timestep)
     made = Injection(
         **outliers.to_json(),
         channels=sum(share_of(p.channels) for p in producers),
@@ -135,11 +135,10 @@ def _wrap(
     producer: Producer,
     channels: Tensor,
     outliers: Outliers,
-    noisiest: float,
 ) -> None:
     """Amplify at the input of every reader, and put its output right."""
     if outliers.kind == "drifting":
-        factor = partial(_drifting, outliers.factor, noisiest)
+        factor = partial(_drifting, outliers.factor)
     else:
         factor = partial(_in_tokens, outliers.factor, outliers.seed)
     for reader in producer.read_by:
@@ -148,8 +147,8 @@ def _wrap(
         amplify(layer, Amplified(channels, columns, factor))
 
 
-def _drifting(factor: float, noisiest: float, _: Tensor) -> float:
-    return drift(factor, current_timestep() / noisiest)
+def _drifting(factor: float, _: Tensor) -> float:
+    return drift(factor, current_timestep() / NOISIEST)
 
 
 def _in_tokens(factor: float, seed: int, x: Tensor) -> Tensor:

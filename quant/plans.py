@@ -15,8 +15,9 @@ from .errors import BadInput, unknown
 from .generation import timesteps_of
 from .models import Model
 from .rounding import check_shape
-from .schema import HIGHEST, LOWEST, Bits, Format, Plan, Sampler, SitePlan, Window, listed
+from .schema import HIGHEST, LOWEST, Bits, Format, Plan, Sampler, SitePlan, Window
 from .step import window_of
+from .support import unfit
 
 
 def refined(windows: Sequence[Window], timesteps: Sequence[float]) -> tuple[Window, ...]:
@@ -46,6 +47,25 @@ def with_windows(plan: Plan, windows: tuple[Window, ...]) -> Plan:
         for name, s in plan.sites.items()
     }
     return plan.model_copy(update={"windows": windows, "sites": sites})
+
+
+def over_one_window(plan: Plan, card: Card) -> Plan:
+    """The plan as a method sees it that has one format for all steps; BadInput where formats change between windows."""
+    if not card.one_window or len(plan.windows) == 1:
+        return plan
+    changing = [name for name, site in plan.sites.items() if len(set(site.activations)) > 1]
+    if changing:
+        formats = " and ".join(
+            str(a or "16 bit") for a in dict.fromkeys(plan.sites[changing[0]].activations)
+        )
+        more = f", as in {len(changing) - 1} more" if len(changing) > 1 else ""
+        raise BadInput(
+            f"{card.key} has one activation format for all steps, and {changing[0]} has {formats} in different "
+            f"windows{more}; give each layer one, or take a method that changes them, e.g. viditq"
+        )
+    whole = (Window(low=plan.windows[-1].low, high=plan.windows[0].high),)
+    one = plan.each(lambda s: SitePlan(weight=s.weight, activations=s.activations[:1]))
+    return one.model_copy(update={"windows": whole, "sampler": None})
 
 
 def steps_of(windows: Sequence[Window], timesteps: Sequence[float]) -> tuple[tuple[int, ...], ...]:
@@ -154,20 +174,19 @@ def uniform_formats(
     return {s.name: SitePlan(weight=weight, activations=(activation,) * windows) for s in free}
 
 
-def check_widths(card: Card, formats: Mapping[str, SitePlan]) -> None:
-    """Stop at bits that a method cannot make."""
+def check_formats(card: Card, formats: Mapping[str, SitePlan]) -> None:
+    """Stop at formats that a method cannot make."""
     for name, site in formats.items():
-        if site.weight is not None and site.weight.bits not in card.widths:
-            raise BadInput(
-                f"{card.key} makes weights of {listed(card.widths)} bits, and {name} is to have "
-                f"{site.weight.bits}; try w{max(card.widths)}a16"
-            )
-        rounded = next((f for f in site.activations if f is not None), None)
-        if card.weight_only and rounded is not None:
-            raise BadInput(
-                f"{card.key} quantizes weights alone, and the input of {name} is to have {rounded.bits} bits; "
-                f"try w{site.weight.bits if site.weight is not None else max(card.widths)}a16"
-            )
+        for activation in site.activations:
+            reason = unfit(card, site.weight, activation)
+            if reason:
+                raise BadInput(f"{name}: {card.key} {reason}; try {_instead(card, site.weight)}")
+
+
+def _instead(card: Card, weight: Format | None) -> str:
+    """Bits that the method can make, near those of a weight."""
+    width = card.widths[-1] if weight is None else min(weight.bits, card.widths[-1])
+    return f"w{width}a{16 if card.weight_only else 8}"
 
 
 def read_plan(path: Path) -> Plan:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import torch
@@ -22,13 +24,15 @@ from .layers import QuantLinear
 from .learning import Asked, Learner, Learning, LearnsAttention, key_of, learn
 from .methods.base import Group, Rounded, SiteWeight
 from .models import Model
-from .plans import check_plan, check_simulated, check_widths, steps_of
+from .plans import check_formats, check_plan, check_simulated, over_one_window, steps_of
 from .schema import Plan, Sampler, SitePlan, Value, Window
 from .sharing import attach as attach_sharing
 from .sharing import check_family, check_guidance
 from .sharing_choice import Sharing, SharingRequest, Similarity, chosen_sharing
 from .step import attach
 from .storage import share_bases
+from .streaming import present, put_away
+from .support import unsuited
 from .vectors import VectorCodes
 
 
@@ -126,11 +130,14 @@ def quantize(
     sharing = None if asked is None else _sharing(asked, model, seen, similarity)
     module = load_method(method)
     check_plan(plan, model)
+    check_supported(model, method, plan)
+    check_streamed(model, method, chosen)
     transformer = shallow_copy(model.transformer)
     plan, groups = groups_of(model, method, plan, chosen, seen, seed=seed)
     check_simulated(plan, backend)
     learner = _learned(method, Asked(model, plan, groups, seen, chosen, seed), learning)
     found = None if learner is None else learner.rounded()
+    made_in = Path(mkdtemp(prefix=f"{method}-", dir=model.scratch)) if model.scratch else Path()
     notes: dict[str, dict[str, object]] = {}
     for index, (group, statistics) in enumerate(groups):
         kind = {"dtype": model.dtype, "backend": backend}
@@ -142,14 +149,19 @@ def quantize(
         for name, (layer, said) in made.items():
             swap(transformer, name, layer.to(model.device))
             notes[name] = said
+        if model.scratch is not None:
+            share_bases(transformer, [s for s in model.sites if s.name in made])
+            layers = {name: layer for name, (layer, _) in made.items()}
+            put_away(layers, made_in / f"{index}.safetensors")
         if on_site is not None:
             on_site(index + 1, len(groups))
-    fold: Fold = getattr(chosen, "fold", "none")
+    fold = _fold(chosen)
     if fold != "none":
         folded = fold_scales(transformer, model, plan, fold)
         notes |= {name: {**notes[name], **said} for name, said in folded.items()}
-    share_bases(transformer, model.sites)
-    attach(transformer, plan.windows)
+    if model.scratch is None:
+        share_bases(transformer, model.sites)
+    attach(transformer, plan.windows, model.adapter.noisiest_timestep)
     if sharing is not None:
         attach_sharing(transformer, model.adapter, sharing)
     inside = learner.attention() if isinstance(learner, LearnsAttention) else {}
@@ -180,12 +192,47 @@ def check_options(
     model: Model, method: str, plan: Plan, options: Mapping[str, Any], timesteps: Sequence[float]
 ) -> None:
     """Stop at options that fit neither the model nor the steps, before anything is calibrated."""
+    plan = over_one_window(plan, methods()[method])
     groups = Groups(model, plan, None, methods()[method])
-    _check_options(method, groups, timesteps, parse_options(method, options))
+    chosen = parse_options(method, options)
+    check_supported(model, method, plan)
+    check_streamed(model, method, chosen)
+    _check_options(method, groups, timesteps, chosen)
+
+
+def check_supported(model: Model, method: str, plan: Plan) -> None:
+    """Stop where a method cannot make what the plan asks for, or needs an adapter and there is none."""
+    card = methods()[method]
+    reason = "" if model.adapter.known else unsuited(card)
+    if reason:
+        raise BadInput(
+            f"{method} {reason}: {model.adapter.transformer_class} has no adapter; take a method that "
+            "does not, e.g. rtn"
+        )
+    check_formats(card, plan.sites)
+
+
+def check_streamed(model: Model, method: str, options: Value) -> None:
+    """Stop where a method needs more of a network than the layer at hand, and the rest lies on disk."""
+    reason = "" if model.scratch is None else unstreamed(method, options)
+    if reason:
+        raise BadInput(f"{reason}; leave --low-memory away, or take another, e.g. viditq")
+
+
+def unstreamed(method: str, options: Value) -> str:
+    """Why a method cannot work with blocks on disk; nothing where it can."""
+    if hasattr(load_method(method), "learner"):
+        return f"{method} learns over the whole network, which must be in memory for that"
+    if _fold(options) != "none":
+        return f"fold={_fold(options)} changes weights of other layers, which must be in memory for that"
+    return ""
+
+
+def _fold(options: Value) -> Fold:
+    return getattr(options, "fold", "none")
 
 
 def _check_options(method: str, groups: Groups, timesteps: Sequence[float], options: Value) -> None:
-    check_widths(groups.card, groups.plan.sites)
     check = getattr(load_method(method), "check", None)
     if check is not None and (timesteps or not groups.card.needs):
         check(groups.plan, groups.names, timesteps, options)
@@ -195,6 +242,7 @@ def groups_of(
     model: Model, method: str, plan: Plan, options: Value, seen: Seen | None, *, seed: int = 0
 ) -> tuple[Plan, Groups]:
     """The plan as the method changes it, and its groups with their statistics, as `quantize` has them."""
+    plan = over_one_window(plan, methods()[method])
     own = with_own_formats(load_method(method), model.sites, plan.sites, options)
     plan = plan.model_copy(update={"sites": dict(own)})
     groups = Groups(model, plan, seen, methods()[method])
@@ -247,8 +295,11 @@ class Groups:
         linear = self.model.transformer.get_submodule(name)
         assert isinstance(linear, nn.Linear)
         # Methods compute where the statistics are; the layers they make go back to the model.
-        bias = None if linear.bias is None else linear.bias.detach().cpu()
-        return SiteWeight(name, linear.weight.detach().cpu().float(), bias, self.plan.sites[name])
+        with present(linear):
+            bias = None if linear.bias is None else linear.bias.detach().cpu()
+            weight = linear.weight.detach().cpu().float()
+        group = next(site.group for site in self.model.sites if site.name == name)
+        return SiteWeight(name, weight, bias, self.plan.sites[name], group)
 
     def _statistics(self, input_of: str, weights: Sequence[SiteWeight]) -> InputStatistics | None:
         if not self.card.needs or self.seen is None:

@@ -70,23 +70,23 @@ def searched_range(
     low, high = float(values.min().clamp(max=0)), float(values.max().clamp(min=0))
     whole = max((high - low) / (2**bits - 1), FLOOR)
 
-    def tried(ratio: float) -> tuple[float, float, int]:
-        scale = max(whole * ratio, FLOOR)
-        zeros = values.new_zeros(1, 1)
+    def best_of(ratios: Sequence[float]) -> tuple[float, float, int]:
+        """The least error, with its share of the whole and its zero."""
+        scale = values.new_tensor([max(whole * ratio, FLOOR) for ratio in ratios])[:, None, None]
+        zeros = torch.zeros_like(scale)  # [r, z, 1]
         if not one_sided:
             ends = _zeros(values.new_tensor(low), values.new_tensor(high), scale, bits)
-            between = torch.linspace(float(ends[0]), float(ends[2]), ZEROS, device=values.device)
-            zeros = between.round().unique()[:, None]  # [z, 1]
-        rounded = ((values / scale).round() + zeros).clamp(0, 2**bits - 1) - zeros  # [z, bins]
-        lost = ((rounded * scale - values).abs().pow(POWER) * counts).sum(1)
+            shares = torch.linspace(0, 1, ZEROS, device=values.device)[:, None]
+            zeros = (ends[0] + (ends[2] - ends[0]) * shares).round().sort(1).values
+        rounded = ((values / scale).round() + zeros).clamp(0, 2**bits - 1) - zeros  # [r, z, bins]
+        lost = ((rounded * scale - values).abs().pow(POWER) * counts).sum(2)
         at = int(lost.argmin())
-        return float(lost[at]), scale, int(zeros[at])
+        return float(lost.flatten()[at]), ratios[at // lost.shape[1]], int(zeros.flatten()[at])
 
-    coarse = {ratio: tried(ratio) for ratio in COARSE}
-    middle = min(coarse, key=lambda ratio: coarse[ratio][0])
-    fine = [tried(min(1.0, middle + more)) for more in FINE]
-    _, scale, zero = min([coarse[middle], *fine])
-    return scale, zero
+    coarse = best_of(COARSE)
+    fine = best_of([min(1.0, coarse[1] + more) for more in FINE])
+    _, ratio, zero = min(coarse, fine, key=lambda found: found[0])
+    return max(whole * ratio, FLOOR), zero
 
 
 def _zeros(low: Tensor, high: Tensor, scale: Tensor | float, bits: int) -> list[Tensor]:

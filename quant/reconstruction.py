@@ -29,7 +29,6 @@ from torch import Tensor
 from .attention_ranges import AttentionRange, put_in
 from .calibration_inputs import CalibrationInputs
 from .effort import GroupShape, Work
-from .errors import BadInput
 from .learned_steps import Mixing
 from .learning import Asked, check_finite, generator
 from .methods.base import Group, Rounded, SiteWeight
@@ -73,10 +72,6 @@ class Reconstruction:
         self.asked, self.mode, self.way, self.scale_lr = asked, mode, way, scale_lr
         self.options: ReconstructionOptions = asked.options
         model, plan = asked.model, asked.plan
-        if len(plan.windows) > 1:
-            raise BadInput(
-                "units are learned with one set of formats for all steps; leave the windows away"
-            )
         sites = {
             s.name: s for s in model.sites if s.name in plan.sites and plan.sites[s.name].quantized
         }
@@ -88,7 +83,8 @@ class Reconstruction:
         sampler = model.sampler()
         if asked.seen is not None:
             told = asked.seen.manifest["sampler"]
-            sampler = model.sampler(told["steps"], told["guidance"], told["scheduler"])
+            names = ("steps", "guidance", "scheduler", "size", "frames")
+            sampler = model.sampler(*(told.get(name) for name in names))
         self.inputs = CalibrationInputs(model, sampler, self.options.samples, self.options.steps)
         self.student = shallow_copy(model.transformer)
         self.found: dict[str, Rounded] = {}
@@ -434,7 +430,7 @@ def learning_work(
 
     A capture runs both networks up to the unit, half of each on average; a unit has two inputs or so.
     """
-    rows = 2 * options.samples * shape.tokens  # both branches
+    rows = shape.branches * options.samples * shape.tokens
     once = Work(rows * shape.weights, _DRAW * rows * shape.width)
     found = once * shape.steps + once * (options.steps * shape.groups / 2)
     found = found + Work(0, _SEARCH * shape.weights)
@@ -459,7 +455,7 @@ def learning_memory(shapes: Sequence[GroupShape], options: ReconstructionOptions
     rows = max((s.tokens * (s.width + sum(s.outputs)) for s in shapes), default=0)
     captured = options.cache_mib * MIB
     if any(s.tokens > 1 for s in shapes):
-        every = 2 * options.samples * options.steps  # both branches
+        every = shapes[0].branches * options.samples * options.steps
         row = max(2 * s.tokens * (2 * s.width + sum(s.outputs)) for s in shapes)
         captured = min(captured, every * row)
     return captured + 4 * (_HELD * held + _HELD * options.batch * rows)

@@ -9,13 +9,14 @@ where numbers are summed, so that batches merge without loss.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .mapped import Mapped
 from .row_choice import Chosen, RowChoice
 from .seen_layout import BINS, BINS_PER_OCTAVE, HALF, LOWEST_OCTAVE
 
@@ -139,23 +140,28 @@ class Recorder:
         choice: RowChoice,
         surface_steps: Sequence[int],
         scratch: dict[object, Tensor],
+        room: Mapped | None = None,
     ) -> None:
+        """Of one input; totals lie in `room`, or in memory."""
         self.shape, self.choice, self.scratch = shape, choice, scratch
         self.surface_steps = tuple(surface_steps)
         lead, c = (steps, branches), shape.channels
-        self.state = {
-            "minimum": torch.full((*lead, c), torch.inf),
-            "maximum": torch.full((*lead, c), -torch.inf),
-            "total": torch.zeros(*lead, c, dtype=torch.float64),
-            "squares": torch.zeros(*lead, c, dtype=torch.float64),
-            "absolute": torch.zeros(*lead, dtype=torch.float64),
-            "count": torch.zeros(*lead, dtype=torch.int64),
-            "histogram": torch.zeros(*lead, BINS, dtype=torch.int32),
-            "histogram_rows": torch.zeros(*lead, dtype=torch.int64),
-            "moments": torch.zeros(*lead, 4, dtype=torch.float64),
-            "row_absmax": torch.zeros(*lead, choice.absmax),
-            "rows": torch.zeros(*lead, choice.per_stratum, c),
-            "surface": torch.zeros(len(self.surface_steps), *shape.surface, dtype=torch.float16),
+        full = torch.full if room is None else room.full
+        double, long, half = torch.float64, torch.int64, torch.float16
+        surface = (len(self.surface_steps), *shape.surface)
+        self.state: dict[str, Tensor] = {
+            "minimum": full((*lead, c), torch.inf, dtype=torch.float32),
+            "maximum": full((*lead, c), -torch.inf, dtype=torch.float32),
+            "total": full((*lead, c), 0, dtype=double),
+            "squares": full((*lead, c), 0, dtype=double),
+            "absolute": full(lead, 0, dtype=double),
+            "count": full(lead, 0, dtype=long),
+            "histogram": full((*lead, BINS), 0, dtype=torch.int32),
+            "histogram_rows": full(lead, 0, dtype=long),
+            "moments": full((*lead, 4), 0, dtype=double),
+            "row_absmax": full((*lead, choice.absmax), 0, dtype=torch.float32),
+            "rows": full((*lead, choice.per_stratum, c), 0, dtype=torch.float32),
+            "surface": full(surface, 0, dtype=half),
         }
 
     def measure(self, x: Tensor, chosen: Chosen, step: int, first: bool) -> list[Tensor]:
@@ -211,10 +217,11 @@ class Recorder:
             self.state["surface"][at] = part.clamp(max=LARGEST).half()
         return True
 
-    def finish(self) -> InputStatistics:
-        """The statistics; the recorder is empty afterwards, so that memory is held once."""
-        s = self.state
-        self.state = {}
+    def finish(self, keep: bool = False) -> InputStatistics:
+        """The statistics; without `keep` the recorder is empty afterwards: memory is held once."""
+        s = dict(self.state)
+        if not keep:
+            self.state = {}
         n = s["count"].clamp(min=1)
         at = torch.arange(self.choice.absmax)
         at = at % max(1, self.choice.filled(self.shape.tokens, self.choice.absmax))
@@ -243,3 +250,20 @@ class Recorder:
         generator = torch.Generator().manual_seed(self.choice.seed)
         at = at[torch.randperm(len(at), generator=generator)]
         return kept[at[:, 0], at[:, 1], at[:, 2]], at[:, 0].short(), at[:, 1].short()
+
+
+class OnDisk(Mapping[str, InputStatistics]):
+    """Statistics of inputs whose totals lie on disk, made when they are asked for."""
+
+    def __init__(self, recorders: dict[str, Recorder], room: Mapped) -> None:
+        self._recorders, self._room = recorders, room
+
+    def __getitem__(self, name: str) -> InputStatistics:
+        self._room.let_go()  # of what was asked for before
+        return self._recorders[name].finish(keep=True)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._recorders)
+
+    def __len__(self) -> int:
+        return len(self._recorders)

@@ -64,13 +64,17 @@ class Rows:
         self, made_by: Modulation, channels: Tensor, factor: Tensor | float
     ) -> None:
         """Both kinds of rows that make a modulated input; its linear must have a bias."""
-        for first, offset in ((made_by.shift, 0.0), (made_by.scale, factor - 1)):
-            rows = channels + first
-            self.multiply(f"{made_by.linear}.weight", rows, factor)
-            self.multiply(f"{made_by.linear}.bias", rows, factor, offset)
+        for shift, scale in ((made_by.shift, made_by.scale), *made_by.also):
+            for first, offset in ((shift, 0.0), (scale, factor - 1)):
+                rows = channels + first
+                self.multiply(f"{made_by.linear}.weight", rows, factor)
+                self.multiply(f"{made_by.linear}.bias", rows, factor, offset)
         for table, shift, scale in made_by.tables:
+            parameter = self.get(table)
+            assert parameter is not None
+            batch = (0,) * (parameter.dim() - 2)  # some have an axis of one before [chunks, c]
             for row in (shift, scale):
-                self.multiply(table, (row, channels), factor)
+                self.multiply(table, (*batch, row, channels), factor)
 
     def _writable(self, name: str) -> Tensor:
         owner, _, last = name.rpartition(".")

@@ -11,9 +11,16 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from .errors import BadInput
 from .refusals import refusal
@@ -31,6 +38,14 @@ class Value(BaseModel):
     """A frozen, strictly validated value."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    # Fields that came later: left out of the JSON while they are None, so that old fingerprints stay.
+    unwritten: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_unset(self, written: Callable[[Value], dict[str, Any]]) -> dict[str, Any]:
+        found = written(self)
+        return {k: v for k, v in found.items() if v is not None or k not in self.unwritten}
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types only; the inverse of `parse`."""
@@ -142,6 +157,13 @@ class Bits(Value):
     def __str__(self) -> str:
         return f"w{self.weight}a{self.activation or 16}" if self.kind == "int" else self.kind
 
+    def formats(self) -> tuple[Format, Format | None]:
+        """Of weights and activations, without the granularities that a plan chooses."""
+        if self.kind != "int":
+            return Format.of_kind(self.kind), Format.of_kind(self.kind)
+        activation = None if self.activation is None else Format(bits=self.activation)
+        return Format(bits=self.weight), activation
+
 
 def parse_bits(text: str) -> Bits:
     """`w4a8` -> Bits(4, 8); `w4a16` -> Bits(4, None); `fp8`, `mxfp8`, `mxfp4`, `nvfp4` -> both sides."""
@@ -245,20 +267,42 @@ class Plan(Value):
 
 
 class Sampler(Value):
-    """How pictures are drawn: scheduler class and configuration, steps, guidance."""
+    """How pictures are drawn: scheduler class and configuration, steps, guidance, size.
+
+    It is complete: what a pipeline works out from the picture's size is in `config` and `sigmas`
+    already (`Model.sampler` sees to it), so that the steps follow from it alone.
+    """
+
+    unwritten: ClassVar[frozenset[str]] = frozenset({"size", "frames", "sigmas"})
 
     scheduler: str  # diffusers class name
     config: dict[str, Any] = Field(default_factory=dict)
     steps: int = Field(ge=1, le=1000)
     guidance: float = Field(ge=0, le=100)
+    size: tuple[int, int] | None = (
+        None  # height, width in pixels; None: what the model was made for
+    )
+    frames: int | None = Field(default=None, ge=1)  # of a clip; None: what the model was made for
+    sigmas: tuple[float, ...] | None = None  # noise levels handed to the scheduler, one per step
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Sampler:
+        if self.size is not None and min(self.size) < 1:
+            raise ValueError(f"size {self.size[0]}x{self.size[1]} has no pixels")
+        if self.sigmas is not None and len(self.sigmas) != self.steps:
+            raise ValueError(f"{len(self.sigmas)} sigmas for {self.steps} steps")
+        return self
 
 
 class Sample(Value):
-    """One picture to draw: its seed and its condition (a class id or a prompt)."""
+    """One picture or clip to draw: its seed and its condition (a class id, or prompts)."""
+
+    unwritten: ClassVar[frozenset[str]] = frozenset({"negative"})
 
     seed: int = Field(ge=0, lt=2**32)  # torch's generator reads 32 bits
     class_id: int | None = None
     prompt: str | None = None
+    negative: str | None = None  # what guidance leads away from; None: the empty text
 
 
 OutlierKind = Literal["static", "drifting", "token"]
@@ -292,10 +336,28 @@ class Injection(Outliers):
         return Outliers(kind=self.kind, factor=self.factor, seed=self.seed)
 
 
+class Lora(Value):
+    """A low-rank change of the weights: its file, and how much of it is added."""
+
+    unwritten: ClassVar[frozenset[str]] = frozenset({"digest"})
+
+    file: str
+    scale: float = Field(default=1.0, ge=-100, le=100)
+    digest: str | None = None  # of the file, once it was read
+
+    def __str__(self) -> str:
+        return self.file if self.scale == 1 else f"{self.file}:{self.scale:g}"
+
+
 class Recipe(Value):
     """All that is needed to make a run again, printable and comparable."""
 
+    unwritten: ClassVar[frozenset[str]] = frozenset({"revision", "base", "loras"})
+
     model: str
+    revision: str | None = None  # commit, of a model from a hub
+    base: str | None = None  # the pipeline of a transformer in a file of its own
+    loras: tuple[Lora, ...] | None = None  # fused into the weights first
     outliers: Injection | None = None  # synthetic ones in that model
     method: str  # method key, or "full-precision"
     bits: str | None = None

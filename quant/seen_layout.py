@@ -24,8 +24,8 @@ import numpy as np
 from pydantic import Field
 
 from .errors import BadCheckpoint
-from .models import safetensors_header
 from .schema import Value
+from .weight_files import safetensors_header
 
 FORMAT = 2
 INPUT = "input"  # the stage that every input has

@@ -122,7 +122,7 @@ def check_family(adapter: Adapter) -> None:
 def check_guidance(adapter: Adapter, guidance: float) -> None:
     """Stop where sharing is asked for and there is no guidance pair to share between."""
     check_family(adapter)
-    if guidance <= 1:
+    if adapter.branches(guidance) == 1:
         raise BadInput(
             f"attention sharing needs guidance above 1, this is {guidance:g}: there is one branch, so "
             "nothing to share; raise --guidance, or leave it off (sharing=off)"

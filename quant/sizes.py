@@ -19,15 +19,15 @@ from .adapters import Adapter, Site, adapters
 from .cards import load_method, methods
 from .errors import BadInput, unknown
 from .folding import Fold, makers
-from .schema import Bits, Plan, Sampler, SitePlan
+from .loading import open_model
+from .schema import Bits, Plan, Sampler, SitePlan, Value
 from .site_tensors import OF_INPUT, Transform, buffer_shapes
+from .sources import Source, check_source
 from .storage import is_embedder, kept_dtype, stored_tensors
+from .tensor_files import Shapes, header, tensor_bytes
 
 MIB = 2**20
-STEPS = 50  # of a sampler that is not known
 SHAPES = Path(__file__).parent / "shapes"
-
-Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
 
 
 @dataclass(frozen=True)
@@ -78,20 +78,21 @@ class Target:
     sites: list[Site]
     dtype: torch.dtype  # of the file
     shared: set[str] | None  # tensors stored under another name; None: those of a conversion
-    sampler: Sampler  # of the model's card; for a shape, STEPS steps with guidance
+    sampler: Sampler  # of the model's card; for a shape, its family's steps and guidance
 
 
-def open_target(ref: str) -> Target:
+def open_target(target: str | Source) -> Target:
     """A known shape by name, or a model by any name that `load_model` takes."""
-    from .models import load_model, resolve
-
+    source = Source(ref=target) if isinstance(target, str) else target
+    ref = source.ref
     if ref in known_shapes():
         transformer, adapter = load_shape(ref)
-        sampler = Sampler(scheduler="unknown", steps=STEPS, guidance=4.0)
+        drawn = {name: adapter.defaults[name] for name in ("steps", "guidance")}
+        sampler = Sampler(scheduler="unknown", **drawn)
         sites = adapter.sites(transformer)
         return Target(ref, transformer, adapter, sites, torch.float16, None, sampler)
-    resolve(ref, extra=known_shapes())
-    model = load_model(ref)
+    check_source(source, extra=known_shapes())
+    model = open_model(source)
     shared = set(stored_tensors(model.transformer, model.source_dtype).shared)
     return Target(
         ref,
@@ -138,12 +139,11 @@ def stored_forms(
     options: Mapping[str, Any] | None = None,
 ) -> tuple[Mapping[str, SitePlan], dict[str, Transform]]:
     """Formats and transform of every quantized site, as far as they are known without a calibration."""
-    from .plans import check_sites, check_widths, uniform_formats
-    from .quantization import parse_options, with_own_formats
+    from .plans import check_formats, check_sites, uniform_formats
+    from .quantization import parse_options
 
     chosen = parse_options(method, options or {})
-    module = load_method(method)
-    transform: Transform = module.stored_transform(chosen)
+    transform: Transform = load_method(method).stored_transform(chosen)
     sites = target.sites
     if plan is not None:
         check_sites(plan, sites, target.ref)
@@ -152,24 +152,39 @@ def stored_forms(
         formats = uniform_formats(sites, bits, windows=1, also=methods()[method].also)
     else:
         raise BadInput("give --bits or --plan")
-    check_widths(methods()[method], formats)
-    formats = with_own_formats(module, sites, formats, chosen)
-    if hasattr(module, "stored_formats"):
-        widths = {site.name: site.in_features for site in sites}
-        steps = target.sampler.steps
-        formats = {
-            name: module.stored_formats(site, widths[name], chosen, steps)
-            for name, site in formats.items()
-        }
-    transforms: dict[str, Transform] = dict.fromkeys(formats, transform)
-    if hasattr(module, "site_transform"):
-        transforms = {s.name: module.site_transform(s, chosen) for s in sites if s.name in formats}
+    check_formats(methods()[method], formats)
+    formats, transforms = unfolded_forms(method, chosen, sites, formats, target.sampler.steps)
     fold: Fold = getattr(chosen, "fold", "none")
     if transform.scale and not transform.per_window and fold != "none":
         producers = target.adapter.producers(target.transformer)
         for name, into in makers(producers, sites, formats, fold).items():
             if not isinstance(into, str):
                 transforms[name] = replace(transform, scale=False, folded_into=into)
+    return formats, transforms
+
+
+def unfolded_forms(
+    method: str,
+    options: Value,
+    sites: list[Site],
+    formats: Mapping[str, SitePlan],
+    steps: int,
+) -> tuple[Mapping[str, SitePlan], dict[str, Transform]]:
+    """Formats and transforms as a method has them, where no channel scale is folded."""
+    from .quantization import with_own_formats
+
+    module = load_method(method)
+    formats = with_own_formats(module, sites, formats, options)
+    if hasattr(module, "stored_formats"):
+        widths = {site.name: site.in_features for site in sites}
+        formats = {
+            name: module.stored_formats(site, widths[name], options, steps)
+            for name, site in formats.items()
+        }
+    stored: Transform = module.stored_transform(options)
+    transforms = dict.fromkeys(formats, stored)
+    if hasattr(module, "site_transform"):
+        transforms = {s.name: module.site_transform(s, options) for s in sites if s.name in formats}
     return formats, transforms
 
 
@@ -194,44 +209,77 @@ def predict_size(
             conversion makes.
     """
     left_out = copies(transformer) if shared is None else shared
-    planned = {site.name: plan.get(site.name) for site in sites}
-    quantized = {n: p for n, p in planned.items() if p is not None and p.quantized}
-    # With nothing quantized it is the file that the model came from.
+    quantized = any(site.quantized for site in plan.values())
+    full = kept_shapes(transformer, left_out, dtype, quantized=quantized)
+    return size_with(full, sites, plan, transforms, dtype)
+
+
+def kept_shapes(
+    transformer: nn.Module, left_out: set[str], dtype: torch.dtype, *, quantized: bool = True
+) -> Shapes:
+    """What full precision has, as a checkpoint keeps it; with nothing quantized it is the file that the model came from."""
     stored = kept_dtype if quantized else lambda _, dtype: dtype
-    full: Shapes = {
+    return {
         name: (tuple(t.shape), stored(t, dtype) if t.is_floating_point() else t.dtype)
         for name, t in transformer.state_dict().items()
         if name not in left_out
     }
-    of_site = {
-        n: transforms if isinstance(transforms, Transform) else transforms[n] for n in quantized
-    }
-    divided = {f"{n}.bias" for transform in of_site.values() for n in transform.folded_into}
-    full |= {n: (full[n][0], torch.float32) for n in divided if n in full}
-    shapes = {n: v for n, v in full.items() if n.rpartition(".")[0] not in quantized}
-    inputs = {site.name: site.input_of for site in sites}
-    bases: set[tuple[str, Transform]] = set()  # that a site has already
-    for name, site in quantized.items():
-        transform = of_site[name]
-        linear = transformer.get_submodule(name)
-        assert isinstance(linear, nn.Linear)
-        buffers = buffer_shapes(
-            linear.in_features, linear.out_features, linear.bias is not None, site, transform, dtype
-        )
-        if transform.requantized:
-            buffers["weight"] = buffers["weight"][0], kept_dtype(linear.weight, dtype)
-        if linear.bias is not None and not transform.learned_bias:
-            buffers["bias"] = full[f"{name}.bias"]
-        basis = inputs[name], replace(transform, rank=0, requantized=False)
-        if basis in bases:
-            buffers = {n: value for n, value in buffers.items() if n not in OF_INPUT}
-        bases.add(basis)
-        shapes |= {f"{name}.{buffer}": value for buffer, value in buffers.items()}
+
+
+def size_with(
+    full: Shapes,
+    sites: list[Site],
+    plan: Mapping[str, SitePlan],
+    transforms: Mapping[str, Transform] | Transform,
+    dtype: torch.dtype,
+) -> SizeReport:
+    """`predict_size` from the shapes of what is kept (`kept_shapes`), without the transformer."""
+    quantized = _quantized(sites, plan)
+    shapes = planned_shapes(full, sites, plan, transforms, dtype)
     half = {
         n: (shape, torch.float16 if kind.is_floating_point else kind)
         for n, (shape, kind) in full.items()
     }
     return report(shapes, sites, set(quantized), file_bytes(shapes), file_bytes(half))
+
+
+def planned_shapes(
+    full: Shapes,
+    sites: list[Site],
+    plan: Mapping[str, SitePlan],
+    transforms: Mapping[str, Transform] | Transform,
+    dtype: torch.dtype,
+) -> Shapes:
+    """Every tensor of a plan's file."""
+    quantized, shapes_of = _quantized(sites, plan), {site.name: site for site in sites}
+    of_site = {
+        n: transforms if isinstance(transforms, Transform) else transforms[n] for n in quantized
+    }
+    divided = {f"{n}.bias" for transform in of_site.values() for n in transform.folded_into}
+    full = full | {n: (full[n][0], torch.float32) for n in divided if n in full}
+    shapes = {n: v for n, v in full.items() if n.rpartition(".")[0] not in quantized}
+    bases: set[tuple[str, Transform]] = set()  # that a site has already
+    for name, formats in quantized.items():
+        transform, site = of_site[name], shapes_of[name]
+        bias = f"{name}.bias" in full
+        buffers = buffer_shapes(
+            site.in_features, site.out_features, bias, formats, transform, dtype
+        )
+        if transform.requantized:
+            buffers["weight"] = buffers["weight"][0], full[f"{name}.weight"][1]
+        if bias and not transform.learned_bias:
+            buffers["bias"] = full[f"{name}.bias"]
+        basis = site.input_of, replace(transform, rank=0, requantized=False)
+        if basis in bases:
+            buffers = {n: value for n, value in buffers.items() if n not in OF_INPUT}
+        bases.add(basis)
+        shapes |= {f"{name}.{buffer}": value for buffer, value in buffers.items()}
+    return shapes
+
+
+def _quantized(sites: list[Site], plan: Mapping[str, SitePlan]) -> dict[str, SitePlan]:
+    planned = {site.name: plan.get(site.name) for site in sites}
+    return {n: p for n, p in planned.items() if p is not None and p.quantized}
 
 
 def copies(transformer: nn.Module) -> set[str]:
@@ -248,40 +296,9 @@ def file_bytes(shapes: Shapes) -> int:
     return header_bytes(shapes) + sum(tensor_bytes(*value) for value in shapes.values())
 
 
-def tensor_bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
-    """Bytes of one tensor."""
-    return torch.Size(shape).numel() * dtype.itemsize
-
-
-_NAMES = {  # in the order of the format's own dtype list, by which it sorts tensors
-    torch.uint8: "U8",
-    torch.int8: "I8",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.int16: "I16",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int32: "I32",
-    torch.float32: "F32",
-    torch.float64: "F64",
-    torch.int64: "I64",
-}
-_RANK = {dtype: rank for rank, dtype in enumerate(_NAMES)}
-
-
 def header_bytes(shapes: Shapes) -> int:
-    """Size of a safetensors header: 8 bytes of length, then JSON padded to a multiple of 8.
-
-    Tensors lie in the order of their dtype (last in the format's list first), then of their names.
-    """
-    ordered = sorted(shapes.items(), key=lambda item: (-_RANK[item[1][1]], item[0]))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name, (shape, dtype) in ordered:
-        end = offset + tensor_bytes(shape, dtype)
-        header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False)
-    return 8 + -(-len(text.encode()) // 8) * 8
+    """Size of the header of such a file, as our checkpoints have it."""
+    return len(header(shapes, {"format": "pt"}))
 
 
 _KINDS = {

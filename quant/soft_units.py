@@ -74,15 +74,22 @@ class _SoftLinear(nn.Module):
     m: Tensor | None
     bias: Tensor | None
 
-    def __init__(self, linear: nn.Linear, fmt: Format | None, act: nn.Module | None) -> None:
+    def __init__(
+        self,
+        linear: nn.Linear,
+        fmt: Format | None,
+        act: nn.Module | None,
+        soft: SoftWeight | None = None,
+    ) -> None:
+        """`soft`: of the same weight with the same factors, where its ranges were searched before."""
         super().__init__()
         self.act = act
         self.register_buffer("m", act.m if isinstance(act, ShiftedStep) else None)
         weight = linear.weight.detach().float()
         self.folded = weight if self.m is None else weight * self.m
-        self.soft = (
-            None if fmt is None else SoftWeight(self.folded, searched_grid(self.folded, fmt))
-        )
+        if soft is None and fmt is not None:
+            soft = SoftWeight(self.folded, searched_grid(self.folded, fmt))
+        self.soft = soft
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().float())
         self.weights: Weights = "soft"
 
@@ -92,8 +99,12 @@ class _SoftLinear(nn.Module):
         return self.soft() if self.weights == "soft" else self.soft.hard()
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.made(x, self.bias)
+
+    def made(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """What comes out, with this bias."""
         x = x if self.act is None else self.act(x)
-        return F.linear(x if self.m is None else x / self.m, self.weight(), self.bias)
+        return F.linear(x if self.m is None else x / self.m, self.weight(), bias)
 
 
 class SoftUnit:
@@ -123,8 +134,10 @@ class SoftUnit:
             linear = self._linear(site)
             key = (inputs_of[site], None if fmt is None else fmt.fingerprint)
             if site in second and fmt is not None and fmt.static:
-                acts[key] = self._gated(site, linear, found[site], fmt.bits)
-            elif key not in acts:
+                self.linears[site] = self._gated(site, linear, found[site], fmt.bits)
+                acts[key] = self.linears[site].act
+                continue
+            if key not in acts:
                 acts[key] = _act(fmt, found[site])
             self.linears[site] = _SoftLinear(linear, formats[site].weight, acts[key])
         for site, soft in self.linears.items():
@@ -261,28 +274,29 @@ class SoftUnit:
         return found, attended
 
     @torch.no_grad()
-    def _gated(self, site: str, linear: nn.Linear, g: Tensor, bits: int) -> ShiftedStep:
-        """The best allowed quantizer of what comes out of a GELU, by the site's own output."""
+    def _gated(self, site: str, linear: nn.Linear, g: Tensor, bits: int) -> _SoftLinear:
+        """With the best allowed quantizer of what comes out of a GELU, by the site's own output."""
         way = self.way
         wanted = (way.shifts, way.migrates)
         options = [wanted] if not way.gated else [(True, True), (True, False), (False, False)]
         judged = g[:: max(1, len(g) // GATE_ROWS)]
         exact = F.linear(judged, linear.weight.float())
-        errors, made = [], []
+        errors: list[float] = []
+        trials: dict[ShiftedStep, _SoftLinear] = {}
         for shifts, migrates in options:
             step = choose(
                 g, bits, shifts=shifts, migrates=migrates, ratio=way.outlying, cap=way.largest
             )
-            trial = _SoftLinear(linear, self.formats[site].weight, step)
-            trial.weights, trial.bias = "hard", None
-            errors.append(float((trial(judged) - exact).square().mean()))
-            made.append(step)
-        best = errors.index(min(errors))
-        step = made[best]
+            searched = next((t.soft for s, t in trials.items() if torch.equal(s.m, step.m)), None)
+            trial = _SoftLinear(linear, self.formats[site].weight, step, searched)
+            trial.weights = "hard"
+            errors.append(float((trial.made(judged, None) - exact).square().mean()))
+            trials[step] = trial
+        step, best = list(trials.items())[errors.index(min(errors))]
         self.gates[site] = self._about(g, step) | {
             "errors": {_name(*o): e for o, e in zip(options, errors, strict=True)}
         }
-        return step
+        return best
 
     def _about(self, g: Tensor, step: ShiftedStep) -> dict[str, Any]:
         """What the views show of the input of a second linear."""

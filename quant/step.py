@@ -1,7 +1,8 @@
 """Which denoising step is running: one scoped value that every quantized layer can read.
 
 A forward pre-hook on the quantized transformer reads the transformer's own `timestep` argument, so
-the same model works in our sampler and in plain diffusers, in any order and without counters.
+the same model works in our sampler and in plain diffusers, in any order and without counters. What
+layers read counts as the scheduler does, from 1000, whatever the transformer's argument counts from.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import nn
 from .errors import BadInput
 from .schema import Window
 
+NOISIEST = 1000.0  # timestep of pure noise, as schedulers count
 _timestep: ContextVar[float | None] = ContextVar("dqviz_timestep", default=None)
 
 
@@ -69,13 +71,13 @@ def values_of(timestep: Any) -> list[float]:
     return [float(t) for t in timestep.detach().reshape(-1).unique().cpu()]
 
 
-def attach(transformer: nn.Module, windows: Sequence[Window]) -> None:
-    """Make `transformer` announce its `timestep` argument to the layers inside it."""
+def attach(transformer: nn.Module, windows: Sequence[Window], noisiest: float = NOISIEST) -> None:
+    """Make `transformer` announce its `timestep` argument, `noisiest` at pure noise, to the layers inside it."""
     if len(windows) == 1:
         return
 
     def one_window(timestep: Any) -> float:
-        values = values_of(timestep)
+        values = [v * NOISIEST / noisiest for v in values_of(timestep)]
         if len({window_of(windows, v) for v in values}) > 1:
             raise BadInput(
                 f"one batch holds timesteps of different step windows ({min(values):g} and {max(values):g}); "
@@ -86,11 +88,11 @@ def attach(transformer: nn.Module, windows: Sequence[Window]) -> None:
     _announce(transformer, one_window)
 
 
-def attach_exact(transformer: nn.Module) -> None:
+def attach_exact(transformer: nn.Module, noisiest: float = NOISIEST) -> None:
     """Like `attach`, for layers that depend on the timestep itself: a batch may hold only one."""
 
     def one_timestep(timestep: Any) -> float:
-        values = values_of(timestep)
+        values = [v * NOISIEST / noisiest for v in values_of(timestep)]
         if len(values) > 1:
             raise BadInput(
                 f"one batch holds timesteps {min(values):g} and {max(values):g}, and layers of this "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,14 +11,33 @@ from torch import Tensor, nn
 
 from .adapters import Site
 from .layers import QuantLinear
+from .streaming import value
 
 
 @dataclass(frozen=True)
 class Stored:
     """What a checkpoint file holds."""
 
-    tensors: dict[str, Tensor]
+    tensors: Mapping[str, Tensor]  # made when they are asked for, one by one
     shared: dict[str, str]  # name that is left out -> name that holds the same values
+
+
+class _Made(Mapping[str, Tensor]):
+    """Tensors by name, of which none is held."""
+
+    def __init__(self, names: Iterable[str], make: Callable[[str], Tensor]) -> None:
+        self._names, self._make = dict.fromkeys(names), make
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._make(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def stored_tensors(transformer: nn.Module, dtype: torch.dtype) -> Stored:
@@ -36,7 +55,16 @@ def stored_tensors(transformer: nn.Module, dtype: torch.dtype) -> Stored:
     }
     divided = {f"{n}.bias" for layer in layers.values() for n in layer.transform.folded_into}
     folded = {f"{name}.weight" for name, m in layers.items() if not m.transform.requantized}
-    tensors: dict[str, Tensor] = {}
+
+    def made(name: str) -> Tensor:
+        tensor = value(transformer, name).detach().cpu().contiguous()
+        if name in divided:
+            return tensor.float()
+        if name not in exact and tensor.is_floating_point():
+            return tensor.to(dtype if name in folded else kept_dtype(tensor, dtype))
+        return tensor
+
+    names = []
     shared = {
         f"{name}.{buffer}": f"{layer.basis_of}.{buffer}"
         for name, layer in layers.items()
@@ -44,19 +72,15 @@ def stored_tensors(transformer: nn.Module, dtype: torch.dtype) -> Stored:
         for buffer in layer.basis_buffers
     }
     first: dict[str, str] = {}
-    for name, value in transformer.state_dict().items():
-        tensor = value.detach().cpu().contiguous()
-        if name in divided:
-            tensor = tensor.float()
-        elif name not in exact and tensor.is_floating_point():
-            tensor = tensor.to(dtype if name in folded else kept_dtype(tensor, dtype))
+    for name in transformer.state_dict():
         if is_embedder(name):
+            tensor = made(name)
             mark = f"{tensor.dtype}{tuple(tensor.shape)}{digest(tensor)}"
             if first.setdefault(mark, name) != name:
                 shared[name] = first[mark]
                 continue
-        tensors[name] = tensor
-    return Stored(tensors, shared)
+        names.append(name)
+    return Stored(_Made(names, made), shared)
 
 
 def share_bases(transformer: nn.Module, sites: Iterable[Site]) -> None:

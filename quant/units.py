@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from diffusers.models.attention import FeedForward
+from diffusers.models.attention import AttentionModuleMixin, FeedForward
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
@@ -55,7 +55,7 @@ def _owner(transformer: nn.Module, site: str) -> str:
 
 
 def _kind(module: nn.Module) -> Literal["attention", "mlp", "layer"]:
-    if isinstance(module, Attention):
+    if isinstance(module, (Attention, AttentionModuleMixin)):  # classes of two generations
         return "attention"
     return "mlp" if isinstance(module, FeedForward) else "layer"
 

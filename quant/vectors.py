@@ -99,13 +99,15 @@ def seeds(vectors: Tensor, k: int, generator: torch.Generator) -> Tensor:
         chosen = torch.randperm(len(vectors), generator=generator)[:SEEDED]
         vectors = vectors[chosen.to(vectors.device)]
     first = int(torch.randint(len(vectors), (1,), generator=generator))
-    drawn = torch.rand(k, generator=generator, dtype=torch.float64)
+    drawn: list[float] = torch.rand(k, generator=generator, dtype=torch.float64).tolist()
     found = [first]
     nearest = torch.full((len(vectors),), math.inf, device=vectors.device)
+    columns = vectors.T.contiguous()  # [d, S]: sums over rows this short are slow
     for u in drawn[1:]:
-        nearest = torch.minimum(nearest, (vectors - vectors[found[-1]]).square().sum(1))
-        reach = nearest.double().cumsum(0)
-        at = torch.searchsorted(reach, reach[-1] * u.to(reach.device), right=True)
+        last = columns[:, found[-1], None]
+        nearest = torch.minimum(nearest, (columns - last).square().sum(0))
+        reach = nearest.cumsum(0, dtype=torch.float64)
+        at = torch.searchsorted(reach, reach[-1] * u, right=True)
         found.append(min(int(at), len(vectors) - 1))
     return vectors[torch.tensor(found, device=vectors.device)].clone()
 
@@ -120,7 +122,7 @@ def nearest_codes(vectors: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
     errors = torch.empty(len(vectors), device=vectors.device)
     at = 0
     for part, gaps in _distances(vectors, codebook):
-        found, own = gaps.argmin(1), slice(at, at + len(part))
+        found, own = _least(gaps), slice(at, at + len(part))
         codes[own], at = found, own.stop
         errors[own] = (part - codebook.index_select(0, found)).square().sum(1)
     return codes, errors
@@ -190,9 +192,14 @@ def _nearest(gaps: Tensor, n: int) -> Tensor:
     """Indices of the n least of every row; written over. For so few a search each is faster than a sort."""
     found = []
     for _ in range(n):
-        found.append(gaps.argmin(1, keepdim=True))
-        gaps.scatter_(1, found[-1], math.inf)
-    return torch.cat(found, 1)
+        found.append(_least(gaps))
+        gaps.scatter_(1, found[-1][:, None], math.inf)
+    return torch.stack(found, 1)
+
+
+def _least(gaps: Tensor) -> Tensor:
+    """Index of the least of every row, the first of equals; numpy's search is many times torch's on a CPU."""
+    return gaps.argmin(1) if gaps.is_cuda else torch.from_numpy(gaps.numpy().argmin(1))
 
 
 def _distances(vectors: Tensor, codebook: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

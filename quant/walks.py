@@ -84,11 +84,11 @@ class Walk:
     def _begin(self, trajectory: int) -> None:
         model, self._trajectory, self._at = self.model, trajectory, 0
         drawn = calibration_samples(model, trajectory, self.samples, self.seed, self.first_seed)
-        self._conditions = model.adapter.conditions(model.pipe, drawn)
+        self._conditions = model.conditions(drawn, self.sampler)
         self._scheduler = make_scheduler(self.sampler)
         self._draws = "generator" in inspect.signature(self._scheduler.step).parameters
         self._noise = generator(self.seed, "walk", self.first_seed, trajectory)
-        noise = starting_noise(model.adapter.latent_shape(model.pipe), drawn)
+        noise = starting_noise(model.latent_shape(self.sampler), drawn)
         self._x = noise.to(model.device) * getattr(self._scheduler, "init_noise_sigma", 1.0)
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
 from pathlib import Path
 
 import pytest
+
+# Tiny models gain nothing from a second thread and lose much where cores are shared; sums are cut alike on
+# every machine. Before torch is imported; worker processes inherit it.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def build_tiny_dit(folder: Path) -> Path:
@@ -83,6 +86,14 @@ def tiny_dit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tiny_dit(tmp_path_factory.mktemp("models") / "tiny-dit")
 
 
+@pytest.fixture(scope="session")
+def pipelines(tmp_path_factory: pytest.TempPathFactory):
+    """Folders of tiny random pipelines by family, each made when it is first asked for; read only."""
+    from tests.pipelines import Folders
+
+    return Folders(tmp_path_factory.mktemp("pipelines"))
+
+
 @pytest.fixture(autouse=True)
 def studies_in_a_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test writes studies into the checkout."""
@@ -104,24 +115,5 @@ def tiny_study(tiny_dit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         "calibration_seeds": "100-101",
         "out": out,
     }
-    with single_threaded():
-        compare(CompareRequest.parse(request))
+    compare(CompareRequest.parse(request))
     return out
-
-
-@contextmanager
-def single_threaded() -> Iterator[None]:
-    """Tiny models gain nothing from more threads, and lose much where cores are shared."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Run a test on one thread: `pytestmark = pytest.mark.usefixtures("one_thread")`."""
-    with single_threaded():
-        yield

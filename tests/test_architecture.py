@@ -30,6 +30,11 @@ CHEAP = (
     "quant.errors",
     "quant.schema",
     "quant.cards",
+    "quant.allocation",
+    "quant.group_budgets",
+    "quant.exports",
+    "quant.mixed_precision",
+    "quant.loss_calibration",
     "kernels",
 )
 
@@ -38,6 +43,7 @@ CHEAP = (
 ALLOWED = {
     "gradio": ("dqviz/ui/",),
     "plotly": ("dqviz/plots/",),
+    "ray": ("dqviz/spreading.py",),
     "triton": ("kernels/",),
     "typer": ("dqviz/cli.py", "dqviz/commands/", "dqviz/__main__.py"),
 }

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.util
 import re
 import shlex
 import sys
 import tomllib
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import pytest
 import typer
 
+from docs import generate
 from dqviz import cli
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,16 +35,7 @@ NOT_TRACKED = (
 )
 
 
-def generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-PAGES = [page for page in generator().pages() if page.is_file()]
+PAGES = [page for page in generate.pages() if page.is_file()]
 IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 
 
@@ -87,7 +80,7 @@ def test_the_path_and_link_checks_can_fail() -> None:
 
 
 def test_generated_blocks_are_current() -> None:
-    stale = generator().stale()
+    stale = generate.stale()
     assert not stale, (
         f"run make docs: {', '.join(str(p.relative_to(ROOT)) for p in stale)} is not current"
     )
@@ -95,7 +88,7 @@ def test_generated_blocks_are_current() -> None:
 
 def test_a_stale_block_is_seen() -> None:
     text = "<!-- generated: methods -->\nold\n<!-- end of methods -->"
-    assert "`rtn`" in generator().renewed(text)
+    assert "`rtn`" in generate.renewed(text)
 
 
 # -- dependencies
@@ -136,16 +129,15 @@ def test_what_the_packages_import_is_declared_and_what_is_declared_is_used() -> 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {distribution(r) for r in project["dependencies"]}
     used = imported_distributions("kernels", "quant", "dqviz")
-    assert used - declared == set()
+    optional = {distribution(r) for r in project["optional-dependencies"]["ray"]}
+    assert used - declared == optional
     assert declared - used <= NOT_IMPORTED
 
 
 def test_the_lock_pins_every_direct_dependency_that_make_installs() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = {
-        distribution(r)
-        for r in [*project["dependencies"], *project["optional-dependencies"]["dev"]]
-    }
+    extras = project["optional-dependencies"]
+    wanted = {distribution(r) for r in [*project["dependencies"], *extras["dev"], *extras["ray"]]}
     lines = (ROOT / "requirements.lock").read_text().splitlines()
     pins = {distribution(line) for line in lines if line and not line.startswith("#")}
     assert wanted <= pins
@@ -183,6 +175,128 @@ def test_commands_of_the_readme_exist(line: str) -> None:
     assert words[1] in commands
     known = {option for param in commands[words[1]].params for option in param.opts}
     assert not {w.split("=")[0] for w in words[2:] if w.startswith("--")} - known
+
+
+RECIPES = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+RECIPE_COMMANDS = shown_commands(RECIPES)
+
+
+def check_request_of(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read a line as the command line does: options, values, methods, bits; stop before a model is opened."""
+    from dqviz import capturing
+    from dqviz.request import check_request
+
+    checked = []
+
+    def stop(request: Any, *_: Any) -> None:
+        of_capture = isinstance(request, capturing.CaptureRequest)
+        (capturing.check_fields if of_capture else check_request)(request)
+        checked.append(request)
+
+    words = shlex.split(line)[1:]
+    module = importlib.import_module(f"dqviz.commands.{words[0]}")
+    if hasattr(module, "preflight"):
+        monkeypatch.setattr(module, "preflight", stop)
+        words.append("--preflight")  # twice is as good as once
+    assert cli.main(words) == 0
+    assert checked or not hasattr(module, "preflight")
+
+
+@pytest.mark.parametrize("line", RECIPE_COMMANDS)
+def test_commands_of_the_recipes_are_read_to_the_end(
+    line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_request_of(line, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "dqviz compare owner/name --method viditk --bits w8a8",
+        "dqviz compare owner/name --method viditq --bits w9a8",
+        "dqviz quantize owner/name --method viditq --bits w8a8 --no-such-option --out x",
+        "dqviz quantize owner/name --method viditq --bits w8a8 --option preset=none --out x",
+        "dqviz capture owner/name --method viditk --bits w8a8",
+        "dqviz capture owner/name --method viditq --bits w9a8",
+    ],
+)
+def test_the_check_of_recipes_can_fail(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AssertionError):
+        check_request_of(line, monkeypatch)
+
+
+MIXED_COMMANDS = shown_commands((ROOT / "docs" / "mixed-precision.md").read_text(encoding="utf-8"))
+
+
+def check_mixed(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read a line as the command line does, and stop before a model or a study is opened."""
+    from dqviz import allocating, sweeping
+
+    def stop(request: Any, *_: Any) -> None:
+        of_plan = isinstance(request, allocating.AllocateRequest)
+        (allocating if of_plan else sweeping).check_fields(request)
+        raise typer.Exit
+
+    words = shlex.split(line)[1:]
+    if words[0] in ("compare", "quantize", "capture"):
+        check_request_of(line, monkeypatch)
+        return
+    monkeypatch.setattr(sweeping, "sweep", stop)
+    monkeypatch.setattr(allocating, "allocate", stop)
+    assert cli.main(words) == 0
+
+
+@pytest.mark.parametrize("line", MIXED_COMMANDS)
+def test_commands_of_mixed_precision_are_read_to_the_end(
+    line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_mixed(line, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "dqviz sensitivity dit-emoji --bits 3,9",
+        "dqviz sensitivity dit-emoji --bits 4 --tier exactly",
+        "dqviz sensitivity dit-emoji --bits 4 --no-such-option",
+        "dqviz allocate --study studies/dit-emoji --budget bits=4",
+        "dqviz allocate --study studies/dit-emoji --budget avg_bits=4 --calibrate 3",
+    ],
+)
+def test_the_check_of_mixed_precision_can_fail(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AssertionError):
+        check_mixed(line, monkeypatch)
+
+
+def test_every_recipe_has_its_steps_and_its_classes_exist() -> None:
+    import diffusers
+
+    for part in re.split(r"^## ", RECIPES, flags=re.MULTILINE):
+        code = re.findall(r"```python\n(.*?)```", part, re.DOTALL)
+        if not code:
+            continue
+        said = [shlex.split(line)[1] for line in shown_commands(part)]
+        assert {"compare", "capture", "quantize"} <= set(said), part.partition("\n")[0]
+        assert any("--preflight" in line for line in shown_commands(part))
+        words = {w for line in shown_commands(part) for w in shlex.split(line)}
+        (source,) = code
+        tree = ast.parse(source)
+        names = [
+            alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.module == "diffusers"
+            for alias in node.names
+        ]
+        assert len(names) == 2
+        assert all(hasattr(diffusers, name) for name in names)
+        opened = [
+            node.args[0].value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".from_pretrained")
+            if isinstance(node.args[0], ast.Constant)
+        ]
+        assert len(opened) == 2, "the folder that was written, and its pipeline"
+        assert set(opened) <= words
 
 
 def test_the_command_check_can_fail() -> None:

@@ -17,7 +17,34 @@ import typer
 from ..terminal import ProgressLine, interruptible
 
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="Embedded key, folder, or owner/name[@revision].")
+    str,
+    typer.Argument(
+        metavar="MODEL", help="Embedded key, folder, .safetensors, or owner/name[@revision]."
+    ),
+]
+Revision = Annotated[
+    str | None,
+    typer.Option(
+        "--revision", metavar="REV", help="Branch, tag or commit of a hub model, as owner/name@REV."
+    ),
+]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        "--base", metavar="MODEL", help="Pipeline of a transformer in a .safetensors file."
+    ),
+]
+Loras = Annotated[
+    list[str],
+    typer.Option(
+        "--lora",
+        metavar="FILE[:SCALE]",
+        help="Fuse a LoRA into the weights first; repeat for several.",
+    ),
+]
+Offline = Annotated[
+    bool,
+    typer.Option("--offline", help="Ask nothing of the hub; take what its cache holds."),
 ]
 Methods = Annotated[
     list[str],
@@ -59,7 +86,33 @@ Classes = Annotated[
 ]
 Prompts = Annotated[
     list[str],
-    typer.Option("--prompt", metavar="TEXT", help="Prompt of a text model; repeat for several."),
+    typer.Option(
+        "--prompt",
+        metavar="TEXT",
+        help="Prompt of a text model, 'prompt ||| negative prompt'; repeat for several.",
+    ),
+]
+PromptsFile = Annotated[
+    Path | None,
+    typer.Option("--prompts-file", metavar="FILE", help="Prompts, one per line, as --prompt."),
+]
+Negative = Annotated[
+    str | None,
+    typer.Option(
+        "--negative", metavar="TEXT", help="Negative prompt of those that have none of their own."
+    ),
+]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        "--size",
+        metavar="HxW",
+        help="Height and width in pixels, e.g. 480x720; 512 is 512x512; default: the model's.",
+    ),
+]
+Frames = Annotated[
+    int | None,
+    typer.Option("--frames", metavar="N", help="Frames of a clip; default: the model's."),
 ]
 Options = Annotated[
     list[str],
@@ -113,6 +166,10 @@ CalibrationSeeds = Annotated[
         help="Seeds to calibrate on; must not overlap --seeds.",
     ),
 ]
+Preflight = Annotated[
+    bool,
+    typer.Option("--preflight", help="Say what it would take of memory, time and disk, and stop."),
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")
 ]
@@ -130,6 +187,20 @@ def watched() -> Iterator[tuple[ProgressLine, Callable[[], bool]]]:
             yield progress, cancelled
     finally:
         progress.clear()
+
+
+def preflight(
+    request: Any, work: Any, folder: Path, as_json: bool, low_memory: bool | None = None
+) -> None:
+    """Print what a request would take; exit code 3 where it does not fit."""
+    from ..preflight import of_request
+    from ..terminal import complain
+
+    found = of_request(request, work, folder, low_memory)
+    show(found.to_json(), as_json, found.sentence())
+    if not found.fits:
+        complain(found.refusal)
+        raise typer.Exit(3)
 
 
 def show(data: dict[str, Any], as_json: bool, text: str) -> None:
@@ -154,6 +225,20 @@ def compare_request(
     )
 
 
+def source_fields(
+    model: str, revision: str | None, base: str | None, lora: Sequence[str], offline: bool
+) -> dict[str, Any]:
+    """Fields of a request that say which model, from what was typed."""
+    from quant.sources import with_revision
+
+    return {
+        "model": with_revision(model, revision),
+        "base": base,
+        "loras": tuple(lora) or None,
+        "offline": offline or None,
+    }
+
+
 def outliers_of(factor: float | None, kind: str, seed: int) -> Any:
     """`--outliers F` with its kind and seed; None without it."""
     from quant.errors import BadInput, unknown
@@ -166,6 +251,13 @@ def outliers_of(factor: float | None, kind: str, seed: int) -> Any:
             raise BadInput("--outliers-kind and --outliers-seed go with --outliers F, e.g. 32")
         return None
     return Outliers.parse({"kind": kind, "factor": factor, "seed": seed}, "--outliers")
+
+
+def prompts_of(prompt: Sequence[str], file: Path | None) -> tuple[str, ...]:
+    """What `--prompt` and `--prompts-file` say, the file's after the others."""
+    from ..prompts import read_prompts
+
+    return (*prompt, *(read_prompts(file) if file is not None else ()))
 
 
 def options_of(pairs: Sequence[str]) -> dict[str, Any]:

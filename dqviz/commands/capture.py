@@ -10,29 +10,45 @@ import typer
 from .base import (
     CALIBRATION,
     NO_LIST,
+    Base,
     BatchSize,
     CalibrationSeeds,
     Classes,
     Device,
     DType,
+    Frames,
     Guidance,
     Json,
+    Loras,
     Model,
+    Negative,
+    Offline,
     Options,
     OutlierFactor,
     OutlierKind,
     OutlierSeed,
+    Preflight,
     Prompts,
+    PromptsFile,
+    Revision,
+    Size,
     Steps,
     options_of,
     outliers_of,
+    preflight,
+    prompts_of,
     show,
+    source_fields,
     watched,
 )
 
 
 def capture(
     model: Model,
+    revision: Revision = None,
+    base: Base = None,
+    lora: Loras = NO_LIST,
+    offline: Offline = False,
     study: Annotated[
         Path | None,
         typer.Option(
@@ -50,6 +66,10 @@ def capture(
     guidance: Guidance = None,
     classes: Classes = "",
     prompt: Prompts = NO_LIST,
+    prompts_file: PromptsFile = None,
+    negative: Negative = None,
+    size: Size = None,
+    frames: Frames = None,
     method: Annotated[
         str | None,
         typer.Option(
@@ -85,6 +105,7 @@ def capture(
     device: Device = "auto",
     dtype: DType = "auto",
     batch_size: BatchSize = 8,
+    preflight_: Preflight = False,
     json_: Json = False,
 ) -> None:
     """Record statistics of every layer's input over the steps."""
@@ -92,6 +113,7 @@ def capture(
 
     from ..capturing import CaptureRequest
     from ..capturing import capture as run
+    from ..study import default_folder
     from ..tables import captured
 
     if samples is not None and seeds:
@@ -101,13 +123,16 @@ def capture(
     first = int(CALIBRATION.partition("-")[0])
     request = CaptureRequest.parse(
         {
-            "model": model,
+            **source_fields(model, revision, base, lora, offline),
             "out": study,
             "seeds": seeds or f"{first}-{first + (samples or 8) - 1}",
             "steps": steps,
             "guidance": guidance,
             "classes": classes,
-            "prompts": tuple(prompt),
+            "prompts": prompts_of(prompt, prompts_file),
+            "negative": negative,
+            "size": size,
+            "frames": frames,
             "method": method,
             "bits": bits,
             "options": options_of(option),
@@ -126,6 +151,10 @@ def capture(
         },
         "command line",
     )
+    if preflight_:
+        folder = request.out or default_folder(request.model, request.outliers, request.loras)
+        preflight(request, "capture", folder, json_)
+        return
     with watched() as (progress, cancelled):
         made = run(request, progress, cancelled)
     show(made, json_, captured(made))

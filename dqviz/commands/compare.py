@@ -11,35 +11,51 @@ from .base import (
     CALIBRATION,
     NO_LIST,
     Backend,
+    Base,
     BatchSize,
     BitsText,
     CalibrationSeeds,
     Classes,
     Device,
     DType,
+    Frames,
     GroupSize,
     Guidance,
     Json,
+    Loras,
     Methods,
     Model,
+    Negative,
+    Offline,
     Options,
     OutlierFactor,
     OutlierKind,
     OutlierSeed,
     PlanFile,
+    Preflight,
     Prompts,
+    PromptsFile,
+    Revision,
     Seeds,
+    Size,
     Steps,
     Windows,
     compare_request,
     listed,
+    preflight,
+    prompts_of,
     show,
+    source_fields,
     watched,
 )
 
 
 def compare(
     model: Model,
+    revision: Revision = None,
+    base: Base = None,
+    lora: Loras = NO_LIST,
+    offline: Offline = False,
     method: Methods = NO_LIST,
     bits: BitsText = "",
     plan: PlanFile = None,
@@ -65,6 +81,10 @@ def compare(
     guidance: Guidance = None,
     classes: Classes = "",
     prompt: Prompts = NO_LIST,
+    prompts_file: PromptsFile = None,
+    negative: Negative = None,
+    size: Size = None,
+    frames: Frames = None,
     option: Options = NO_LIST,
     windows: Windows = 1,
     group_size: GroupSize = None,
@@ -82,14 +102,16 @@ def compare(
     dtype: DType = "auto",
     backend: Backend = "auto",
     batch_size: BatchSize = 8,
+    preflight_: Preflight = False,
     json_: Json = False,
 ) -> None:
     """Judge methods against full precision, same seeds."""
     from ..comparison import compare as run
+    from ..study import default_folder
     from ..tables import compared
 
     request = compare_request(
-        model=model,
+        **source_fields(model, revision, base, lora, offline),
         methods=listed(method),
         bits=bits,
         plan=plan,
@@ -99,7 +121,10 @@ def compare(
         steps=steps,
         guidance=guidance,
         classes=classes,
-        prompts=tuple(prompt),
+        prompts=prompts_of(prompt, prompts_file),
+        negative=negative,
+        size=size,
+        frames=frames,
         option=option,
         windows=windows,
         group_size=group_size,
@@ -113,6 +138,10 @@ def compare(
         backend=backend,
         batch_size=batch_size,
     )
+    if preflight_:
+        folder = request.out or default_folder(request.model, request.outliers, request.loras)
+        preflight(request, "compare", folder, json_)
+        return
     with watched() as (progress, cancelled):
         result = run(request, progress, cancelled, previews=False)
     show(result, json_, compared(result))

@@ -1,4 +1,4 @@
-"""`dqviz generate`: draw pictures."""
+"""`dqviz generate`: draw pictures or clips."""
 
 from __future__ import annotations
 
@@ -15,16 +15,25 @@ from .base import (
     Classes,
     Device,
     DType,
+    Frames,
     Guidance,
     Json,
+    Loras,
+    Negative,
+    Offline,
     OutlierFactor,
     OutlierKind,
     OutlierSeed,
     Prompts,
+    PromptsFile,
+    Revision,
     Seeds,
+    Size,
     Steps,
     compare_request,
+    prompts_of,
     show,
+    source_fields,
     watched,
 )
 
@@ -44,14 +53,21 @@ def generate(
         typer.Option(
             "--base",
             metavar="MODEL",
-            help="Pipeline of a transformer checkpoint that does not name it.",
+            help="Pipeline of a .safetensors file, or of a checkpoint that names none.",
         ),
     ] = None,
+    revision: Revision = None,
+    lora: Loras = NO_LIST,
+    offline: Offline = False,
     seeds: Seeds = "0-7",
     steps: Steps = None,
     guidance: Guidance = None,
     classes: Classes = "",
     prompt: Prompts = NO_LIST,
+    prompts_file: PromptsFile = None,
+    negative: Negative = None,
+    size: Size = None,
+    frames: Frames = None,
     outliers: OutlierFactor = None,
     outliers_kind: OutlierKind = "static",
     outliers_seed: OutlierSeed = 0,
@@ -61,16 +77,20 @@ def generate(
     batch_size: BatchSize = 8,
     json_: Json = False,
 ) -> None:
-    """Draw pictures of a model or of a checkpoint."""
+    """Draw pictures or clips of a model or of a checkpoint."""
     from ..export import draw_to
 
+    fields = source_fields(target, revision, base, lora, offline)
     request = compare_request(
-        model=base or target,
+        **fields,
         seeds=seeds,
         steps=steps,
         guidance=guidance,
         classes=classes,
-        prompts=tuple(prompt),
+        prompts=prompts_of(prompt, prompts_file),
+        negative=negative,
+        size=size,
+        frames=frames,
         outliers=outliers,
         outliers_kind=outliers_kind,
         outliers_seed=outliers_seed,
@@ -80,9 +100,17 @@ def generate(
         batch_size=batch_size,
     )
     with watched() as (progress, cancelled):
-        made = draw_to(target, request, out, base=base, on_event=progress, cancelled=cancelled)
+        made = draw_to(
+            request.model, request, out, base=base, on_event=progress, cancelled=cancelled
+        )
     for warning in made["warnings"]:
         complain(f"warning: {warning}")
     took = made["seconds_per_sample"]
-    speed = "simulated, so no time" if took is None else f"{took:.3g} s per sample"
-    show(made, json_, f"{len(made['files'])} pictures in {made['out']}; {speed}, {made['backend']}")
+    speed = (
+        "simulated, so without a time"
+        if took is None
+        else f"{took:.3g} s per sample, {made['backend']}"
+    )
+    clip = made["clip"]
+    what = "pictures" if clip is None else f"clips of {clip['frames']} frames"
+    show(made, json_, f"{len(made['files'])} {what} in {made['out']}; {speed}")

@@ -12,28 +12,40 @@ from .base import (
     CALIBRATION,
     NO_LIST,
     Backend,
+    Base,
     BatchSize,
     BitsText,
     CalibrationSeeds,
     Classes,
     Device,
     DType,
+    Frames,
     GroupSize,
     Guidance,
     Json,
+    Loras,
     Methods,
     Model,
+    Negative,
+    Offline,
     Options,
     OutlierFactor,
     OutlierKind,
     OutlierSeed,
     PlanFile,
+    Preflight,
     Prompts,
+    PromptsFile,
+    Revision,
+    Size,
     Steps,
     Windows,
     compare_request,
     listed,
+    preflight,
+    prompts_of,
     show,
+    source_fields,
     watched,
 )
 
@@ -58,10 +70,18 @@ def quantize(
         bool,
         typer.Option("--pipeline", help="Write the whole pipeline, not the transformer alone."),
     ] = False,
+    revision: Revision = None,
+    base: Base = None,
+    lora: Loras = NO_LIST,
+    offline: Offline = False,
     steps: Steps = None,
     guidance: Guidance = None,
     classes: Classes = "",
     prompt: Prompts = NO_LIST,
+    prompts_file: PromptsFile = None,
+    negative: Negative = None,
+    size: Size = None,
+    frames: Frames = None,
     option: Options = NO_LIST,
     windows: Windows = 1,
     group_size: GroupSize = None,
@@ -73,14 +93,22 @@ def quantize(
     dtype: DType = "auto",
     backend: Backend = "auto",
     batch_size: BatchSize = 8,
+    low_memory: Annotated[
+        bool | None,
+        typer.Option(
+            "--low-memory/--no-low-memory",
+            help="Leave blocks on disk and read them layer by layer; default: where all does not fit.",
+        ),
+    ] = None,
+    preflight_: Preflight = False,
     json_: Json = False,
 ) -> None:
     """Write a quantized checkpoint for plain diffusers."""
-    from ..export import quantize_to
+    from ..export import drawing_command, quantize_to
     from ..sharing import sharing_sentence
 
     request = compare_request(
-        model=model,
+        **source_fields(model, revision, base, lora, offline),
         methods=listed(method),
         bits=bits,
         plan=plan,
@@ -88,7 +116,10 @@ def quantize(
         steps=steps,
         guidance=guidance,
         classes=classes,
-        prompts=tuple(prompt),
+        prompts=prompts_of(prompt, prompts_file),
+        negative=negative,
+        size=size,
+        frames=frames,
         option=option,
         windows=windows,
         group_size=group_size,
@@ -101,8 +132,18 @@ def quantize(
         backend=backend,
         batch_size=batch_size,
     )
+    if preflight_:
+        preflight(request, "quantize", out, json_, low_memory)
+        return
     with watched() as (progress, cancelled):
-        made = quantize_to(request, out, pipeline=pipeline, on_event=progress, cancelled=cancelled)
+        made = quantize_to(
+            request,
+            out,
+            pipeline=pipeline,
+            low_memory=low_memory,
+            on_event=progress,
+            cancelled=cancelled,
+        )
     for warning in made["warnings"]:
         complain(f"warning: {warning}")
     shared = sharing_sentence(made["sharing"])
@@ -113,4 +154,8 @@ def quantize(
         f"{len(made['scope']['quantized'])} sites quantized, {len(made['scope']['kept'])} kept"
         f"{shared and '; ' + shared}"
     )
+    if not pipeline:
+        text += (
+            f"\ndraw with it: {drawing_command(Path(made['out']), request.base or request.model)}"
+        )
     show(made, json_, text)

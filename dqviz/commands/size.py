@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from .base import NO_LIST, BitsText, Json, Options, PlanFile, options_of, show
+from .base import (
+    NO_LIST,
+    Base,
+    BitsText,
+    Json,
+    Offline,
+    Options,
+    PlanFile,
+    Revision,
+    options_of,
+    show,
+)
 
 
 def size(
@@ -16,6 +27,9 @@ def size(
             metavar="MODEL_OR_SHAPE", help="A model, or a shape known by name such as dit-xl-2."
         ),
     ],
+    revision: Revision = None,
+    base: Base = None,
+    offline: Offline = False,
     method: Annotated[str, typer.Option("--method", "-m", metavar="KEY", help="Method.")] = "rtn",
     bits: BitsText = "",
     plan: PlanFile = None,
@@ -23,8 +37,11 @@ def size(
     json_: Json = False,
 ) -> None:
     """Tell the storage of a quantized transformer."""
+    from quant.sources import Source
+
     from ..catalogue import size_report
     from ..tables import sized
 
-    found = size_report(target, method, bits, plan, options_of(option))
+    source = Source.of(target, revision=revision, base=base, offline=offline)
+    found = size_report(source, method, bits, plan, options_of(option))
     show(found, json_, sized(found))

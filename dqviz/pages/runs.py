@@ -136,7 +136,8 @@ def study_list(listed: Sequence[StudyFacts]) -> Section:
         {
             "study": facts.name,
             "comparison": c["id"],
-            "label": f"{facts.name} · {c['id']} · {str(c['created'])[:10]} · {', '.join(c['runs'][1:]) or 'full precision'}",
+            "label": f"{facts.name} · {c['id']} · {str(c['created'])[:10]}",
+            "runs": ", ".join(c["runs"][1:]) or "full precision",
         }
         for facts in listed
         for c in reversed(facts.comparisons)

@@ -37,9 +37,19 @@ def figure(rows: Sequence[tuple[int | None, str, Mapping[str, Any]]]) -> Figure:
     }
 
 
-def _label(name: str) -> str:
-    """A name in lines of readable length."""
-    return "<br>".join(plain(line) for line in textwrap.wrap(name, 28)[:2])
+def narrow(figure: Figure) -> Figure:
+    """What of the layout is another one on a small screen: short lines leave room, and the title fits in it."""
+    xaxis, yaxis = (figure["layout"][name] for name in ("xaxis", "yaxis"))
+    short = [_label(text.replace("<br>", " ").partition(" (")[0], 16) for text in yaxis["ticktext"]]
+    return {
+        "xaxis": {**xaxis, "title": {**xaxis["title"], "text": "PSNR (dB)"}, "nticks": 5},
+        "yaxis": {**yaxis, "ticktext": short},
+    }
+
+
+def _label(name: str, width: int = 28) -> str:
+    """A name in two lines of readable length."""
+    return "<br>".join(plain(line) for line in textwrap.wrap(name, width)[:2])
 
 
 def height(rows: int) -> int:

@@ -24,7 +24,7 @@ from .captured import captured
 
 __all__ = ["report_html", "report_view", "write_report"]
 
-MAX_SAMPLES = 16  # pictures per run; the folder holds all
+MAX_SAMPLES, MAX_CLIPS = 16, 4  # pictures or clips per run; the folder holds all
 
 
 def write_report(study: Study, comparison: int | None = None, file: Path | None = None) -> Path:
@@ -61,23 +61,24 @@ def report_view(study: Study, comparison: int | None = None) -> View:
     result = with_samples(study.result(comparison), study)
     names = [str(run["name"]) for run in result["runs"]]
     drifts = {name: study.drift(name) for name in names}
+    most = MAX_CLIPS if any(run.get("clip") for run in result["runs"]) else MAX_SAMPLES
     view = compare.render(
         result,
-        {name: data_urls(study.images(name)[:MAX_SAMPLES]) for name in names},
+        {name: data_urls(study.images(name)[:most]) for name in names},
         {name: drift for name, drift in drifts.items() if drift},
     )
-    _shorten(view.section("pictures"))
+    _shorten(view.section("pictures"), most)
     command = [section for section in view.sections if section["kind"] == "command"]
     shown = [section for section in view.sections if section["kind"] != "command"]
     return View((*shown, *captures, *command, _again(study, result)))
 
 
-def _shorten(pictures: Section) -> None:
+def _shorten(pictures: Section, most: int) -> None:
     """Leave out the samples whose pictures the report does not carry, and say so."""
     n = len(pictures["samples"])
-    if n > MAX_SAMPLES:
-        pictures["samples"] = pictures["samples"][:MAX_SAMPLES]
-        pictures["lede"] += f" The first {MAX_SAMPLES} of {n} samples; the study has all."
+    if n > most:
+        pictures["samples"] = pictures["samples"][:most]
+        pictures["lede"] += f" The first {most} of {n} samples; the study has all."
 
 
 def _again(study: Study, result: Mapping[str, Any]) -> Section:

@@ -73,10 +73,10 @@ class Bench:
         folder = self.library.folders().get(study or "")
         return folder if folder is not None and self._holds(folder, model) else None
 
-    def follow(self, job_id: str) -> Follow:
-        """Follows a job, as any number of viewers may."""
+    def follow(self, job_id: str, study: str | None = None) -> Follow:
+        """Follows a job, as any number of viewers may; a `study` that was open comes back if it makes nothing."""
         self.desk.wake()
-        return Follow(self.store, job_id, self.library, self._known)
+        return Follow(self.store, job_id, self.library, self._known, study)
 
     def run(self, form: Form, study: str | None = None) -> Iterator[Screen]:
         """Screens of one comparison, from its submission to its end."""
@@ -85,7 +85,7 @@ class Bench:
         except DQVizError as error:
             yield failed(str(error))
             return
-        yield from self.follow(job.id).screens()
+        yield from self.follow(job.id, study).screens()
 
     def cancel(self, job_id: str) -> str:
         """Cancel the job that a page shows; returns the id of the job that it shows then.
@@ -181,6 +181,7 @@ class Bench:
             "key": model,
             "title": listed["title"] if listed else model,
             "classes": dict(facts.classes),
+            "draws": facts.draws,
         }
 
 

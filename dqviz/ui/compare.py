@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import gradio as gr
 from gradio.context import Context
+from gradio.events import Dependency
 
 from quant.errors import DQVizError
 
@@ -16,20 +19,35 @@ from ..pages import compare as page
 from ..request import BACKENDS
 from ..studies import place
 from ..study import default_folder, is_recorded
-from . import components
+from . import components, fit
 from .bench import Bench
 from .form import (
     FIRST_CALIBRATION,
     FIRST_RUNS,
     FIRST_SEEDS,
     MOST_RUNS,
-    PRESETS,
     Form,
     ModelFacts,
     checked_runs,
 )
+from .offered import PRESETS, offered, offered_json
 from .progress import PATIENCE, Screen, failed
 
+# Controls that are text boxes: one that was never shown says None.
+TEXTS = (
+    "seeds",
+    "prompts",
+    "calibration",
+    "options",
+    "candidates",
+    "negative",
+    "size",
+    "base",
+    "loras",
+    "frames",
+)
+LONGEST_FAREWELL = 5.0  # seconds
+HIDDEN: Literal["hidden"] = "hidden"  # and still in the page: what is not there sends no value
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
@@ -51,10 +69,34 @@ class Controls:
     plan: gr.File
     candidates: gr.Textbox
     ladder: gr.Checkbox
+    negative: gr.Textbox
+    size: gr.Textbox
+    frames: gr.Textbox
+    base: gr.Textbox
+    loras: gr.Textbox
 
     def all(self) -> list[Any]:
         """As inputs of a handler."""
         return list(vars(self).values())
+
+
+class _Follower:
+    """A handler that tells a tab about one job, until another is told there."""
+
+    def __init__(self) -> None:
+        self.replaced = asyncio.Event()
+        self.ended = asyncio.Event()
+
+    async def replace(self) -> None:
+        """End it; what it still says arrives before this returns, if its browser is there at all."""
+        self.replaced.set()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.ended.wait(), LONGEST_FAREWELL)
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait so long, or until it is replaced."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.replaced.wait(), seconds)
 
 
 def build(bench: Bench) -> None:
@@ -65,18 +107,23 @@ def build(bench: Bench) -> None:
             controls, about = _controls(bench, first)
             with gr.Row(elem_id="dq-actions"):
                 run = gr.Button("Run", elem_id="dq-run", variant="primary")
+                check = fit.button()
                 cancel = gr.Button("Cancel", elem_id="dq-cancel", interactive=False)
             text = Form(
                 first, FIRST_RUNS, FIRST_SEEDS, (), "", *_defaults(bench.facts(first))
             ).command()
+            answer = fit.answer(text)
             line = components.command(text, "dq-line")
         with gr.Column(elem_id="dq-results"):
             status = components.status("dq-status")
             study = gr.Dropdown(
-                [], label="Study", visible=False, interactive=True, elem_id="dq-study"
+                [], label="Study", visible=HIDDEN, interactive=True, elem_id="dq-study"
             )
             result = components.view(_server_functions(bench), page.empty().to_json(), "dq-result")
-    _wire(bench, controls, about, run, cancel, line, status, study, result)
+    form = partial(_form, controls)
+    _wire(bench, controls, about, run, cancel, status, study, result)
+    asked = fit.wire(check, answer, controls.all(), form, bench.local_folders)
+    _wire_texts(bench, controls, study, line, answer, asked)
 
 
 def _defaults(facts: ModelFacts) -> tuple[int | None, float | None]:
@@ -89,14 +136,14 @@ def _controls(bench: Bench, first: str | None) -> tuple[Controls, gr.Markdown]:
         [(str(m["title"]), str(m["key"])) for m in bench.models],
         value=first,
         label="Model",
-        info="From the list, or type a folder or owner/name",
+        info="From the list, or type a folder, a .safetensors file or owner/name",
         allow_custom_value=True,
         elem_id="dq-model",
     )
     about = gr.Markdown(_escaped(facts.about), elem_id="dq-about")
     keys = {m["key"] for m in bench.methods}
     runs = components.run_list(
-        bench.methods,
+        offered(bench.methods, facts.adapted),
         PRESETS,
         [r for r in FIRST_RUNS if r["method"] in keys],
         MOST_RUNS,
@@ -105,15 +152,34 @@ def _controls(bench: Bench, first: str | None) -> tuple[Controls, gr.Markdown]:
     classes = gr.Dropdown(**_class_choices(facts), elem_id="dq-classes")
     prompts = gr.Textbox(
         label="Prompts",
-        info="One per line; none takes the model's own",
+        info="One per line, 'prompt ||| negative prompt'; none takes the model's own",
         lines=3,
         visible=bool(facts.takes_prompts),
         elem_id="dq-prompts",
     )
+    negative = gr.Textbox(
+        label="Negative prompt",
+        info="Of prompts that have none of their own",
+        visible=bool(facts.takes_prompts),
+        elem_id="dq-negative",
+    )
     with gr.Row():
         seeds = gr.Textbox(FIRST_SEEDS, label="Seeds", min_width=80, elem_id="dq-seeds")
-        steps = gr.Number(facts.steps, label="Steps", precision=0, min_width=70, elem_id="dq-steps")
-        guidance = gr.Number(facts.guidance, label="Guidance", min_width=70, elem_id="dq-guidance")
+        steps = gr.Number(
+            facts.steps,
+            label="Steps",
+            placeholder="default",
+            precision=0,
+            min_width=70,
+            elem_id="dq-steps",
+        )
+        guidance = gr.Number(
+            facts.guidance,
+            label="Guidance",
+            placeholder="default",
+            min_width=70,
+            elem_id="dq-guidance",
+        )
     with gr.Accordion("Advanced", open=False, elem_id="dq-advanced"):
         ladder = gr.Checkbox(True, label="Yardstick ladder (takes longer)", elem_id="dq-ladder")
         calibration = gr.Textbox(
@@ -125,6 +191,17 @@ def _controls(bench: Bench, first: str | None) -> tuple[Controls, gr.Markdown]:
             )
             windows = gr.Number(
                 1, label="Step windows", precision=0, min_width=100, elem_id="dq-windows"
+            )
+        with gr.Row():
+            size = gr.Textbox(
+                "", label="Size", placeholder="height x width", min_width=100, elem_id="dq-size"
+            )
+            frames = gr.Textbox(
+                "",
+                label="Frames of a clip",
+                placeholder="the model's own",
+                min_width=100,
+                elem_id="dq-frames",
             )
         options = gr.Textbox(
             "",
@@ -142,6 +219,21 @@ def _controls(bench: Bench, first: str | None) -> tuple[Controls, gr.Markdown]:
             visible=bench.local_folders,
             elem_id="dq-candidates",
         )
+        base = gr.Textbox(
+            "",
+            label="Base pipeline",
+            info="Of a model that is a .safetensors file: a folder, a key or owner/name",
+            visible=bench.local_folders,
+            elem_id="dq-base",
+        )
+        loras = gr.Textbox(
+            "",
+            label="LoRAs",
+            info="FILE.safetensors or FILE.safetensors:0.8, one per line; fused first",
+            lines=2,
+            visible=bench.local_folders,
+            elem_id="dq-loras",
+        )
     controls = Controls(
         model,
         runs,
@@ -157,8 +249,18 @@ def _controls(bench: Bench, first: str | None) -> tuple[Controls, gr.Markdown]:
         plan,
         candidates,
         ladder,
+        negative,
+        size,
+        frames,
+        base,
+        loras,
     )
     return controls, about
+
+
+def _takes_prompts(facts: ModelFacts) -> bool:
+    """Whether prompts may be given: the model takes them, or nobody knows yet."""
+    return facts.takes_prompts is not False and not facts.classes
 
 
 def _class_choices(facts: ModelFacts) -> dict[str, Any]:
@@ -207,21 +309,14 @@ def _wire(
     about: gr.Markdown,
     run: gr.Button,
     cancel: gr.Button,
-    line: gr.HTML,
     status: gr.HTML,
     study: gr.Dropdown,
     result: gr.HTML,
 ) -> None:
     """Connect widgets and handlers."""
+    form = partial(_form, controls)
     shown = gr.State(None)  # id of the job that this tab follows
-    followers: dict[str, object] = {}  # the latest follower of every tab: an older one ends itself
-
-    def form(values: Sequence[Any]) -> Form:
-        """The form; an empty text box is None when it was never shown."""
-        named = dict(zip(vars(controls), values))
-        texts = ("seeds", "prompts", "calibration", "options", "candidates")
-        texted = {name: named[name] or "" for name in texts}
-        return Form(**{**named, **texted, "runs": checked_runs(named["runs"])})
+    followers: dict[str, _Follower] = {}  # the latest of every tab
 
     def on_run(*values: Any) -> list[Any]:
         *filled, open_study = values
@@ -230,21 +325,27 @@ def _wire(
         except DQVizError as error:
             return [_status(failed(str(error))), None]
 
-    async def on_follow(job_id: str | None, request: gr.Request) -> AsyncIterator[list[Any]]:
+    async def on_follow(
+        job_id: str | None, open_study: str | None, request: gr.Request
+    ) -> AsyncIterator[list[Any]]:
         if not job_id:
             yield [gr.skip()] * 5
             return
-        session, me = str(request.session_hash), object()
-        followers[session] = me
-        follow = bench.follow(job_id)
+        session, me = str(request.session_hash), _Follower()
+        before, followers[session] = followers.get(session), me
+        if before is not None:
+            await before.replace()
+        follow = bench.follow(job_id, open_study)
         try:
-            while followers.get(session) is me and not follow.over:
+            while not me.replaced.is_set() and not follow.over:
                 screen = await asyncio.to_thread(follow.look)
-                if screen is not None and followers.get(session) is me:
+                if screen is not None and not me.replaced.is_set():
                     yield [*_updates(screen), _studies(bench, screen)]
                 if not follow.over:  # an end that comes late would be told over what is asked next
-                    await asyncio.sleep(PATIENCE)
+                    await me.sleep(PATIENCE)
+            yield [gr.skip()] * 5  # Gradio says the last update again when the handler has ended
         finally:
+            me.ended.set()
             if followers.get(session) is me:
                 del followers[session]
 
@@ -254,19 +355,15 @@ def _wire(
 
     def on_model(ref: str | None) -> list[Any]:
         facts = bench.facts(ref)
+        texts = gr.update(visible=_takes_prompts(facts))
         return [
             _escaped(facts.about),
+            gr.update(methods_json=offered_json(bench.methods, facts.adapted)),
             gr.update(**_class_choices(facts)),
-            gr.update(visible=facts.takes_prompts is not False and not facts.classes),
+            texts,
+            texts,
             *_defaults(facts),
         ]
-
-    def on_form(*values: Any) -> Any:
-        *filled, open_study = values
-        try:
-            return gr.update(text=command_of(bench, form(filled), open_study))
-        except DQVizError as error:
-            return gr.update(text=f"# {error}")
 
     def on_load(request: gr.Request) -> list[Any]:
         asked = request.query_params
@@ -275,7 +372,9 @@ def _wire(
         screen = bench.opened(name, comparison)
         names = list(bench.library.folders())
         known = name if name in names else (None if name else bench.library.first())
-        drop_down = gr.update(choices=names, value=known, visible=len(names) > 1)
+        drop_down = gr.update(
+            choices=names, value=known, visible=True if len(names) > 1 else HIDDEN
+        )
         # A recorded study that nobody asked for leaves the form as it is: its first Run stays short.
         asked_for = name or (known and not is_recorded(bench.library.folders()[known]))
         filled = bench.form_of(known, comparison) if asked_for else None
@@ -292,7 +391,7 @@ def _wire(
 
     following: dict[str, Any] = {
         "fn": on_follow,
-        "inputs": shown,
+        "inputs": [shown, study],
         "outputs": [status, result, run, cancel, study],
         "concurrency_limit": None,
         "trigger_mode": "multiple",
@@ -305,15 +404,15 @@ def _wire(
     controls.model.input(
         on_model,
         controls.model,
-        [about, controls.classes, controls.prompts, controls.steps, controls.guidance],
-        **PRIVATE,
-    )
-    gr.on(
-        [c.change for c in (*controls.all(), study)],
-        on_form,
-        [*controls.all(), study],
-        line,
-        trigger_mode="always_last",
+        [
+            about,
+            controls.runs,
+            controls.classes,
+            controls.prompts,
+            controls.negative,
+            controls.steps,
+            controls.guidance,
+        ],
         **PRIVATE,
     )
     study.input(on_study, study, [status, result, *form_outputs], **PRIVATE)
@@ -321,6 +420,43 @@ def _wire(
     assert blocks is not None
     loaded = blocks.load(on_load, None, [status, result, study, shown, *form_outputs], **PRIVATE)
     loaded.then(**following)
+
+
+def _wire_texts(
+    bench: Bench,
+    controls: Controls,
+    study: gr.Dropdown,
+    line: gr.HTML,
+    answer: gr.HTML,
+    asked: Dependency,
+) -> None:
+    """Let the form as a command, and what is said of it, follow the form."""
+
+    def on_form(*values: Any) -> list[Any]:
+        *filled, open_study = values
+        try:
+            form = _form(controls, filled)
+            texts = command_of(bench, form, open_study), form.command()
+        except DQVizError as error:
+            texts = f"# {error}", ""
+        return [gr.update(text=text) for text in texts]
+
+    gr.on(
+        [c.change for c in (*controls.all(), study)],
+        on_form,
+        [*controls.all(), study],
+        [line, answer],
+        trigger_mode="always_last",
+        cancels=[asked],  # so that the form as it is now can be asked about at once
+        **PRIVATE,
+    )
+
+
+def _form(controls: Controls, values: Sequence[Any]) -> Form:
+    """The form of its controls' values; an empty text box is None when it was never shown."""
+    named = dict(zip(vars(controls), values))
+    texted = {name: named[name] or "" for name in TEXTS}
+    return Form(**{**named, **texted, "runs": checked_runs(named["runs"])})
 
 
 def command_of(bench: Bench, form: Form, open_study: str | None) -> str:
@@ -340,12 +476,14 @@ def _filled(bench: Bench, filled: Form | None) -> list[Any]:
     choices = _class_choices(facts)
     choices["value"] = list(filled.classes or ())
     values["classes"] = gr.update(**choices)
-    prompts_shown = facts.takes_prompts is not False and not facts.classes
-    values["prompts"] = gr.update(value=filled.prompts, visible=prompts_shown)
+    for name in ("prompts", "negative"):
+        values[name] = gr.update(value=getattr(filled, name), visible=_takes_prompts(facts))
     steps, guidance = _defaults(facts)
     values["steps"] = gr.update(value=filled.steps or steps)
     values["guidance"] = gr.update(value=guidance if filled.guidance is None else filled.guidance)
     values["plan"] = gr.skip()  # a file is handed in anew
+    methods_json = offered_json(bench.methods, facts.adapted)
+    values["runs"] = gr.update(value=filled.runs, methods_json=methods_json)
     return [*(values[name] for name in Controls.__dataclass_fields__), _escaped(facts.about)]
 
 
@@ -355,7 +493,7 @@ def _studies(bench: Bench, screen: Screen) -> Any:
     if screen.running or not address:
         return gr.skip()
     names = list(bench.library.folders())
-    return gr.update(choices=names, value=address, visible=len(names) > 1)
+    return gr.update(choices=names, value=address, visible=True if len(names) > 1 else HIDDEN)
 
 
 def _updates(screen: Screen) -> list[Any]:

@@ -71,7 +71,7 @@ def run_list(
     most: int,
     elem_id: str,
 ) -> gr.HTML:
-    """Runs to make: a method with its bits each; the value is that list."""
+    """Runs to make: a method with its bits each; the value is that list. `methods` as `offered` gives them."""
     return component(
         "form.js",
         "runlist",
@@ -79,9 +79,22 @@ def run_list(
         ("value", "methods_json", "presets_json"),
         value=list(value),
         label="Runs",
-        methods_json=json.dumps([{k: m[k] for k in ("key", "title", "summary")} for m in methods]),
+        methods_json=json.dumps(list(methods)),
         presets_json=json.dumps(list(presets)),
         most=most,
+        elem_id=elem_id,
+    )
+
+
+def fit(card: Mapping[str, Any], text: str, elem_id: str) -> gr.HTML:
+    """What a comparison would take, where it was asked (`pages.fit`); `text` is the form as it is now."""
+    return component(
+        "form.js",
+        "fit",
+        "dq-fitcard",
+        ("card_json", "text"),
+        card_json=json.dumps(card),
+        text=text,
         elem_id=elem_id,
     )
 

@@ -22,6 +22,7 @@ from ..work import Kind
 log = logging.getLogger("dqviz")
 
 LOOK_EVERY = 0.4  # seconds between two looks after the workers, while there is work
+WORKER = "dqviz-worker"  # name of a thread that does the work
 LINGER = 60.0  # seconds that a worker waits for more: the next job finds torch loaded
 
 
@@ -56,7 +57,9 @@ class Threads:
         """Start one, unless the last one still works."""
         if self._thread is None or not self._thread.is_alive():
             target = worker.work
-            self._thread = threading.Thread(target=target, args=(store, self._kinds), daemon=True)
+            self._thread = threading.Thread(
+                target=target, args=(store, self._kinds), name=WORKER, daemon=True
+            )
             self._thread.start()
 
 

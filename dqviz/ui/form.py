@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from quant.cards import methods
-from quant.errors import BadInput, unknown
+from quant.errors import BadInput, DQVizError, unknown
 from quant.models import CARD_NAME, embedded_models
 from quant.schema import options_from_pairs
+from quant.support import families
+from quant.weight_files import safetensors_header
 
-from ..request import CALIBRATION_SEEDS, CompareRequest, as_command, check_sampling, seeds_text
+from ..request import (
+    CALIBRATION_SEEDS,
+    CompareRequest,
+    as_command,
+    check_fields,
+    check_sampling,
+    seeds_text,
+)
 
-PRESETS = ("w8a8", "w6a6", "w4a8", "w4a4", "w8a16", "w4a16", "fp8", "mxfp8", "mxfp4", "nvfp4")
+INDEX = "model_index.json"  # of a pipeline's folder
 MOST_RUNS = 6
 FIRST_RUNS = ({"method": "rtn", "bits": "w4a8"}, {"method": "viditq", "bits": "w4a8"})
 FIRST_SEEDS = "0-3"
@@ -40,6 +50,11 @@ class Form:
     plan: str | None = None
     candidates: str = ""  # folders of foreign checkpoints, one per line
     ladder: bool = True
+    negative: str = ""  # of prompts that have none of their own
+    size: str = ""  # height x width in pixels
+    frames: str = ""  # of a clip; blank or 0: the model's own
+    base: str = ""  # the pipeline of a model that is a single file
+    loras: str = ""  # FILE or FILE:SCALE, one per line
 
     @classmethod
     def of_request(cls, request: CompareRequest) -> Form:
@@ -61,6 +76,11 @@ class Form:
             plan=None if request.plan is None else str(request.plan),
             candidates="\n".join(str(path) for path in request.candidates),
             ladder=request.ladder,
+            negative=request.negative or "",
+            size="" if request.size is None else "x".join(map(str, request.size)),
+            frames="" if request.frames is None else str(request.frames),
+            base=request.base or "",
+            loras="\n".join(str(lora) for lora in request.loras or ()),
         )
 
     @classmethod
@@ -115,6 +135,12 @@ class Form:
                 f"candidate '{candidates[0]}' is a folder of this machine; while others can reach "
                 "this app, none is opened"
             )
+        loras = [line.strip() for line in self.loras.splitlines() if line.strip()]
+        if not local_folders and (loras or names_a_folder(self.base.strip() or model)):
+            raise BadInput(
+                f"'{(loras or [self.base.strip()])[0]}' is a file of this machine; while others can reach "
+                "this app, none is opened"
+            )
         if not self.runs and not candidates:
             raise BadInput(
                 "no run was asked for; add one with a method and bits, e.g. RTN with w4a8"
@@ -128,6 +154,8 @@ class Form:
         return CompareRequest.parse(
             {
                 "model": model,
+                "base": self.base.strip() or None,
+                "loras": loras or None,
                 "methods": [str(r["method"]) for r in self.runs],
                 "bits": [] if plan else _shortest([str(r["bits"]) for r in self.runs]),
                 "plan": plan,
@@ -142,6 +170,9 @@ class Form:
                 "calibration_seeds": self.calibration.strip() or FIRST_CALIBRATION,
                 "backend": self.backend,
                 "ladder": self.ladder,
+                "negative": self.negative.strip() or None,
+                "size": self.size.strip() or None,
+                "frames": _frames(self.frames),
             },
             "the form",
         )
@@ -153,7 +184,9 @@ class Form:
             out: folder that the runs go to, where it is not the model's own.
         """
         try:
-            return as_command(self.request().model_copy(update={"out": out}))
+            request = self.request()
+            check_fields(request)
+            return as_command(request.model_copy(update={"out": out}))
         except BadInput as error:
             return f"# {error}"
 
@@ -168,7 +201,8 @@ def names_a_folder(model: str) -> bool:
     """Whether a model reference means a path of this machine."""
     if model in embedded_models():
         return False
-    return model.startswith((".", "/", "~", "\\")) or Path(model).exists() or model.count("/") != 1
+    written = model.startswith((".", "/", "~", "\\")) or Path(model).exists()
+    return written or model.partition("@")[0].count("/") != 1
 
 
 def checked_runs(value: object) -> list[dict[str, str]]:
@@ -197,6 +231,18 @@ def _whole(value: float | None, what: str) -> int | None:
     return int(value)
 
 
+def _frames(text: str) -> int | None:
+    """Frames of a clip; None is the model's own."""
+    written = text.strip()
+    if not written:
+        return None
+    if not written.isdecimal():
+        raise BadInput(
+            f"frames '{written}' is not a whole number; leave the box blank for the model's own"
+        )
+    return int(written) or None
+
+
 @dataclass(frozen=True)
 class ModelFacts:
     """What the form needs to know of a model before it is loaded; empty where only loading tells."""
@@ -206,38 +252,80 @@ class ModelFacts:
     steps: int | None = None
     guidance: float | None = None
     takes_prompts: bool | None = None  # None: unknown until it is loaded
+    draws: str = "image"  # or video, as far as that is known
+    adapted: bool = True  # whether its transformer has an adapter, as far as that is known
     about: str = ""
 
     @classmethod
     def of_card(cls, card: Mapping[str, Any]) -> ModelFacts:
-        """From an embedded model's listing or a folder's card."""
-        classes = {str(k): str(v) for k, v in (card.get("classes") or {}).items()}
+        """From an embedded model's listing or a folder's card, which may be anybody's."""
+        named, steps, guidance = (card.get(key) for key in ("classes", "steps", "guidance"))
+        classes = {str(k): str(v) for k, v in named.items()} if isinstance(named, dict) else {}
+        given = card.get("prompts")
+        prompts = tuple(map(str, given)) if isinstance(given, (list, tuple)) else ()
         task = str(card.get("task") or "")
-        parts = [task.replace("-", " "), f"{len(classes)} classes" if classes else ""]
+        parts = [task.replace("-", " "), _count(len(classes), "class", "classes")]
+        parts.append(
+            "" if classes else _count(len(prompts), "prompt of its own", "prompts of its own")
+        )
         if card.get("params"):
             parts.append(f"{card['params'] / 1e6:.1f} M parameters")
         return cls(
             classes=classes,
-            prompts=tuple(card.get("prompts") or ()),
-            steps=card.get("steps"),
-            guidance=card.get("guidance"),
+            prompts=prompts,
+            steps=steps if isinstance(steps, int) else None,
+            guidance=guidance if isinstance(guidance, int | float) else None,
             takes_prompts=task.startswith("text") if task else not classes,
+            draws="video" if task.endswith("-to-video") else "image",
             about=" · ".join(p for p in parts if p),
         )
 
 
 def model_facts(ref: str | None, listed: Sequence[Mapping[str, Any]], folders: bool) -> ModelFacts:
-    """Facts of an embedded model, or of a folder with a card; else nothing is known yet."""
+    """Facts of an embedded model, or of a folder: its card over its family; else nothing is known yet."""
     for card in listed:
         if card["key"] == ref:
             return ModelFacts.of_card(card)
-    card = Path(ref or "") / CARD_NAME
-    if folders and ref and card.is_file():
-        try:
-            found = json.loads(card.read_text(encoding="utf-8"))
-        except ValueError:
-            return ModelFacts()
-        return ModelFacts.of_card(found) if isinstance(found, dict) else ModelFacts()
-    return ModelFacts(
-        about="Classes, prompts and defaults are read when the model loads." if ref else ""
-    )
+    folder = Path(ref or "")
+    if folders and ref and (folder / CARD_NAME).is_file():
+        facts = ModelFacts.of_card(_read(folder / CARD_NAME) | {"params": _params(folder)})
+        title = str(
+            _read(folder / CARD_NAME).get("title") or ""
+        )  # a list shows it, a path does not
+        facts = replace(facts, about=" · ".join(filter(None, (title, facts.about))))
+    else:
+        unread = "Classes, prompts and defaults are read when the model loads." if ref else ""
+        facts = ModelFacts(about=unread)
+    part = _read(folder / INDEX).get("transformer") if folders and ref else None
+    if not isinstance(part, list):
+        return facts
+    family = families().get(str(part[-1]))
+    if family is None:
+        return replace(facts, adapted=False)
+    steps = family.steps if facts.steps is None else facts.steps
+    guidance = family.guidance if facts.guidance is None else facts.guidance
+    return replace(facts, steps=steps, guidance=guidance, draws=family.draws)
+
+
+def _count(n: int, one: str, many: str) -> str:
+    return f"{n} {one if n == 1 else many}" if n else ""
+
+
+def _params(folder: Path) -> int:
+    """Numbers in a folder's transformer, from the headers of its files; 0 where they do not tell."""
+    files = sorted((folder / "transformer").glob("*.safetensors"))
+    try:
+        headers = [safetensors_header(file) for file in files]
+        tensors = [v for h in headers for name, v in h.items() if name != "__metadata__"]
+        return sum(math.prod(tensor["shape"]) for tensor in tensors)
+    except (DQVizError, OSError, KeyError, TypeError):
+        return 0
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """A JSON object of somebody's folder; empty where there is none, or another thing."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

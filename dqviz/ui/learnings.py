@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from quant.errors import DQVizError
-from quant.models import safetensors_header
+from quant.weight_files import safetensors_header
 
 from ..files import written
 from ..jobs import FAILED, Job

@@ -80,10 +80,11 @@ class Library:
         if is_recorded(study.folder):
             result["runs"] = [_as_recorded(run) for run in result["runs"]]
         runs = [str(run["name"]) for run in result["runs"]]
+        shown = page.page_size(result["runs"])
         drifts = {name: study.drift(name) for name in runs}
         view = page.render(
             result,
-            {name: data_urls(study.images(name)[: page.PAGE]) for name in runs},
+            {name: data_urls(study.images(name)[:shown]) for name in runs},
             {name: drift for name, drift in drifts.items() if drift},
             DOWNLOADS,
             self.name_of(study.folder),

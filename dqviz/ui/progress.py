@@ -62,6 +62,7 @@ class Follow:
     job_id: str
     library: Library
     known: Callable[[str], Mapping[str, Any]]  # of a model that is not loaded yet
+    before: str | None = None  # name of the study that was shown before
     over: bool = False
     _said: Mapping[str, Any] | None = None
     _finished: int = -1  # runs that the last view showed
@@ -150,9 +151,9 @@ class Follow:
             "runs": runs,
             "planned": _planned(request)[len(runs) :],
         }
+        shown = page.page_size(runs)
         pictures = {
-            str(r["name"]): data_urls([job.study / f for f in r["files"][: page.PAGE]])
-            for r in runs
+            str(r["name"]): data_urls([job.study / f for f in r["files"][:shown]]) for r in runs
         }
         return page.render(result, pictures)
 
@@ -170,7 +171,14 @@ class Follow:
             )
             status = {"state": "cancelled", "title": "Cancelled:", "message": message}
             return Screen(status, view or self._partial(job, [], "cancelled"), running=False)
-        return Screen(failed(job.message).status, view, running=False)
+        return Screen(failed(job.message).status, view or self._before(), running=False)
+
+    def _before(self) -> View:
+        """The page as it was when nothing ran: what failed at once leaves nothing to show."""
+        try:
+            return self.library.first_view(self.before)
+        except DQVizError:
+            return page.empty()
 
     def _stored(self, job: Job) -> View | None:
         """The page as the study has it."""

@@ -11,9 +11,10 @@ import gradio as gr
 from ..pages import activations as activations_page
 from ..pages import compare as compare_page
 from ..pages import methods as methods_page
+from ..pages import precision as precision_page
 from ..pages import runs as runs_page
 from ..pages import tour as tour_page
-from . import activations, compare, components, methods, runs, tour
+from . import activations, compare, components, methods, precision, runs, tour
 
 MOON = '<svg width="16" height="16" viewBox="0 0 16 16" aria-hidden="true"><circle cx="8" cy="8" r="6.2" fill="none" stroke="currentColor" stroke-width="1.6"/><path d="M8 1.8a6.2 6.2 0 0 1 0 12.4z" fill="currentColor"/></svg>'
 
@@ -30,6 +31,7 @@ class Route:
 ROUTES = (
     Route(compare_page.TITLE, "", compare.build),
     Route(activations_page.TITLE, "activations", activations.build),
+    Route(precision_page.TITLE, "precision", precision.build),
     Route(methods_page.TITLE, "methods", methods.build),
     Route(runs_page.TITLE, "runs", runs.build),
     Route(tour_page.TITLE, "tour", tour.build),

@@ -12,7 +12,7 @@ from gradio.context import Context
 from quant.errors import DQVizError
 
 from ..pages import tour as page
-from ..pages.pictures import data_urls
+from ..pages.pictures import still_urls
 from ..pages.view import View
 from ..studies import with_samples
 from ..study import Study, is_recorded
@@ -68,7 +68,7 @@ def toured(study: Study, address: str | None) -> View:
     names = [str(run["name"]) for run in page.stops(result["runs"])]
     return page.render(
         {**result, "samples": result.get("samples", [])[:MOST_PICTURES]},
-        {name: data_urls(study.images(name)[:MOST_PICTURES]) for name in names},
+        {name: still_urls(study.images(name)[:MOST_PICTURES]) for name in names},
         address=address,
         recorded=is_recorded(study.folder),
     )

@@ -13,11 +13,11 @@ __all__ = ["GROUP_OF_ROLE", "Adapter", "Prediction", "Site", "adapter_for", "ada
 
 @cache
 def load_all() -> tuple[Adapter, ...]:
-    """One instance of every adapter in this folder."""
+    """One instance of every adapter in this folder that speaks for a class."""
     for path in sorted(Path(__file__).parent.glob("*.py")):
-        if path.stem not in {"__init__", "base", "producers"}:
+        if path.stem not in {"__init__", "base", "producers", "prompted"}:
             importlib.import_module(f".{path.stem}", __package__)
-    return tuple(cls() for cls in _leaves(Adapter))
+    return tuple(cls() for cls in _leaves(Adapter) if hasattr(cls, "transformer_class"))
 
 
 def _leaves(cls: type[Adapter]) -> list[type[Adapter]]:

@@ -8,19 +8,20 @@ family it has.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import BadInput, unknown
+from ..errors import BadInput
 from .producers import Attended, Modulated, Producer, resolve
 
 if TYPE_CHECKING:
-    from ..schema import Sample
+    from ..schema import Sample, Sampler
 
+Encoded = Callable[[str], dict[str, Tensor]]  # a text's `Adapter.encode`, on the model's device
 Group = Literal["content", "temporal", "visual", "none"]
 
 # One table: the metric group of a role (ViDiT-Q, metric-decoupled mixed precision).
@@ -57,7 +58,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The network's output at one step, per guidance branch, [n, c, h, w] float32."""
+    """The network's output at one step, per guidance branch, float32 in the shape of the latents."""
 
     cond: Tensor
     uncond: Tensor | None  # None without guidance
@@ -86,7 +87,8 @@ class Adapter:
     """
 
     family: ClassVar[str]
-    transformer_class: ClassVar[str]  # name in diffusers
+    known: ClassVar[bool] = True  # roles and how it draws, as far as the engine asks for them
+    transformer_class: str  # name in diffusers
     block_lists: ClassVar[tuple[str, ...]]  # ModuleLists that hold the repeated blocks, in order
     roles: ClassVar[tuple[RolePattern, ...]]  # inside a block; the first match counts
     outside: ClassVar[tuple[RolePattern, ...]] = ()  # outside the blocks
@@ -95,6 +97,12 @@ class Adapter:
     ] = ()  # inputs whose channels can be rescaled
     noisiest_timestep: ClassVar[float] = 1000.0  # as the transformer's own argument counts
     conditioned_on: ClassVar[Literal["class", "prompt"]] = "class"
+    draws: ClassVar[Literal["image", "video"]] = "image"
+    conditional_first: ClassVar[bool] = False  # which guidance branch comes first in a batch
+    distilled: ClassVar[bool] = False  # guidance is an input of the network: one branch, always
+    defaults: ClassVar[Mapping[str, Any]] = {"guidance": 4.0, "steps": 20}  # of a card
+    vae_scale: ClassVar[tuple[int, int]] = 1, 8  # of the published VAE: in time, and in space
+    linear_attention: ClassVar[bool] = False  # self-attention without products of all with all
     unshared: ClassVar[str] = ""  # why its guidance branches cannot share attention
 
     def sites(self, transformer: nn.Module) -> list[Site]:
@@ -152,17 +160,70 @@ class Adapter:
         """Which half of a batch, 0 or 1, is the conditional one; None where it holds no guidance pair.
 
         `call` are the arguments of one call of the transformer, by name. Both halves of a pair hold
-        the same latents at the same timesteps. diffusers puts the negative prompt's half first.
+        the same latents at the same timesteps.
         """
-        return 1 if halves_agree(call) else None
+        return (0 if self.conditional_first else 1) if halves_agree(call) else None
 
-    def latent_shape(self, pipe: Any) -> tuple[int, ...]:
-        """Shape of one sample's latent, without the batch axis."""
+    def branches(self, guidance: float) -> int:
+        """How many guidance branches one evaluation has, 1 or 2."""
+        return 1 if self.distilled or guidance <= 1 else 2
+
+    def card_defaults(self, pipe: Any) -> dict[str, Any]:
+        """What a card says that its folder does not: `defaults`, refined by what the pipeline is."""
+        return dict(self.defaults)
+
+    def resolved(self, pipe: Any, sampler: Sampler) -> Sampler:
+        """The sampler with all in it that the family's pipeline works out from size and steps.
+
+        Also of a sampler that was resolved before and has other steps now.
+        """
+        return sampler
+
+    def latent_shape(self, pipe: Any, sampler: Sampler) -> tuple[int, ...]:
+        """Shape of one sample's latent, without the batch axis: [c, h, w], of clips [c, f, h, w].
+
+        Raises BadInput for a size or a number of frames that the family cannot draw.
+        """
+        if sampler.frames is not None:
+            raise BadInput(
+                f"frames {sampler.frames}: {self.transformer_class} draws pictures, not clips; "
+                "leave --frames away"
+            )
+        return (pipe.transformer.config.in_channels, *self.latent_size(pipe, sampler))
+
+    def latent_size(self, pipe: Any, sampler: Sampler) -> tuple[int, int]:
+        """Height and width of a latent."""
         config = pipe.transformer.config
-        return (config.in_channels, config.sample_size, config.sample_size)
+        if sampler.size is None:
+            return config.sample_size, config.sample_size
+        scale = pipe.vae_scale_factor
+        each = scale * (config.get("patch_size") or 1)
+        check_size(sampler.size, each)
+        return sampler.size[0] // scale, sampler.size[1] // scale
 
-    def conditions(self, pipe: Any, samples: Sequence[Sample]) -> Any:
-        """What `predict` needs to know of the samples: encoded once per generation."""
+    def tokens(
+        self, config: Any, size: tuple[int, int] | None = None, frames: int | None = None
+    ) -> tuple[int, int] | None:
+        """Rows of one sample behind the family's published VAE, and frames whose rows attend apart.
+
+        `size` in pixels and `frames` are what is asked for, else the configuration's own; None where
+        neither says how large a picture is.
+        """
+        side, patch = config.get("sample_size"), config.get("patch_size") or 1
+        if not isinstance(patch, int) or (size is None and not isinstance(side, int)):
+            return None
+        height, width = (side, side) if size is None else (s // self.vae_scale[1] for s in size)
+        apart: int = frames or config.get("video_length") or 1
+        return (height // patch) * (width // patch) * apart, apart
+
+    def encode(self, pipe: Any, prompt: str) -> dict[str, Tensor]:
+        """One text as the network reads it: named rows of fixed shapes, [1, ...] each, so that they stack."""
+        raise self._cannot_draw()
+
+    def conditions(
+        self, pipe: Any, samples: Sequence[Sample], sampler: Sampler, encoded: Encoded
+    ) -> Any:
+        """What `predict` needs to know of the samples; `encoded` gives a text's `encode`, kept by the model."""
         raise self._cannot_draw()
 
     def predict(
@@ -173,11 +234,11 @@ class Adapter:
         conditions: Any,
         guidance: float,
     ) -> Prediction:
-        """One denoising evaluation of `latents` [n, c, h, w] for both guidance branches."""
+        """One denoising evaluation of `latents` [n, *latent_shape] for all guidance branches."""
         raise self._cannot_draw()
 
     def decode(self, pipe: Any, latents: Tensor) -> Tensor:
-        """Latents [n, c, h, w] -> pictures [n, h, w, 3], float32 in [0, 1]."""
+        """Latents -> pictures [n, h, w, 3] or clips [n, f, h, w, 3], float32 in [0, 1], on the CPU."""
         raise self._cannot_draw()
 
     def _cannot_draw(self) -> BadInput:
@@ -204,6 +265,32 @@ def halves_agree(call: Mapping[str, Any]) -> bool:
     return True
 
 
+def check_size(size: tuple[int, int], each: int) -> None:
+    """Stop at a height or width that is not so many pixels, or a multiple."""
+    if any(side % each for side in size):
+        near = "x".join(str(max(each, round(side / each) * each)) for side in size)
+        raise BadInput(
+            f"size {size[0]}x{size[1]}: height and width have to be multiples of {each}; e.g. {near}"
+        )
+
+
+def dtype_of(transformer: nn.Module) -> torch.dtype:
+    """What a network computes in, its parameters aside that diffusers keeps in float32 for its class."""
+    wide: Sequence[str] = getattr(transformer, "_keep_in_fp32_modules", None) or ()
+    return next(
+        p.dtype
+        for name, p in transformer.named_parameters()
+        if p.is_floating_point() and not any(part in name for part in wide)
+    )
+
+
+def pictures(vae: Any, latents: Tensor, **told: Any) -> Tensor:
+    """Latents [n, c, h, w] through a picture VAE: [n, h, w, 3], float32 in [0, 1], on the CPU."""
+    shift = getattr(vae.config, "shift_factor", None) or 0.0
+    found = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor + shift, **told).sample
+    return (found.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu()
+
+
 def adapters() -> dict[str, Adapter]:
     """Adapter of each supported diffusers transformer class, by class name."""
     from . import load_all
@@ -212,18 +299,18 @@ def adapters() -> dict[str, Adapter]:
 
 
 def adapter_for(transformer: nn.Module) -> Adapter:
-    """The adapter of a transformer, by its diffusers class."""
-    known = adapters()
-    name = type(transformer).__name__
-    if name not in known:
-        raise unknown("transformer class", name, known, "Supported families: dqviz models")
-    return known[name]
+    """The adapter of a transformer, by its diffusers class; of a class without one, the generic adapter."""
+    from .generic import Generic
+
+    return adapters().get(type(transformer).__name__) or Generic(transformer)
 
 
 def check_finite(transformer: nn.Module, where: str) -> None:
     """Stop when a weight holds NaN or infinity: nothing measured on it would mean anything."""
-    for name, parameter in transformer.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
+    from ..streaming import value
+
+    for name, _ in transformer.named_parameters():
+        if not bool(torch.isfinite(value(transformer, name)).all()):
             raise BadInput(
                 f"{where}: weight '{name}' holds NaN or infinity; the file is damaged or overflowed in 16 bit"
             )

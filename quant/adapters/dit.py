@@ -14,15 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BadInput
-from ..schema import Sample
+from ..schema import Sample, Sampler
 from .base import (
     ADALN_KEPT,
     EMBED_KEPT,
     HEAD_KEPT,
     Adapter,
+    Encoded,
     Prediction,
     RolePattern,
+    dtype_of,
     halves_agree,
+    pictures,
 )
 from .producers import Attended, Modulated
 
@@ -35,6 +38,7 @@ class DiT(Adapter):
     family = "dit"
     transformer_class = "DiTTransformer2DModel"
     block_lists = ("transformer_blocks",)
+    conditional_first = True
     roles = (
         RolePattern(r"attn1\.to_q", "self_q", shares_input_with="attn1"),
         RolePattern(r"attn1\.to_k", "self_k", shares_input_with="attn1"),
@@ -63,7 +67,21 @@ class DiT(Adapter):
         null = [bool((half == NULL_CLASS).all()) for half in labels.chunk(2)]
         return None if not any(null) else 0 if null[1] else 1
 
-    def conditions(self, pipe: Any, samples: Sequence[Sample]) -> Tensor:
+    def latent_size(self, pipe: Any, sampler: Sampler) -> tuple[int, int]:
+        """The one size that its position embedding knows."""
+        side = pipe.transformer.config.sample_size
+        if sampler.size is None:
+            return side, side
+        pixels = side * 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+        if sampler.size != (pixels, pixels):
+            raise BadInput(
+                f"size {sampler.size[0]}x{sampler.size[1]}: this model draws {pixels}x{pixels} only"
+            )
+        return side, side
+
+    def conditions(
+        self, pipe: Any, samples: Sequence[Sample], sampler: Sampler, encoded: Encoded
+    ) -> Tensor:
         """Class ids, [n]."""
         if any(sample.class_id is None for sample in samples):
             raise BadInput(
@@ -82,15 +100,15 @@ class DiT(Adapter):
     ) -> Prediction:
         """Both branches in one batch, conditional first, as DiTPipeline orders them."""
         channels = latents.shape[1]
-        guided = guidance > 1
+        guided = self.branches(guidance) == 2
         x = torch.cat([latents, latents]) if guided else latents  # [2n, c, h, w]
         labels = (
             torch.cat([conditions, torch.full_like(conditions, NULL_CLASS)])
             if guided
             else conditions
         )
-        dtype = next(p.dtype for p in transformer.parameters() if p.is_floating_point())
-        out = transformer(x.to(dtype), timestep=timestep.expand(len(x)), class_labels=labels).sample
+        x, timestep = x.to(dtype_of(transformer)), timestep.expand(len(x))
+        out = transformer(x, timestep=timestep, class_labels=labels).sample
         out = out[:, :channels].float()  # drops the learned variance, if there is one
         if not guided:
             return Prediction(out, None, out)
@@ -99,6 +117,4 @@ class DiT(Adapter):
 
     def decode(self, pipe: Any, latents: Tensor) -> Tensor:
         """Through the pipeline's VAE."""
-        vae = pipe.vae
-        pictures = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample
-        return (pictures.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu()
+        return pictures(pipe.vae, latents)

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from .base import ADALN_KEPT, EMBED_KEPT, HEAD_KEPT, Adapter, RolePattern
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..schema import Sample, Sampler
+from .base import ADALN_KEPT, EMBED_KEPT, HEAD_KEPT, RolePattern
 from .producers import Attended, Modulated
+from .prompted import Prompted, Rows
 
 
-class PixArt(Adapter):
-    """`PixArtTransformer2DModel`."""
+class PixArt(Prompted):
+    """`PixArtTransformer2DModel`, with `PixArtAlphaPipeline` or `PixArtSigmaPipeline`.
+
+    A size is drawn as it is asked for: the pipelines' own snapping to trained aspect ratios
+    (`use_resolution_binning`) is left out.
+    """
 
     family = "pixart"
     transformer_class = "PixArtTransformer2DModel"
-    conditioned_on = "prompt"
+    defaults = {"guidance": 4.5, "steps": 20}
     block_lists = ("transformer_blocks",)
     roles = (
         RolePattern(r"attn1\.to_q", "self_q", shares_input_with="attn1"),
@@ -39,3 +51,33 @@ class PixArt(Adapter):
         Attended(r"attn1\.to_out\.0", ("attn1.to_v",)),
         Attended(r"attn2\.to_out\.0", ("attn2.to_v",)),
     )
+
+    def encode(self, pipe: Any, prompt: str) -> Rows:
+        """Through T5: features [1, t, c] and the mask of real tokens [1, t], t 120 or (Sigma) 300."""
+        features, mask, _, _ = pipe.encode_prompt(prompt, False, device=pipe.text_encoder.device)
+        return {"features": features, "mask": mask}
+
+    def shared_rows(self, pipe: Any, samples: Sequence[Sample], sampler: Sampler) -> Rows:
+        """PixArt-alpha at 1024 is told the picture's height and width, and their ratio."""
+        if not pipe.transformer.use_additional_conditions:
+            return {}
+        height, width = (side * pipe.vae_scale_factor for side in self.latent_size(pipe, sampler))
+        rows = torch.tensor([[height, width]]), torch.tensor([[height / width]])
+        device = pipe.text_encoder.device
+        return {
+            name: row.repeat(len(samples), 1).float().to(device)
+            for name, row in zip(("resolution", "aspect_ratio"), rows)
+        }
+
+    def evaluate(
+        self, transformer: nn.Module, x: Tensor, timestep: Tensor, rows: Rows, guidance: float
+    ) -> Tensor:
+        """Text by cross-attention, padding masked."""
+        sizes = {name: rows.get(name) for name in ("resolution", "aspect_ratio")}
+        return transformer(
+            x,
+            encoder_hidden_states=rows["features"],
+            encoder_attention_mask=rows["mask"],
+            timestep=timestep,
+            added_cond_kwargs=sizes,
+        ).sample

@@ -27,6 +27,7 @@ class Modulated:
     shift: int  # which chunk
     scale: int
     table: str = ""  # parameter [chunks, c] of the block that is added to the linear's output
+    also: tuple[tuple[int, int], ...] = ()  # shift and scale of other tokens of the same input
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Modulation:
     shift: int  # first row
     scale: int
     tables: tuple[tuple[str, int, int], ...] = ()  # full parameter name, its shift and scale row
+    also: tuple[tuple[int, int], ...] = ()  # first shift and scale row for other tokens
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ def _modulated(
     tables = ()
     if pattern.table:
         tables = ((f"{block}.{pattern.table}", pattern.shift, pattern.scale),)
-    rows = Modulation(linear, pattern.shift * width, pattern.scale * width, tables)
+    also = tuple((shift * width, scale * width) for shift, scale in pattern.also)
+    rows = Modulation(linear, pattern.shift * width, pattern.scale * width, tables, also)
     return Producer(f"{linear}/{pattern.scale}", width, rows, feeds)
 
 

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from .base import ADALN_KEPT, EMBED_KEPT, HEAD_KEPT, Adapter, RolePattern
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import BadInput
+from ..schema import Sampler
+from . import flow
+from .base import ADALN_KEPT, EMBED_KEPT, HEAD_KEPT, RolePattern
 from .producers import Attended, Modulated
+from .prompted import Prompted, Rows
 
 JOINT_ROLES = (
     RolePattern(r"attn\.to_q", "joint_q", shares_input_with="picture"),
@@ -42,12 +50,12 @@ OUTSIDE = (
 )
 
 
-class SD3(Adapter):
-    """`SD3Transformer2DModel`."""
+class SD3(Prompted):
+    """`SD3Transformer2DModel`, with `StableDiffusion3Pipeline`: SD 3 and 3.5."""
 
     family = "sd3"
     transformer_class = "SD3Transformer2DModel"
-    conditioned_on = "prompt"
+    defaults = {"guidance": 7.0, "steps": 28}
     block_lists = ("transformer_blocks",)
     roles = JOINT_ROLES
     outside = OUTSIDE
@@ -55,3 +63,41 @@ class SD3(Adapter):
     unshared = (
         "its attention joins picture and text tokens, so the branches attend to different texts"
     )
+
+    def latent_size(self, pipe: Any, sampler: Sampler) -> tuple[int, int]:
+        """At most as large as its table of positions."""
+        config, size = pipe.transformer.config, super().latent_size(pipe, sampler)
+        most = config.pos_embed_max_size * config.patch_size
+        if max(size) > most:
+            pixels = most * pipe.vae_scale_factor
+            asked = "x".join(str(side * pipe.vae_scale_factor) for side in size)
+            raise BadInput(f"size {asked}: this model draws {pixels}x{pixels} at most")
+        return size
+
+    def resolved(self, pipe: Any, sampler: Sampler) -> Sampler:
+        """With the shift of its size, where the scheduler shifts by size."""
+        if not sampler.config.get("use_dynamic_shifting") and sampler.sigmas is None:
+            return sampler
+        height, width = self.latent_size(pipe, sampler)
+        each = pipe.transformer.config.patch_size
+        levels = flow.levels(1 / sampler.config.get("num_train_timesteps", 1000), sampler.steps)
+        return flow.with_levels(sampler, (height // each) * (width // each), levels, 1.16)
+
+    def encode(self, pipe: Any, prompt: str) -> Rows:
+        """Through two CLIPs and, where the pipeline has it, T5."""
+        device = pipe.text_encoder.device
+        features, _, pooled, _ = pipe.encode_prompt(
+            prompt, None, None, device=device, do_classifier_free_guidance=False
+        )
+        return {"features": features, "pooled": pooled}
+
+    def evaluate(
+        self, transformer: nn.Module, x: Tensor, timestep: Tensor, rows: Rows, guidance: float
+    ) -> Tensor:
+        """Text tokens in joint attention."""
+        return transformer(
+            hidden_states=x,
+            timestep=timestep,
+            encoder_hidden_states=rows["features"],
+            pooled_projections=rows["pooled"],
+        ).sample

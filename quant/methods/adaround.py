@@ -45,10 +45,13 @@ CARD = Card(
     title="AdaRound",
     paper="https://arxiv.org/abs/2004.10568",
     bits=("w4a8", "w4a16", "w3a16"),
+    integers=True,
     beats="rtn",
     beats_at=("w4a16", "w3a16"),
     needs=("rows",),
+    one_window=True,
     learns=True,
+    trajectories=True,
     summary="Rounding up or down is learned from the output of each attention and MLP, or layer by layer; no transform.",
     options=(
         Option("reconstruction", "unit", "unit | layer: whose output is to stay"),
@@ -78,18 +81,12 @@ class Options(ReconstructionOptions):
 def check(
     plan: Plan, inputs: Sequence[tuple[str, ...]], timesteps: Sequence[float], options: Options
 ) -> None:
-    """Weights are integers, rounded once for all steps."""
-    if len(plan.windows) > 1:
-        raise BadInput(
-            f"adaround learns with one set of formats for all timesteps, and the plan has "
-            f"{len(plan.windows)} windows; leave the windows away"
-        )
+    """Weights have scales per row or group."""
     for name, site in plan.sites.items():
-        if site.weight is not None and (site.weight.kind, site.weight.granularity) not in (
-            ("int", "row"),
-            ("int", "group"),
-        ):
-            raise BadInput(f"adaround rounds to integers, and {name} is to have {site.weight}")
+        if site.weight is not None and site.weight.granularity not in ("row", "group"):
+            raise BadInput(
+                f"adaround learns the rounding of rows and groups, and {name} is to have {site.weight}"
+            )
 
 
 def stored_transform(options: Options) -> Transform:

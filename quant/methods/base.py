@@ -49,6 +49,7 @@ class SiteWeight:
     weight: Tensor  # float32 [o, i]
     bias: Tensor | None  # [o]
     plan: SitePlan
+    metric_group: str = "none"  # of its role, where roles are known
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,6 @@ from ..balancing import output_error, required
 from ..calibration import InputStatistics
 from ..cards import Card, Option
 from ..effort import GroupShape, Work, judging, rounding
-from ..errors import BadInput
 from ..knapsack import cheapest_loss
 from ..schema import Format, Plan, SitePlan, Value
 from ..site_tensors import Transform
@@ -42,6 +41,7 @@ CARD = Card(
     title="Q-DiT",
     paper="https://arxiv.org/abs/2406.17343",
     bits=("w8a8", "w6a8", "w4a8", "w4a4"),
+    integers=True,
     beats="rtn",
     needs=("rows",),
     summary="Group size of every input searched under a budget; dynamic activations in the same groups.",
@@ -75,8 +75,6 @@ def budgeted(width: int, budget: int) -> int:
 def grouped(site: SitePlan, size: int, options: Options) -> SitePlan:
     """The site's integers in groups of that size."""
     where = "q-dit"
-    if any(f is not None and f.kind != "int" for f in (site.weight, *site.activations)):
-        raise BadInput("q-dit allocates group sizes to integers; give bits like w4a8")
     kind = "sample" if options.activations == "sample" else "group"
     weight = {"granularity": "group", "group_size": size}
     activation = {"granularity": kind, "group_size": size}

@@ -36,6 +36,7 @@ CARD = Card(
     title="Static per step",
     paper="https://arxiv.org/abs/2502.04056",
     bits=("w8a8", "w6a6", "w4a8"),
+    integers=True,
     beats="static-step ranges=window",
     beats_at=("w8a8", "w6a6"),
     needs=("minimum", "maximum"),

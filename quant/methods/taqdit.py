@@ -31,7 +31,6 @@ from ..balancing import required
 from ..calibration import InputStatistics
 from ..cards import Card, Option, Preset
 from ..effort import GroupShape, Work
-from ..errors import BadInput
 from ..learned_steps import LearnedStep
 from ..learning import Asked
 from ..range_search import searched_range
@@ -55,10 +54,14 @@ CARD = Card(
     title="TaQ-DiT",
     paper="https://arxiv.org/abs/2411.14172",
     bits=("w4a8", "w8a8"),
+    integers=True,
     beats="static-step ranges=window",
     beats_at=("w4a8",),
     needs=("minimum", "maximum"),
+    roles=True,
+    one_window=True,
     learns=True,
+    trajectories=True,
     summary="Rounding and static activation ranges learned together, attention by attention and MLP by MLP; GELU outputs shifted and migrated.",
     options=(
         Option("mode", "joint", "joint | separate: what is learned; plain | shift | migrate: nearest rounding, with nothing, shift or migration of GELU outputs"),
@@ -141,28 +144,11 @@ def _at_least(site: SitePlan, bits: int) -> SitePlan:
 
 def _static(site: SitePlan) -> SitePlan:
     """The same bits, on one asymmetric range for the whole tensor."""
-    if any(f is not None and f.kind != "int" for f in site.activations):
-        raise BadInput("static activation ranges are for integers; give bits like w4a8")
     activations = tuple(
         f if f is None else Format(bits=f.bits, symmetric=False, granularity="tensor", static=True)
         for f in site.activations
     )
     return SitePlan(weight=site.weight, activations=activations)
-
-
-def check(
-    plan: Plan, inputs: Sequence[tuple[str, ...]], timesteps: Sequence[float], options: Options
-) -> None:
-    """One range holds for all timesteps, and weights are integers."""
-    if len(plan.windows) > 1:
-        raise BadInput(
-            f"taqdit has one range for all timesteps, and the plan has {len(plan.windows)} windows; "
-            "leave the windows away"
-        )
-    for name, site in plan.sites.items():
-        if site.weight is not None and site.weight.kind != "int":
-            raise BadInput(f"taqdit rounds to integers, and {name} is to have {site.weight}")
-        _static(site)
 
 
 def planned(

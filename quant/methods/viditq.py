@@ -47,11 +47,11 @@ from ..balancing import (
     STATISTICS,
     Candidate,
     TransformName,
+    balanced,
     incoherence_profile,
-    output_error,
     required,
     to_be_balanced,
-    transform_of,
+    ways_of,
 )
 from ..calibration import InputStatistics
 from ..cards import Card, Option, Preset
@@ -62,7 +62,7 @@ from ..plans import windows_between, with_windows
 from ..schema import Format, Plan, SitePlan, Value
 from ..site_tensors import Transform
 from ..transforms import NO_ROTATION, rotation_of
-from .base import Group, Rounded, transformed_and_rounded
+from .base import Group, Rounded
 
 CARD = Card(
     key="viditq",
@@ -210,15 +210,7 @@ def candidates(options: Options) -> list[Candidate]:
         kinds = ("both",) if options.transform == "incoherence" else (options.transform,)
     alphas = (options.alpha,) if isinstance(options.alpha, float) else ALPHAS
     statistics = STATISTICS if options.act_stat == "search" else (options.act_stat,)
-    found = []
-    for kind in kinds:
-        if kind in ("plain", "rotate"):
-            found.append(Candidate(transform=kind))
-        else:
-            found += [
-                Candidate(transform=kind, alpha=a, act_stat=s) for s in statistics for a in alphas
-            ]
-    return found
+    return ways_of(kinds, alphas, statistics)
 
 
 def work(shape: GroupShape, options: Options) -> Work:
@@ -316,15 +308,4 @@ def _in_one_basis(
             ways = [Candidate(transform="plain")]
     if options.transform == "choose" and rotation_of(group.width) == NO_ROTATION:
         ways = [way for way in ways if not way.rotates]
-    errors = {}
-    if len(ways) > 1:
-        found = required(seen, group)
-        for way in ways:
-            transform = transform_of(way, group, seen, seed)
-            errors[way] = output_error(group, found.rows, found.row_steps, *transform)
-    best = min(errors, key=lambda way: errors[way]) if errors else ways[0]
-    scale, signs = transform_of(best, group, seen, seed)
-    notes: dict[str, object] = {**best.to_json(), "error": errors.get(best), **said}
-    if signs is not None:
-        notes["rotation"] = rotation_of(group.width)
-    return [transformed_and_rounded(site, scale, signs, notes) for site in group.sites]
+    return balanced(group, seen, ways, seed, said)

@@ -61,6 +61,7 @@ CARD = Card(
     weight_only=True,
     also=("adaln",),
     learns=True,
+    trajectories=True,
     summary="Codebooks and the codeword of every vector learned together, from the model's own trajectories; weight-only.",
     options=(
         Option(
@@ -184,7 +185,7 @@ def work(shape: GroupShape, options: Options) -> Work:
     start = clustering_work(shape, options.iterations)
     if not shape.tokens:
         return start
-    rows = 2 * options.samples * shape.tokens
+    rows = shape.branches * options.samples * shape.tokens
     steps = options.trajectories * options.steps
     decoding = (
         DECODE + (options.candidates > 1) * (CHOOSE + AMONG * options.candidates)
@@ -202,7 +203,8 @@ def memory(shapes: Sequence[GroupShape], options: Options) -> int:
 
     Activations are counted where tokens are known.
     """
-    d, n, rows = CODEBOOKS[2][1], options.candidates, 2 * options.samples
+    d, n = CODEBOOKS[2][1], options.candidates
+    rows = options.samples * max((s.branches for s in shapes), default=1)
     alone = options.block_input == "teacher"
     numbers = [s.tokens * (s.width + sum(s.outputs)) for s in shapes]  # in and out, of one row
     parts: dict[int | None, float] = {}

@@ -13,21 +13,10 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
+from ..pixels import decibels, mean_squared_error
 from . import MetricCard
 
 CARD = MetricCard(key="psnr_db", title="PSNR", unit="dB", better="higher", needs="images")
-
-
-def mean_squared_error(reference: Tensor, candidate: Tensor) -> np.ndarray:
-    """Per sample, float64[n]."""
-    difference = reference.double().clamp(0, 1) - candidate.double().clamp(0, 1)
-    return difference.square().flatten(1).mean(dim=1).numpy()  # [n]
-
-
-def decibels(mse: np.ndarray) -> np.ndarray:
-    """PSNR of a mean squared error at peak 1; infinite where it is 0."""
-    with np.errstate(divide="ignore"):
-        return -10 * np.log10(mse)
 
 
 def measure(reference: Tensor, candidate: Tensor) -> np.ndarray:

@@ -15,37 +15,14 @@ for colour, the map is averaged over the three channels.
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from ..errors import BadInput
+from ..pixels import structural_similarity
 from . import MetricCard
 
 CARD = MetricCard(key="ssim", title="SSIM", unit="", better="higher", needs="images")
 
-SIGMA = 1.5
-RADIUS = 5  # an 11 x 11 window
-C1, C2 = 0.01**2, 0.03**2
-
-
-def _local_mean(x: np.ndarray) -> np.ndarray:
-    """Gaussian-weighted mean of every window inside the picture, [..., h - 10, w - 10, c]."""
-    smooth = gaussian_filter(x, SIGMA, radius=RADIUS, axes=(-3, -2))
-    return smooth[..., RADIUS:-RADIUS, RADIUS:-RADIUS, :]
-
 
 def measure(reference: Tensor, candidate: Tensor) -> np.ndarray:
     """Mean SSIM per sample (eq. 13, averaged over the picture: eq. 15), float64[n]."""
-    height, width = reference.shape[-3:-1]
-    if min(height, width) <= 2 * RADIUS:
-        raise BadInput(f"SSIM needs pictures of at least 11 x 11 pixels, not {height} x {width}")
-    x = reference.double().clamp(0, 1).numpy()
-    y = candidate.double().clamp(0, 1).numpy()
-    mean_x, mean_y = _local_mean(x), _local_mean(y)
-    var_x = _local_mean(x * x) - mean_x**2
-    var_y = _local_mean(y * y) - mean_y**2
-    cov = _local_mean(x * y) - mean_x * mean_y
-    similarity = ((2 * mean_x * mean_y + C1) * (2 * cov + C2)) / (
-        (mean_x**2 + mean_y**2 + C1) * (var_x + var_y + C2)
-    )
-    return similarity.reshape(len(x), -1).mean(axis=1)  # [n]
+    return structural_similarity(reference, candidate)

@@ -20,15 +20,12 @@ embedded model. Writing the file is all it takes to join `dqviz probe`; its pict
 
 from __future__ import annotations
 
-import ast
-import importlib
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
-from ..errors import DQVizError, unknown
+from ..card_files import CardFiles
 
 MODEL = "model"  # in `needs`: the probe evaluates the network itself
 MOST_BYTES = 300_000  # of one result, for the embedded model
@@ -51,37 +48,14 @@ class ProbeCard:
         return any(need != MODEL for need in self.needs)
 
 
-def _read_card(path: Path) -> ProbeCard | None:
-    """The card in one source file, or None where there is none."""
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "CARD":
-            call = node.value
-            if isinstance(call, ast.Call) and ast.unparse(call.func) == "ProbeCard":
-                return ProbeCard(**{str(k.arg): ast.literal_eval(k.value) for k in call.keywords})
-    return None
-
-
-@cache
-def _files() -> dict[str, tuple[str, ProbeCard]]:
-    """Module name and card by probe key."""
-    found: dict[str, tuple[str, ProbeCard]] = {}
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        card = _read_card(path)
-        if card is not None and card.key in found:
-            raise DQVizError(f"two probes are called '{card.key}'; the second is in {path.name}")
-        if card is not None:
-            found[card.key] = (path.stem, card)
-    return found
+_FILES = CardFiles(__name__, Path(__file__).parent, ProbeCard, "probe")
 
 
 def list_probes(method: str | None = None) -> dict[str, ProbeCard]:
     """Cards of all probes, or of those about one method; imports none of them."""
-    cards = {key: card for key, (_, card) in _files().items()}
-    return {k: c for k, c in cards.items() if method is None or method in c.methods}
+    return {k: c for k, c in _FILES.cards.items() if method is None or method in c.methods}
 
 
 def load_probe(key: str) -> ModuleType:
     """Import the module of one probe."""
-    if key not in _files():
-        raise unknown("probe", key, _files())
-    return importlib.import_module(f".{_files()[key][0]}", __package__)
+    return _FILES.load(key)

@@ -63,9 +63,11 @@ class FakeCompare:
 
     steps: int = 3
     pause: float = 0.0
+    frames: int = 0  # of clips; 0: pictures
     fails: Exception | None = None
     fails_in_run: int = -1
     held: set[tuple[int, ...]] = field(default_factory=set)  # seeds of requests that wait to go on
+    held_from: tuple[int, int] = (0, 0)  # run and step before which they begin to wait
     requests: list[CompareRequest] = field(default_factory=list)
     model: dict[str, Any] = field(default_factory=lambda: stored()["result"]["model"])
 
@@ -121,19 +123,23 @@ class FakeCompare:
         cancelled: Callable[[], bool],
     ) -> np.ndarray:
         n = len(request.seeds)
-        images = np.zeros((n, 8, 8, 3), np.uint8)
+        shape = (n, *([self.frames] if self.frames else []), 8, 8, 3)
+        images = np.zeros(shape, np.uint8)
         samples = tuple(Sample(seed=s, class_id=0) for s in request.seeds)
         for step in range(self.steps):
             time.sleep(self.pause)
-            while request.seeds in self.held and not cancelled():
+            while self._holds(request, index, step) and not cancelled():
                 time.sleep(0.02)
             if cancelled():
                 raise Cancelled("cancelled")
-            images = np.random.default_rng([index, step]).integers(0, 256, (n, 8, 8, 3), np.uint8)
+            images = np.random.default_rng([index, step]).integers(0, 256, shape, np.uint8)
             done = (index * self.steps + step + 1) * n
             on_event(Progress(done, total, 1.0, name))
             on_event(Preview(name, images, samples, step, self.steps))
         return images
+
+    def _holds(self, request: CompareRequest, index: int, step: int) -> bool:
+        return request.seeds in self.held and (index, step) >= self.held_from
 
 
 def _pairs(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -208,6 +214,17 @@ def run_server(app: Any) -> tuple[str, Callable[[], None]]:
 
 
 @pytest.fixture(scope="session")
+def swept(tiny_dit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of the tiny model with a real table of two layers, for jobs; read only."""
+    from dqviz.sweeping import SweepRequest, sweep
+
+    out = tmp_path_factory.mktemp("swept") / "real"
+    asked = {"model": str(tiny_dit), "out": out, "bits": "4,8", "windows": 2, "tier": "layer"}
+    sweep(SweepRequest.parse({**asked, "sites": "ff.net.2", "seeds": "200000-200001"}))
+    return out
+
+
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if not Path(CHROMIUM).exists():
@@ -243,7 +260,7 @@ def new_page(browser: Any) -> Iterator[Callable[..., Any]]:
         )
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(120_000)  # a guard against hanging, not a measure of speed
         page.on("request", asked)
         page.on("console", said)
         page.on("pageerror", failed)

@@ -22,6 +22,7 @@ LARGEST = 5_000_000  # bytes of all pictures together
 READY = {
     "compare": "document.querySelector('.dq-plot .scatterlayer') && document.querySelector('.dq-diffpanel .dq-sub').textContent",
     "activations": "document.querySelector('.dq-plot .heatmaplayer image') && document.querySelectorAll('.dq-plot .main-svg').length > 2",
+    "precision": "document.querySelector('.dq-precision[data-shown]')",
     "methods": "[...document.querySelectorAll('.dq-methods .dq-plot')].some(p => p._fullLayout?.xaxis?._length)",
     "tour": "[...document.querySelectorAll('.dq-tour img')].length > 2 && [...document.querySelectorAll('.dq-tour img')].every(i => i.complete)",
 }

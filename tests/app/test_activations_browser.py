@@ -226,6 +226,16 @@ def test_names_from_files_stay_text(serve: Serve, tmp_path: Path, new_page: Page
     assert page.locator(".dq-activations img").count() == 0
 
 
+@pytest.mark.parametrize("width", [390, 1440])
+def test_nothing_shows_above_the_bar_that_stays(app: tuple[Served, SeenFile], new_page: Pages, width: int) -> None:  # fmt: skip
+    page = opened(new_page(width), app[0])
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    page.wait_for_function("document.querySelector('.dq-bar2').getBoundingClientRect().top < 10")
+    above = page.evaluate("""() => { const b = document.querySelector('.dq-bar2').getBoundingClientRect();
+      return [0.02, 0.3, 0.6, 0.98].map(x => document.elementFromPoint(b.left + x * b.width, b.top / 2).className); }""")
+    assert all("dq-bar2" in name for name in above)
+
+
 @pytest.mark.parametrize("width", [390, 768, 1440])
 def test_nothing_is_wider_than_the_screen(app: tuple[Served, SeenFile], new_page: Pages, width: int) -> None:  # fmt: skip
     page = opened(new_page(width), app[0])

@@ -15,9 +15,16 @@ from hypothesis import strategies as st
 
 from dqviz.pages import activations as page
 from dqviz.pages.activations import grids
-from dqviz.pages.activations.selection import cells, kept_rows, labels, row_filters
+from dqviz.pages.activations.selection import (
+    cells,
+    kept_rows,
+    labels,
+    part_label,
+    part_of,
+    row_filters,
+)
 from dqviz.plots import arrays, heatmap, histogram, profile, ridge, surface
-from dqviz.seen_file import SeenFile
+from dqviz.seen_file import InputEntry, SeenFile
 from kernels.quantize_rows.reference import asymmetric, symmetric
 from quant import seen_layout
 from quant.summaries import STATISTICS
@@ -121,10 +128,36 @@ def test_every_input_has_a_label_of_its_own(opened: page.Opened) -> None:
 
 
 def test_filters_part_the_inputs(opened: page.Opened) -> None:
-    for kind in ("role", "group", "block"):
+    for kind in ("part", "role", "group", "block"):
         keys = [key for key, _, _ in row_filters(opened.seen) if key.startswith(kind)]
         places = [i for key in keys for i in kept_rows(opened.seen, key)]
         assert sorted(places) == list(range(18)), kind
+
+
+@pytest.mark.parametrize(
+    ("roles", "labelled"),
+    [
+        (("self_q", "fc1", "fc2"), {"self-attention", "feed-forward"}),
+        (
+            ("self_q", "temporal_q", "cross_k", "fc1"),
+            {"spatial attention", "temporal attention", "cross-attention", "feed-forward"},
+        ),
+        (
+            ("joint_q", "cross_q", "context_fc1", "single_in"),
+            {
+                "joint attention",
+                "joint attention, its text side",
+                "feed-forward, its text side",
+                "single-stream layers",
+            },
+        ),
+        (("unknown", "adaln"), {"conditioning, embedders, head"}),
+    ],
+)
+def test_kinds_of_attention_are_groups(roles: tuple[str, ...], labelled: set[str]) -> None:
+    entries = [InputEntry(f"{r}.{i}", (r,), (r,), i, 8, 4, "none", ()) for i, r in enumerate(roles)]
+    parts = {part_of(entry) for entry in entries}
+    assert {part_label(part, parts) for part in parts} == labelled
 
 
 # -- the map

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from quant.errors import BadInput
 from tests.app.conftest import FakeCompare, Served, stored
+from tests.app.test_fit import FOUND
 
 pytestmark = pytest.mark.browser
 
@@ -51,6 +53,10 @@ def choose_model(page: Any, model: str) -> None:
     )
 
 
+# The sum of all values of a tile's difference.
+BRIGHTNESS = "() => { const c = document.querySelector('.dq-differs canvas'); return c.getContext('2d').getImageData(0, 0, c.width, c.height).data.reduce((a, b) => a + b, 0); }"  # fmt: skip
+
+
 def test_one_click_runs_and_the_result_can_be_explored(serve: Serve, new_page: Pages) -> None:
     served = serve()
     page = opened(new_page(), served)
@@ -77,6 +83,21 @@ def test_one_click_runs_and_the_result_can_be_explored(serve: Serve, new_page: P
 
     page.get_by_role("button", name="Difference").click()
     page.wait_for_selector(".dq-tile.dq-differs")
+    caption = page.locator(".dq-grid caption")
+    assert caption.inner_text() == "Pictures, difference ×4"
+    faint = page.evaluate(BRIGHTNESS)
+    page.get_by_role("button", name="×4", exact=True).focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_function(f"({BRIGHTNESS})() > {faint}")
+    assert caption.inner_text() == "Pictures, difference ×16"
+    told = (
+        "document.querySelector('.dq-diffpanel .dq-sub').textContent.startsWith('Difference ×16')"
+    )
+    page.wait_for_function(told)
+    page.click(".dq-grid tbody tr:nth-child(1) td:nth-of-type(3) button")
+    page.wait_for_function(told)
     with page.expect_download() as download:
         page.locator("section", has_text="Quality, size, time").get_by_role(
             "button", name="CSV"
@@ -94,9 +115,10 @@ def test_one_click_runs_and_the_result_can_be_explored(serve: Serve, new_page: P
 def test_pictures_appear_while_they_are_drawn_and_cancel_stops(
     serve: Serve, new_page: Pages
 ) -> None:
-    page = opened(new_page(), serve(FakeCompare(steps=20, pause=0.2)))
+    compare = FakeCompare(held={(0, 1, 2, 3)}, held_from=(1, 1))
+    page = opened(new_page(), serve(compare))
     page.click("#dq-run")
-    page.wait_for_function("document.querySelectorAll('.dq-tile:not(.dq-blank)').length === 4")
+    page.wait_for_function("document.querySelectorAll('.dq-tile:not(.dq-blank)').length >= 4")
     assert page.inner_text("#dq-run") == "Run next"
     page.wait_for_function("document.querySelector('.dq-when').textContent.includes('%')")
     page.wait_for_function("document.querySelectorAll('.dq-tile:not(.dq-blank)').length === 8")
@@ -128,6 +150,110 @@ def test_an_error_names_the_value_and_keeps_the_form(serve: Serve, new_page: Pag
     page.wait_for_function(
         "document.querySelector('#dq-status').innerText.includes('runs backwards')"
     )
+
+
+def test_what_failed_at_once_leaves_the_page_as_it_was(serve: Serve, new_page: Pages) -> None:
+    served = serve(FakeCompare(fails=BadInput("there is no such folder"), fails_in_run=-1))
+    page = opened(new_page(), served)
+    page.click("#dq-run")
+    state(page, "failed")
+    page.wait_for_selector(".dq-empty")
+    assert page.locator(".dq-tile, .dq-headline").count() == 0
+    served.compare.fails = None
+    run_to_end(page)
+    kept = page.inner_text(".dq-headline")
+    served.compare.fails = BadInput("there is no such folder")
+    page.click("#dq-run")
+    state(page, "failed")
+    page.wait_for_selector(".dq-plot")
+    assert page.inner_text(".dq-headline") == kept
+
+
+def test_the_answer_whether_it_fits_is_of_the_form_as_it_is(
+    serve: Serve, new_page: Pages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, hold = [], threading.Event()
+
+    def ask(request: Any) -> dict[str, Any]:
+        asked.append(request)
+        hold.wait(20)
+        return FOUND
+
+    monkeypatch.setattr("dqviz.ui.fit.ask", ask)
+    page = opened(new_page(1440), serve())
+    box = page.locator("#dq-check").bounding_box()
+    assert box["y"] + box["height"] < 900, "it is above the fold"
+    page.click("#dq-check")
+    page.click("#dq-check")
+    page.wait_for_selector(".dq-fit-busy")
+    assert page.inner_text("#dq-fit") == "Looking at the model…"
+    page.fill("#dq-seeds textarea", "0-2")
+    page.wait_for_selector(".dq-fit", state="detached")
+    page.click("#dq-check")  # the form as it is now, though the answer of before is still to come
+    page.wait_for_selector(".dq-fit-busy")
+    hold.set()
+    page.wait_for_selector(".dq-fit-refused")
+    assert [len(request.seeds) for request in asked] == [4, 3], "a second click meanwhile is none"
+    card = page.locator(".dq-fit").bounding_box()
+    assert box["y"] + box["height"] < card["y"]
+    assert card["y"] + card["height"] <= 900
+    page.get_by_role("button", name="W4A4", exact=True).click()
+    page.wait_for_selector(".dq-fit", state="detached")
+
+
+def test_blank_frames_stay_blank_and_no_border_is_cut(serve: Serve, new_page: Pages) -> None:
+    page = opened(new_page(), serve())
+    page.click("#dq-advanced button")
+    frames = page.locator("#dq-frames textarea")
+    assert frames.input_value() == ""
+    assert frames.get_attribute("placeholder") == "the model's own"
+    frames.fill("0")
+    page.wait_for_timeout(300)
+    assert page.inner_text("#dq-line code").startswith("dqviz compare")
+    frames.fill("many")
+    page.wait_for_function(
+        "document.querySelector('#dq-line code').textContent.startsWith(\"# frames 'many'\")"
+    )
+    drop, following = (
+        page.locator(s).bounding_box()
+        for s in ("#dq-plan .upload-container", "#dq-candidates label > span")
+    )
+    assert following["y"] - (drop["y"] + drop["height"]) >= 12
+    assert (
+        page.evaluate(
+            "getComputedStyle(document.querySelector('#dq-plan .upload-container')).borderStyle"
+        )
+        == "dashed"
+    )
+
+
+def test_a_command_breaks_before_options_alone(serve: Serve, new_page: Pages) -> None:
+    page = opened(new_page(), serve())
+    lines = page.evaluate("""() => [...document.querySelectorAll('#dq-line .dq-part')]
+      .map(part => [part.textContent, part.getClientRects().length, part.offsetHeight])""")
+    assert "--method viditq" in [text for text, _, _ in lines]
+    assert {rects for _, rects, _ in lines} == {1}
+    assert len({high for _, _, high in lines}) == 1, "each on one line"
+    whole = page.inner_text("#dq-line code").split()
+    assert whole[:4] == ["dqviz", "compare", "dit-emoji", "--method"]
+
+
+def test_a_table_that_is_cut_shows_it_and_its_rows_stay_low(serve: Serve, new_page: Pages) -> None:
+    page = opened(new_page(390), serve())
+    run_to_end(page)
+    cut = page.evaluate("""() => [...document.querySelectorAll('.dq-scroll')]
+      .filter(n => n.querySelector('.dq-table') && n.scrollWidth > n.clientWidth)
+      .map(n => getComputedStyle(n).backgroundImage.split('linear-gradient').length - 1)""")
+    assert cut
+    assert set(cut) == {4}
+    high = page.evaluate("""() => [...document.querySelectorAll('[aria-label=Scope] tbody tr')]
+      .map(r => r.offsetHeight - r.querySelector('th .dq-value').offsetHeight)""")
+    assert max(high) < 24, "as high as their names and the room around them"
+    page.wait_for_selector(".dq-plot .xtitle")
+    assert page.evaluate("""() => [...document.querySelectorAll('.dq-plot .xtitle')].every(t => {
+      const [text, plot] = [t, t.closest('.dq-plot')].map(n => n.getBoundingClientRect());
+      return plot.left <= text.left && text.right <= plot.right;
+    })""")
 
 
 def test_runs_can_be_edited_by_keyboard(serve: Serve, new_page: Pages) -> None:

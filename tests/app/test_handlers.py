@@ -101,6 +101,28 @@ def test_folders_do_not_load_while_others_can_reach_the_app(model: str) -> None:
 
 def test_hub_models_load_from_afar() -> None:
     assert not names_a_folder("facebook/DiT-XL-2-256")
+    assert not names_a_folder("facebook/DiT-XL-2-256@refs/pr/1")
+
+
+def test_files_of_this_machine_are_opened_on_it_alone() -> None:
+    tune = {
+        "model": "/models/tune.safetensors",
+        "base": "owner/name",
+        "loras": "a.safetensors:0.5\n\n",
+    }
+    request = form(**tune).request()
+    assert request.source.to_json() == {
+        "ref": "/models/tune.safetensors",
+        "base": "owner/name",
+        "loras": [{"file": "a.safetensors", "scale": 0.5}],
+        "offline": False,
+    }
+    again = Form.of_request(request)
+    assert (again.base, again.loras) == ("owner/name", "a.safetensors:0.5")
+    assert form().request().to_json().keys() & {"base", "loras", "offline"} == set()
+    for given in ({"loras": "/models/a.safetensors"}, {"base": "/models/base"}):
+        (screen,) = bench(local_folders=False).run(form(model="owner/name", **given))
+        assert "is a file of this machine" in screen.status["message"]
 
 
 @pytest.mark.parametrize(
@@ -184,7 +206,8 @@ def cancel_shown(tabs: Bench) -> None:
 
 
 def test_cancel_keeps_finished_runs_and_a_second_run_works() -> None:
-    tabs = bench(FakeCompare(pause=0.4))
+    fake = FakeCompare(held={(0, 1, 2, 3)}, held_from=(1, 0))
+    tabs = bench(fake)
     screens = []
     for screen in tabs.run(form()):
         screens.append(screen)
@@ -196,6 +219,7 @@ def test_cancel_keeps_finished_runs_and_a_second_run_works() -> None:
     assert "1 finished run" in screens[-1].status["message"]
     assert screens[-1].view is not None
     assert screens[-1].view.section("headline")["badges"][0]["text"] == "cancelled"
+    fake.held.clear()
     assert states(list(tabs.run(form())))[-1] == "idle"
 
 

@@ -270,6 +270,7 @@ def test_every_axis_takes_a_border_to_the_same_step(served: Served, new_page: Pa
         page.wait_for_function(
             f"x => Math.abs({middle} - ({PIXEL})(['windows', x, 0])[0]) < 2", arg=where[start]
         )
+        page.evaluate("document.querySelector('.dq-border').scrollIntoView({block: 'center'})")
         y = page.evaluate(PIXEL, ["windows", 0, 0.5])[1]
         page.mouse.move(page.evaluate(middle), y)
         page.mouse.down()

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dqviz.pages import compare as page
 from dqviz.pages.exports import to_csv
 from dqviz.pages.view import Column, table
+from dqviz.plots import ladder as ladder_plot
+from dqviz.plots.trajectory import MOST_TICKS, decades
 
 Result = dict[str, Any]
 
@@ -100,8 +105,8 @@ def test_simulated_runs_show_no_speed(result: Result) -> None:
     rows = page.render(result).section("table", "Quality, size, time")["rows"]
     for run, row in zip(result["runs"][1:], rows[1:]):
         assert run["evidence"] == "simulated"
-        assert row["cells"][7]["text"] == "–"
-        assert row["cells"][8]["badge"]["text"] == "simulated"
+        assert row["cells"][-2]["text"] == "–"
+        assert row["cells"][-1]["badge"]["text"] == "simulated"
 
 
 PAIR = {"a": "viditq", "b": "rtn", "win_rate": 0.9}
@@ -218,3 +223,20 @@ def test_csv_holds_full_precision_and_no_formulas() -> None:
     assert text.splitlines() == ["name,value", "'=1+1,1.23456789", "b,-2.0"]
     assert to_csv([]) == ""
     assert table("t", [Column("a")], [])["csv"] == ""
+
+
+@given(st.floats(1e-9, 1e3), st.floats(1.0, 1e8))
+def test_a_logarithmic_axis_has_two_labels_and_holds_its_numbers(low: float, ratio: float) -> None:
+    axis = decades(low, low * ratio)
+    bottom, top = axis["range"]
+    assert bottom < math.log10(low) <= math.log10(low * ratio) < top
+    assert 2 <= len(axis["tickvals"]) <= MOST_TICKS + 3
+    assert all(bottom <= math.log10(tick) <= top for tick in axis["tickvals"])
+
+
+def test_the_narrow_yardstick_has_short_lines() -> None:
+    name = "bf16 (rounded, computed in float32)"
+    figure = ladder_plot.figure([(None, name, {"mean": 40.0})])
+    narrow = ladder_plot.narrow(figure)
+    assert narrow["xaxis"]["title"]["text"] == "PSNR (dB)"
+    assert max(len(line) for line in narrow["yaxis"]["ticktext"][0].split("<br>")) <= 16

@@ -42,7 +42,7 @@ def test_a_reload_during_a_job_re_attaches(serve: Serve, new_page: Pages) -> Non
     page.click("#dq-run")
     page.wait_for_function("location.search.startsWith('?study=')")
     page.wait_for_function("document.querySelector('#dq-run').innerText === 'Run'")
-    served.compare.steps, served.compare.pause = 10, 0.4
+    served.compare.held, served.compare.held_from = {FIRST}, (0, 1)
     page.click("#dq-run")
     page.wait_for_function("document.querySelectorAll('.dq-tile:not(.dq-blank)').length === 4")
     assert "?study=" in page.url
@@ -83,6 +83,10 @@ def test_run_next_queues_and_the_page_follows_the_new_one(serve: Serve, new_page
     page.keyboard.press("Tab")
     page.click("#dq-run")
     state(page, "waiting")
+    assert "1 job is ahead" in page.inner_text("#dq-status")
+    page.wait_for_timeout(
+        1500
+    )  # the first one's follower ends, and Gradio says its last update again
     assert "1 job is ahead" in page.inner_text("#dq-status")
     served.compare.held.discard(FIRST)
     state(page, "running")
@@ -132,7 +136,7 @@ def test_the_command_names_the_study_that_was_opened(serve: Serve, new_page: Pag
 
 
 def test_jobs_and_studies_by_keyboard(serve: Serve, new_page: Pages) -> None:
-    served = serve(FakeCompare(steps=30, pause=0.3))
+    served = serve(FakeCompare(held={FIRST}, held_from=(1, 1)))
     page = opened(new_page(), served)
     page.click("#dq-run")
     state(page, "running")
@@ -184,6 +188,12 @@ def test_two_studies_side_by_side(serve: Serve, new_page: Pages) -> None:
     run_to_end(page)
     run_to_end(page)
     page = runs_page(new_page(), served)
+    row = page.locator(".dq-chooserow")
+    row.wait_for()
+    assert "rtn-2, viditq-2" in row.inner_text(), "what does not fit into a drop-down stands below"
+    for select in row.locator("select").all():
+        assert select.evaluate("s => getComputedStyle(s).backgroundImage").count("gradient") == 2
+        assert "viditq" not in select.locator("option").first.inner_text()
     page.get_by_role("button", name="Compare the two").click()
     page.wait_for_selector(".dq-beside table")
     assert "seed by seed" in page.inner_text(".dq-beside")
@@ -225,7 +235,7 @@ def test_layout(serve: Serve, new_page: Pages, width: int, dark: bool) -> None:
 
 
 def test_eight_viewers_see_one_job(serve: Serve, new_page: Pages) -> None:
-    served = serve(FakeCompare(steps=8, pause=0.8))
+    served = serve(FakeCompare(held={FIRST}, held_from=(1, 1)))
     viewers = [new_page() for _ in range(8)]
     opened(viewers[0], served)
     viewers[0].click("#dq-run")
@@ -244,9 +254,8 @@ def test_eight_viewers_see_one_job(serve: Serve, new_page: Pages) -> None:
 
 
 @pytest.fixture
-def start_app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], tuple[Any, str]]]:
+def start_app() -> Iterator[Callable[[], tuple[Any, str]]]:
     """Starts the app as a person does; at the end nothing of it runs, workers neither."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     started: list[subprocess.Popen[str]] = []
 
     def start() -> tuple[Any, str]:
@@ -327,3 +336,21 @@ def test_a_fresh_machine_opens_on_the_recorded_study_with_a_short_form(
     page.goto(page.url.split("?")[0] + "?study=dit-emoji")
     page.wait_for_selector(".dq-headline")
     page.wait_for_function("document.querySelector('#dq-seeds textarea').value !== '0-3'")
+
+
+def test_the_only_study_takes_the_runs_and_the_command_names_it(
+    serve: Serve, new_page: Pages
+) -> None:
+    """With one study there is nothing to choose: its drop-down is hidden, and still counts."""
+    served = serve()
+    folder = studies_root() / "lrn"
+    Study.create(folder, served.compare.model, {"dqviz": "0"})
+    page = new_page()
+    page.goto(f"{served.url}?study=lrn&model=tiny-dit&method=viditq&bits=w4a8")
+    page.wait_for_selector("#dq-runs select")
+    line = "document.querySelector('#dq-line code').textContent"
+    page.wait_for_function(f"{line}.includes('--out') && {line}.includes('/lrn')")
+    assert not page.locator("#dq-study").is_visible()
+    page.click("#dq-run")
+    page.wait_for_function("document.querySelector('#dq-status .dq-status').dataset.job")
+    assert [job.study for job in JobStore().jobs()] == [folder]

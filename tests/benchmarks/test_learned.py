@@ -222,7 +222,6 @@ def test_the_last_measures_are_read_from_the_log(tmp_path: Path) -> None:
     assert learned._last_measures(Learning(tmp_path, "x")) == {"units": [1]}
 
 
-@pytest.mark.skipif(not COMMITTED.is_file(), reason="docs/results/learned.json is not there yet")
 def test_the_page_is_made_from_the_numbers() -> None:
     found = json.loads(COMMITTED.read_text(encoding="utf-8"))
     written = COMMITTED.with_suffix(".md").read_text(encoding="utf-8")

@@ -12,7 +12,6 @@ import pytest
 from benchmarks import recorded
 from dqviz.study import RECORDED, Study
 from quant.errors import BadInput
-from tests.conftest import single_threaded
 
 COMMITTED = sorted(path.parent for path in RECORDED.glob("*/study.json"))
 
@@ -24,7 +23,7 @@ def made(tiny_dit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     own = {"model": str(tiny_dit), "calibration_seeds": "100-101"}
     comparison = {**own, "methods": "viditq,rtn", "bits": "w8a8,w4a4", "seeds": "0-2"}
     capture = {**own, "method": "viditq", "bits": "w4a8", "steps": 2, "seeds": "100-101"}
-    with pytest.MonkeyPatch.context() as patch, single_threaded():
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DQVIZ_HOME", "")
         options = {"alpha": 0.3, "windows": 1}
         probe = {**own, "method": "trdq", "bits": "w4a8", "only": "similarity,windows", "options": options}  # fmt: skip
@@ -133,7 +132,7 @@ def test_a_study_that_is_too_large_replaces_nothing(
         "seeds": "0",
         "ladder": False,
     }
-    with single_threaded(), pytest.raises(BadInput, match="at most 10"):
+    with pytest.raises(BadInput, match="at most 10"):
         recorded.record(made, request, None)
     assert (made / "study.json").read_bytes() == before
     assert [p.name for p in made.parent.iterdir()] == ["tiny"]

@@ -11,7 +11,6 @@ import pytest
 
 from benchmarks import sharing
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 FEW = (sharing.OFF, "map, released set", "output, released set", "map, everywhere")
 
 

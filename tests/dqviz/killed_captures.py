@@ -18,8 +18,6 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-
 from dqviz import capturing
 from dqviz.capturing import CaptureRequest, capture
 
@@ -48,7 +46,6 @@ def child(model: str, folder: Path) -> int:
 def main() -> None:
     """Kill, resume, kill, resume ... and let every capture end in the end."""
     model, folder, kills, seed = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-    torch.set_num_threads(1)
     chance = random.Random(seed)
     loaded = capturing.load(model, "cpu")
     capturing.load = lambda *_, **__: loaded

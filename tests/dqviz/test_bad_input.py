@@ -14,8 +14,6 @@ from safetensors.torch import load_file, save_file
 
 from dqviz.cli import main
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -113,6 +111,12 @@ def somebodys_files(place: Place) -> list[str]:
     place.out.mkdir()
     (place.out / "thesis.txt").write_text("six years of work")
     return place.compare()
+
+
+def somebodys_file(place: Place) -> list[str]:
+    file = place.tmp / "thesis.json"
+    file.write_text("{}")
+    return ["export", str(place.checkpoint), "--to", "ggufy", "--out", str(file)]
 
 
 def somebodys_checkpoint_folder(place: Place) -> list[str]:
@@ -239,6 +243,19 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], tuple[str, ...]]] = {
         lambda p: p.compare("--prompt", "a red apple"),
         ("prompts", "--classes"),
     ),
+    "negative prompt for a class model": (
+        lambda p: p.compare("--negative", "blurry"),
+        ("draws classes", "negative prompt"),
+    ),
+    "frames of a model that draws pictures": (
+        lambda p: p.compare("--frames", "4"),
+        ("frames 4", "--frames"),
+    ),
+    "size syntax": (lambda p: p.compare("--size", "16by16"), ("'16by16'", "480x720")),
+    "prompts file absent": (
+        lambda p: p.compare("--prompts-file", "/nowhere/prompts.txt"),
+        ("/nowhere/prompts.txt", "one prompt per line"),
+    ),
     "seed syntax": (lambda p: p.compare("--seeds", "0..7"), ("'0..7'", "write 0-7")),
     "seeds backwards": (lambda p: p.compare("--seeds", "7-0"), ("7-0", "0-7")),
     "duplicate seeds": (lambda p: p.compare("--seeds", "1,2,1"), ("seed 1", "once")),
@@ -319,6 +336,40 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], tuple[str, ...]]] = {
     "unknown shape": (
         lambda p: ["size", "dit-xxl-2", "--bits", "w4a8"],
         ("dit-xxl-2", "dit-xl-2"),
+    ),
+    "unknown export format": (
+        lambda p: ["export", str(p.checkpoint), "--to", "torchoa", "--out", str(p.out)],
+        ("'torchoa'", "torchao"),
+    ),
+    "export over somebody's file": (somebodys_file, ("thesis.json", "not there")),
+    "export into another kind of file": (
+        lambda p: ["export", str(p.checkpoint), "--to", "comfyui", "--out", str(p.out)],
+        (".safetensors", "out"),
+    ),
+    "export of a model": (
+        lambda p: ["export", str(p.model), "--to", "dqviz", "--out", str(p.out)],
+        ("not a checkpoint of dqviz",),
+    ),
+    "export of a damaged checkpoint": (
+        lambda p: ["export", flipped_byte(p)[1], "--to", "torchao", "--out", str(p.out)],
+        ("was changed after saving", "save"),
+    ),
+    "gate without a bound": (lambda p: ["gate", str(p.tmp)], ("--min-psnr", "--against")),
+    "gate on an unknown metric": (
+        lambda p: ["gate", str(p.tmp), "--bound", "psnr=30"],
+        ("'psnr'", "psnr_db"),
+    ),
+    "gate with a bound that is no number": (
+        lambda p: ["gate", str(p.tmp), "--bound", "ssim=high"],
+        ("ssim=high", "ssim=0.1"),
+    ),
+    "gate with two bounds on one metric": (
+        lambda p: ["gate", str(p.tmp), "--min-ssim", "0.9", "--bound", "ssim=0.8"],
+        ("ssim", "two bounds"),
+    ),
+    "gate on no study": (
+        lambda p: ["gate", str(p.tmp), "--min-psnr", "30"],
+        ("not a study", "dqviz compare"),
     ),
     "app password without a name": (lambda p: ["app", "--auth", "secret"], ("--auth", "ada:")),
     "port out of range": (lambda p: ["app", "--port", "99999"], ("99999", "7860")),

@@ -17,8 +17,8 @@ from dqviz import __version__, terminal
 from dqviz.cli import app, main
 from dqviz.commands import commands
 from dqviz.events import Progress, Stage
+from dqviz.study import default_folder
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = tuple(commands())
 
@@ -56,6 +56,19 @@ def test_every_option_is_explained(command: str, capsys: pytest.CaptureFixture[s
         assert len(text) <= 90, f"{command}: {parameter.name} takes more than a line"
     assert main([command, "--help"]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_what_libraries_say_when_they_are_imported_is_not_shown() -> None:
+    """torchao, which diffusers imports where it is there, speaks of parts that we do not use."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dqviz", "layers", "dit-emoji", "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout)["sites"]
+    assert done.stderr == ""
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,9 +185,24 @@ def test_compare_prints_tables_for_people(
     sampling = ("--seeds", "0-1", "--steps", "2", "--out", str(tmp_path / "study"))
     assert main(["compare", str(tiny_dit), *asked, *sampling]) == 0
     printed = capsys.readouterr()
-    assert printed.err == ""
+    assert printed.err.startswith("predicted, at most")
+    assert len(printed.err.splitlines()) == 1
     for part in ("full-precision", "rtn-w4a8", "rtn-w8a8 - rtn-w4a8", "report.html"):
         assert part in printed.out
+
+
+def test_compare_says_which_study_it_writes_into_where_none_is_named(
+    tiny_dit: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("--method", "rtn", "--bits", "w4a8", "--no-ladder", "--seeds", "0", "--steps", "1")
+    assert main(["compare", str(tiny_dit), *asked, "--json"]) == 0
+    printed = capsys.readouterr()
+    folder = default_folder(str(tiny_dit))
+    assert printed.err.splitlines()[1:] == [
+        f"writing into the study {folder}; --out DIR takes another"
+    ]
+    assert (folder / "study.json").is_file()
+    json.loads(printed.out)
 
 
 def test_compare_prints_one_json_object(

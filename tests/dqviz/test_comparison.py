@@ -19,8 +19,6 @@ from dqviz.request import CompareRequest, as_command, seeds_text
 from dqviz.study import Study
 from quant.errors import BadInput, Cancelled, EnvironmentFault
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 RUN_KEYS = {
     "name",
     "method",
@@ -152,7 +150,8 @@ def test_events_and_further_comparisons(tiny_dit: Path, tmp_path: Path) -> None:
         "rtn-w8a8",
         "rtn-w4a8",
     ]
-    assert {e.name for e in events if isinstance(e, Stage)} == {"load", "draw", "quantize", "trace"}
+    stages = {e.name for e in events if isinstance(e, Stage)}
+    assert stages == {"load", "preflight", "draw", "quantize", "trace"}
     previews = [e for e in events if isinstance(e, Preview)]
     assert previews
     assert previews[0].images.dtype == np.uint8

@@ -21,7 +21,6 @@ from dqviz.work import KINDS
 from quant.errors import BadInput
 from quant.schema import Outliers
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 BADGE = "synthetic outliers (static x32)"
 
 

@@ -20,7 +20,6 @@ from dqviz.worker import work as work_off
 from quant.errors import BadInput, Cancelled
 from quant.probes import ProbeCard
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 MODEL = {"key": "tiny", "fingerprint": "0123", "weights": "abcd"}
 
 

@@ -17,7 +17,6 @@ from quant.errors import BadInput
 from quant.probes import load_probe
 from quant.sharing_choice import Similarity
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 OPTIONS = {"windows": 1, "alpha": 0.3, "sharing": "map"}
 
 
@@ -133,7 +132,7 @@ def test_checkpoints_share_and_refuse_to_without_guidance(tiny_dit: Path, tmp_pa
 
 def test_the_probe_is_the_similarity_or_says_why_not(tiny_dit: Path) -> None:
     from quant.cards import load_method
-    from quant.models import load_model
+    from quant.loading import load_model
     from quant.schema import parse_bits
 
     model = load_model(str(tiny_dit), device="cpu")

@@ -25,12 +25,6 @@ from quant.errors import Cancelled
 METHODS = ("rtn", "viditq", "rtn")
 
 
-@pytest.fixture(autouse=True)
-def frugal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiny models gain nothing from more threads; workers inherit this."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-
 @pytest.fixture
 def store() -> Iterator[JobStore]:
     """The job list of the test's own DQVIZ_HOME; its workers do not outlive the test."""
@@ -82,13 +76,8 @@ def numbers(result: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tiny_dit: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    import torch
-
     out = tmp_path_factory.mktemp("whole") / "study"
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     result = compare(CompareRequest.parse(request(tiny_dit, out)))
-    torch.set_num_threads(threads)
     return {**result, "pictures": pictures(out)}
 
 
@@ -227,7 +216,7 @@ def test_a_finished_comparison_is_not_made_again(tiny_dit: Path, tmp_path: Path)
 
 
 def test_without_what_was_kept_full_precision_is_drawn_again(
-    tiny_dit: Path, tmp_path: Path, uninterrupted: dict[str, Any], one_thread: None
+    tiny_dit: Path, tmp_path: Path, uninterrupted: dict[str, Any]
 ) -> None:
     asked = CompareRequest.parse(request(tiny_dit, tmp_path / "s"))
     finished: list[Any] = []

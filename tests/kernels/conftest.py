@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -34,15 +34,6 @@ def poison_empty_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 def default_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests choose the backend themselves, whatever the shell that starts them has set."""
     monkeypatch.delenv("DQVIZ_BACKEND", raising=False)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """These tensors are tiny: on a busy machine a second thread costs more than it brings."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 from quant.calibration import CalibrationOptions, calibrate
 from quant.generation import generate
-from quant.models import load_model
+from quant.loading import load_model
 
 
 @pytest.fixture(scope="session")

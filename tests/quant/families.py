@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ class Family:
 
     make: Callable[[], nn.Module]
     inputs: Callable[[torch.dtype, float], dict[str, Any]]
+    exact: bool = True  # False: diffusers computes parts of it in float32, whatever its dtype
 
     def model(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Module:
         """Weights that are all alive: adaLN, tables, biases and gates as well."""
@@ -26,7 +28,7 @@ class Family:
             for name, parameter in transformer.named_parameters():
                 if parameter.dim() >= 2 and "table" not in name:
                     nn.init.normal_(parameter, std=0.8 / parameter[0].numel() ** 0.5)
-                elif "norm_" not in name:
+                elif "norm_" not in name and not re.search(r"norm\d?\.weight$", name):
                     nn.init.normal_(parameter, std=0.2)
         return transformer.to(dtype).eval()
 
@@ -113,5 +115,28 @@ FAMILIES = {
             "txt_ids": torch.zeros(5, 3),
         }
         | _text(d, t / 1000),
+    ),
+    "cogvideox": Family(
+        lambda: diffusers.CogVideoXTransformer3DModel(
+            **BASICS, in_channels=4, out_channels=4, time_embed_dim=16, text_embed_dim=24,
+            sample_width=8, sample_height=8, sample_frames=9, max_text_seq_length=5,
+        ),
+        lambda d, t: {"hidden_states": noise(d, 2, 3, 4, 8, 8)} | _text(d, t),
+    ),
+    "wan": Family(
+        lambda: diffusers.WanTransformer3DModel(
+            **BASICS, in_channels=4, out_channels=4, text_dim=24, freq_dim=16, ffn_dim=64,
+            rope_max_seq_len=16,
+        ),
+        lambda d, t: {"hidden_states": noise(d, 2, 4, 3, 8, 8)} | _text(d, t),
+        exact=False,
+    ),
+    "sana": Family(
+        lambda: diffusers.SanaTransformer2DModel(
+            **BASICS, in_channels=4, out_channels=4, num_cross_attention_heads=2,
+            cross_attention_head_dim=16, cross_attention_dim=32, caption_channels=24, sample_size=8,
+        ),
+        lambda d, t: {"hidden_states": noise(d, 2, 4, 8, 8)} | _text(d, t),
+        exact=False,
     ),
 }  # fmt: skip

@@ -8,13 +8,25 @@ from torch import nn
 from quant.adapters import GROUP_OF_ROLE
 from quant.sizes import known_shapes, load_shape
 
-BLOCKS = {"dit-xl-2": 28, "pixart-xl-2": 28, "latte-1": 56, "sd3-medium": 24, "flux-dev": 57}
+BLOCKS = {
+    "dit-xl-2": 28,
+    "pixart-xl-2": 28,
+    "latte-1": 56,
+    "sd3-medium": 24,
+    "flux-dev": 57,
+    "cogvideox-2b": 30,
+    "wan2.1-1.3b": 30,
+    "sana-1.6b": 20,
+}
 QUANTIZED = {
     "dit-xl-2": 28 * 6,
     "pixart-xl-2": 28 * 10,
     "latte-1": 28 * 16,
     "sd3-medium": 24 * 12 - 3,
     "flux-dev": 19 * 12 + 38 * 5,
+    "cogvideox-2b": 30 * 6,
+    "wan2.1-1.3b": 30 * 10,
+    "sana-1.6b": 20 * 8,
 }
 
 

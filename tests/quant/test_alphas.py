@@ -62,11 +62,9 @@ def test_alpha_out_of_range_is_one_line(method: str, alpha: Any) -> None:
 
 
 @pytest.mark.parametrize(("method", "more"), [("viditq", {"transform": "scale"}), ("trdq", {"windows": 1})])  # fmt: skip
-def test_each_input_gets_its_own_alpha(
-    method: str, more: dict[str, Any], tiny_dit: Path, one_thread: None
-) -> None:
+def test_each_input_gets_its_own_alpha(method: str, more: dict[str, Any], tiny_dit: Path) -> None:
     from quant.calibration import calibrate
-    from quant.models import load_model
+    from quant.loading import load_model
     from quant.plans import uniform_plan
 
     model = load_model(str(tiny_dit))

@@ -15,7 +15,6 @@ from quant.plans import uniform_plan
 from quant.quantization import quantize, shallow_copy
 from quant.schema import parse_bits
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 NAME = "transformer_blocks.1.attn1"
 ARGUMENTS = {"timestep": torch.tensor([500.0, 500.0]), "class_labels": torch.tensor([0, 1])}
 

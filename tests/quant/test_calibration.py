@@ -16,7 +16,7 @@ from quant.clock import RecordingClock
 from quant.errors import BadCheckpoint, BadInput, Cancelled
 from quant.footprint import footprint, input_shapes
 from quant.generation import generate
-from quant.models import load_model
+from quant.loading import load_model
 from quant.recording import FIELDS, InputShape, InputStatistics, bin_of, counts_of, pooled
 from quant.seen_layout import BINS, HALF, CalibrationOptions
 from quant.stages import weight_statistics

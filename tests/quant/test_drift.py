@@ -14,7 +14,8 @@ from torch import nn
 from quant.drift import Drift, drift
 from quant.errors import BadInput, Cancelled
 from quant.generation import Generation, generate, make_scheduler
-from quant.models import Model, load_model
+from quant.loading import load_model
+from quant.models import Model
 from quant.schema import Sampler
 
 SEEDS = range(3)

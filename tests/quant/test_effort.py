@@ -7,8 +7,10 @@ from types import SimpleNamespace
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
+from quant.adapters import Adapter
 from quant.cards import load_method, methods
 from quant.effort import (
+    TEXT_TOKENS,
     GroupShape,
     Rates,
     Work,
@@ -23,6 +25,7 @@ from quant.effort import (
 )
 from quant.footprint import input_shapes
 from quant.generation import predict, starting_noise
+from quant.loading import load_model
 from quant.plans import uniform_plan
 from quant.quantization import parse_options, quantize
 from quant.schema import Value, parse_bits
@@ -88,7 +91,7 @@ def test_the_multiply_adds_of_learned_units_are_predicted(key, options, model, s
     """Of a whole model: trajectories, captures of every unit, its iterations forth and back."""
     free = [s.name for s in model.sites if s.kept_reason is None]
     tokens = input_shapes(model, samples[0], sampler)
-    shapes = group_shapes(model.sites, free, sampler, CalibrationOptions(reservoir=256), tokens)
+    shapes = group_shapes(model, free, sampler, CalibrationOptions(reservoir=256), tokens)
     options = {"iterations": 6, "samples": 2, "steps": 2, "batch": 48} | options
     chosen = parse_options(key, options)
     wanted = uniform_plan(model, parse_bits("w4a8"))
@@ -115,14 +118,12 @@ def test_drawing_and_recording_are_predicted_from_shapes(model, sampler, samples
     shapes = input_shapes(model, samples[0], sampler)
     made = drawing(model.sites, shapes)
     found = multiply_adds(
-        lambda: predict(
-            model, starting_noise((4, 8, 8), samples[:1]), 999.0, samples[:1], sampler.guidance
-        )
+        lambda: predict(model, starting_noise((4, 8, 8), samples[:1]), 999.0, samples[:1], sampler)
     )
     check_count(2 * made.macs, found, 1.05)
-    whole = calibrating(model.sites, shapes, sampler, 3, 2)
+    whole = calibrating(model, shapes, sampler, 3, 2)
     assert whole.macs == pytest.approx(3 * sampler.steps * 2 * made.macs)
-    assert calibrating(model.sites, shapes, sampler, 3, 1).calls == 1.5 * whole.calls
+    assert calibrating(model, shapes, sampler, 3, 1).calls == 1.5 * whole.calls
 
 
 def test_rows_of_a_shape_without_weights_are_those_of_the_network(model, sampler, samples):
@@ -136,14 +137,31 @@ def test_rows_of_a_shape_without_weights_are_those_of_the_network(model, sampler
     assert drawing(sites, shapes).macs == pytest.approx(published, rel=0.03)
 
 
-def test_a_shape_that_does_not_say_its_size_has_no_rows():
+@pytest.mark.parametrize("family", ["pixart-alpha", "sd3.5", "flux"])
+def test_rows_of_pictures_and_texts_are_those_of_the_network(family, pipelines):
+    """Two streams that attend to each other, and blocks that read both as one sequence."""
+    model = load_model(str(pipelines[family]), device="cpu")
+    real = input_shapes(model, model.samples([3])[0], model.sampler(steps=1, guidance=1))
+    text = next(s.tokens for name, s in real.items() if name.endswith(".text"))
+    height, width = (8 * side for side in model.latent_shape(model.sampler())[-2:])
+    found, _ = shapes_of(model.transformer, model.sites, (height, width), text=text)
+    assert found == real
+
+
+def test_a_shape_that_does_not_say_its_size_has_no_rows(monkeypatch):
     flux, adapter = load_shape("flux-dev")
+    assert {shape.tokens for shape in shapes_of(flux, adapter.sites(flux))[0].values()} == {
+        TEXT_TOKENS,
+        (1024 // 16) ** 2,
+        (1024 // 16) ** 2 + TEXT_TOKENS,
+    }
+    monkeypatch.setattr(type(adapter), "tokens", Adapter.tokens)
     assert shapes_of(flux, adapter.sites(flux)) == ({}, 1)
 
 
 def test_groups_are_those_that_a_calibration_fills(model, sampler, seen):
     free = [s.name for s in model.sites if s.kept_reason is None]
-    groups = group_shapes(model.sites, free, sampler, CalibrationOptions(reservoir=256))
+    groups = group_shapes(model, free, sampler, CalibrationOptions(reservoir=256))
     assert len(groups) == len(seen.inputs)
     assert groups[0] == GroupShape(64, (64, 64, 64), 256, 4, groups=8, block=0)
     assert all(len(s.rows) <= g.rows for s, g in zip(seen.inputs.values(), groups, strict=True))
@@ -157,7 +175,7 @@ def test_seconds_are_counts_over_rates():
 def test_a_method_that_learns_counts_its_own_memory_and_the_rows_it_runs_through(model, sampler, samples):  # fmt: skip
     free = [s.name for s in model.sites if s.kept_reason is None]
     shapes = input_shapes(model, samples[0], sampler)
-    groups = group_shapes(model.sites, free, sampler, CalibrationOptions(reservoir=256), shapes)
+    groups = group_shapes(model, free, sampler, CalibrationOptions(reservoir=256), shapes)
     assert [g.tokens for g in groups] == [16] * len(groups), "4 x 4 patches of a sample"
     module = SimpleNamespace(memory=lambda shapes, options: 7 * len(shapes))
     assert method_memory(module, groups, Value()) == 7 * len(groups)
@@ -167,7 +185,7 @@ def test_a_method_that_learns_counts_its_own_memory_and_the_rows_it_runs_through
 def test_memory_of_codebooks_counts_the_samples_and_one_block_is_less_than_all(model, sampler, samples):  # fmt: skip
     free = [s.name for s in model.sites if s.kept_reason is None]
     shapes = input_shapes(model, samples[0], sampler)
-    groups = group_shapes(model.sites, free, sampler, CalibrationOptions(reservoir=256), shapes)
+    groups = group_shapes(model, free, sampler, CalibrationOptions(reservoir=256), shapes)
     module = load_method("vq4dit")
 
     def bytes_of(**options):

@@ -15,7 +15,8 @@ from quant.errors import BadInput
 from quant.evaluate import RunMetrics, evaluate, evaluate_alone
 from quant.generation import Generation, generate
 from quant.intervals import paired_difference
-from quant.models import embedded_models, load_model
+from quant.loading import load_model
+from quant.models import embedded_models
 from quant.schema import Sample, Sampler
 
 SAMPLER = Sampler(scheduler="DDIMScheduler", config={"beta_end": 0.02}, steps=4, guidance=3.0)
@@ -337,14 +338,8 @@ def embedded():
     """The embedded model with the classifier that its card names."""
     from quant.metrics.classifier import load_classifier
 
-    folder = embedded_models().get(EMBEDDED_KEY)
-    if folder is None:
-        pytest.skip(f"the embedded model {EMBEDDED_KEY} is not in this checkout")
     model = load_model(EMBEDDED_KEY, device="cpu")
-    judge = folder.parent / (model.card.classifier or "none")
-    if not judge.is_dir():
-        pytest.skip(f"the classifier of {EMBEDDED_KEY} is not in this checkout")
-    return model, load_classifier(judge)
+    return model, load_classifier(embedded_models()[EMBEDDED_KEY].parent / model.card.classifier)
 
 
 def adversarial(

@@ -15,7 +15,7 @@ from diffusers import DiTTransformer2DModel
 from torch.nn import functional as F
 
 from quant.calibration import calibrate
-from quant.cards import load_method, methods, read_card
+from quant.cards import FILES, load_method, methods
 from quant.checkpoint import WEIGHTS, save_checkpoint
 from quant.generation import generate
 from quant.intervals import CLAIM_SAMPLES, paired_difference
@@ -71,7 +71,7 @@ def test_the_docstring_reads_like_the_paper(key):
 
 def test_the_card_in_the_source_is_the_one_in_the_module(key):
     module = load_method(key)
-    assert read_card(Path(inspect.getfile(module))) == module.CARD
+    assert FILES.read(Path(inspect.getfile(module))) == module.CARD
     assert methods()[key] == module.CARD
 
 

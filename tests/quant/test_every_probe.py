@@ -19,7 +19,6 @@ from quant.quantization import parse_options
 from quant.recording import FIELDS
 from quant.schema import parse_bits
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 KEYS = tuple(list_probes())
 BITS = parse_bits("w4a4")
 STEPS = 4
@@ -29,7 +28,7 @@ STEPS = 4
 def tiny(tiny_dit: Path) -> dict[str, Any]:
     """A model with its calibration."""
     from quant.calibration import CalibrationOptions, calibrate
-    from quant.models import load_model
+    from quant.loading import load_model
 
     model = load_model(str(tiny_dit))
     samples, sampler = model.samples(range(40, 44)), model.sampler(STEPS)

@@ -43,7 +43,7 @@ def test_the_trajectory_is_what_the_network_saw_and_said(model, samples, sampler
     assert path.inputs.shape == (4, 3, 4, 8, 8)
     assert path.timesteps == tuple(sorted(path.timesteps, reverse=True))
     for step in (0, 3):
-        again = predict(model, path.inputs[step], path.timesteps[step], samples, sampler.guidance)
+        again = predict(model, path.inputs[step], path.timesteps[step], samples, sampler)
         torch.testing.assert_close(again.cond, path.cond[step], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(again.uncond, path.uncond[step], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(again.guided, again.uncond + 3 * (again.cond - again.uncond))

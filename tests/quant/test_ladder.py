@@ -14,7 +14,8 @@ from quant.errors import BadInput, Cancelled
 from quant.evaluate import paired_metrics
 from quant.generation import Generation, generate, starting_noise
 from quant.ladder import CHANGES, Rung, in_bf16, ladder, lossless
-from quant.models import Model, load_model
+from quant.loading import load_model
+from quant.models import Model
 
 SEEDS = range(6)
 

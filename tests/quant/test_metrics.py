@@ -14,8 +14,8 @@ from quant.metrics import list_metrics, load_metric
 from quant.metrics.latent_error import measure as latent_error
 from quant.metrics.psnr import measure as psnr
 from quant.metrics.psnr import pooled
-from quant.metrics.ssim import C1, C2
 from quant.metrics.ssim import measure as ssim
+from quant.pixels import C1, C2
 
 
 def pictures(n: int = 3, h: int = 13, w: int = 17, seed: int = 0) -> torch.Tensor:
@@ -122,9 +122,11 @@ def test_every_metric_honours_its_card(key: str):
     """The literal card is the module's; one value per sample; a larger error is worse."""
     module, card = load_metric(key), list_metrics()[key]
     assert card == module.CARD
-    clean = pictures(n=4, h=16, w=16)
-    slight = clean + 0.01 * pictures(n=4, h=16, w=16, seed=5)
-    strong = clean + 0.3 * pictures(n=4, h=16, w=16, seed=5)
+    frames = 3 if card.clips else 1
+    clean, error = (pictures(n=4 * frames, h=16, w=16, seed=seed) for seed in (0, 5))
+    if card.clips:
+        clean, error = (x.unflatten(0, (4, frames)) for x in (clean, error))
+    slight, strong = clean + 0.01 * error, clean + 0.3 * error
     little, much = module.measure(clean, slight), module.measure(clean, strong)
     assert little.shape == (4,)
     assert little.dtype == np.float64

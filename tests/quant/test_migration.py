@@ -15,7 +15,6 @@ from quant.schema import HIGHEST, LOWEST, Format, SitePlan, Window
 
 from . import heavy
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 ONE = (Window(low=LOWEST, high=HIGHEST),)
 A8 = Format(bits=8, symmetric=False, granularity="tensor", static=True)
 OUT, CHANNELS = 48, 256

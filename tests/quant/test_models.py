@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from quant.errors import BadCheckpoint, BadInput
-from quant.models import load_model, resolve
-
-from . import heavy
+from quant.loading import load_model
+from quant.sources import resolve
 
 
 @pytest.fixture
@@ -75,11 +71,6 @@ def test_names_that_lead_nowhere(ref, message):
         resolve(ref)
 
 
-def test_hub_names_carry_a_revision():
-    assert resolve("facebook/DiT-XL-2-256") == (None, None)
-    assert resolve("facebook/DiT-XL-2-256@refs") == (None, "refs")
-
-
 def test_damaged_weights(copy_of_tiny):
     data = weights(copy_of_tiny).read_bytes()
     weights(copy_of_tiny).write_bytes(data[:-1])
@@ -115,43 +106,6 @@ def test_a_folder_that_is_no_pipeline(copy_of_tiny, tmp_path):
 def test_unknown_dtype_and_device(tiny_dit, change):
     with pytest.raises(BadInput, match=r"nearest: |known: "):
         load_model(str(tiny_dit), **change)
-
-
-HUB = """
-import sys
-from quant.errors import DQVizError
-from quant.models import load_model
-try:
-    model = load_model(sys.argv[1])
-    print(model.key, len(model.sites), model.from_hub)
-except DQVizError as error:
-    print(type(error).__name__, error)
-"""
-
-
-def test_a_hub_name_takes_the_same_path_as_a_folder(tiny_dit, tmp_path):
-    """Against a local stand-in of the hub's cache; a repository that is not there is one clear error."""
-    repository = tmp_path / "models--someone--tiny-dit"
-    revision = "0123456789abcdef0123456789abcdef01234567"
-    shutil.copytree(tiny_dit, repository / "snapshots" / revision)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(revision)
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path)}
-
-    def ask(ref: str) -> str:
-        run = subprocess.run(
-            [sys.executable, "-c", HUB, ref],
-            capture_output=True,
-            text=True,
-            env=environment,
-            cwd=heavy.ROOT,
-            check=True,
-        )
-        return run.stdout.strip().splitlines()[-1]
-
-    assert ask("someone/tiny-dit") == "tiny-dit 20 True"
-    assert ask(f"someone/tiny-dit@{revision}") == "tiny-dit 20 True"
-    assert ask("someone/else").startswith("EnvironmentFault the hub does not give 'someone/else'")
 
 
 def test_a_card_with_an_unknown_field_is_refused(copy_of_tiny):

@@ -33,10 +33,7 @@ from quant.transforms import incoherence
 
 from .families import FAMILIES, output
 
-pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore:There are modules"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:There are modules")
 KINDS = ("static", "drifting", "token")
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 TIMESTEPS = (1000.0, 613.0, 1.0)
@@ -84,6 +81,11 @@ def inputs_of(model: Model, family: str, timestep: float) -> dict[str, torch.Ten
     return got
 
 
+def tolerance(family: str, dtype: torch.dtype) -> float:
+    """Relative; of float32 where diffusers computes in it."""
+    return TOLERANCE[dtype if FAMILIES[family].exact else torch.float32]
+
+
 # --- the same function
 
 
@@ -95,7 +97,7 @@ def inputs_of(model: Model, family: str, timestep: float) -> dict[str, torch.Ten
 def test_one_forward_is_the_same(family, kind, dtype, factor, seed, timestep):
     model = tiny(family, dtype)
     changed = inject(model, Outliers(kind=kind, factor=factor, seed=seed))
-    assert difference(model, changed, family, timestep) <= TOLERANCE[dtype]
+    assert difference(model, changed, family, timestep) <= tolerance(family, dtype)
 
 
 def without_the_offset(monkeypatch):
@@ -176,9 +178,10 @@ def test_the_chosen_channels_are_larger_by_the_factor_and_nothing_else_is(family
     producers = model.adapter.producers(model.transformer)
     channels = {n: chosen(p.channels, 3, p.name) for p in producers for n in p.read_by}
     before, after = inputs_of(model, family, timestep), inputs_of(changed, family, timestep)
+    near = 10 * tolerance(family, torch.float64)
     for name, x in before.items():
         wanted = expected(kind, x, channels[name], timestep) if name in channels else x
-        torch.testing.assert_close(after[name], wanted, rtol=1e-9, atol=1e-9, msg=name)
+        torch.testing.assert_close(after[name], wanted, rtol=near, atol=near, msg=name)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -199,7 +202,7 @@ def test_incoherence_rises_by_about_the_factor(family):
     outside = [
         rises[s.name] for s in model.sites if s.kept_reason is None and s.name not in touched
     ]
-    assert all(abs(rise - 1) < 1e-6 for rise in outside)
+    assert all(abs(rise - 1) < 1e-4 for rise in outside)
 
 
 @given(st.integers(1, 5000), st.integers(0, 2**32 - 1))
@@ -242,7 +245,9 @@ def test_what_is_not_touched_has_no_maker_that_is_linear_in_its_channels(family)
     read = {n for p in model.adapter.producers(model.transformer) for n in p.read_by}
     left = {s.role for s in model.sites if s.kept_reason is None and s.name not in read}
     behind_gelu, residual, text = {"fc2", "context_fc2"}, {"cross_q"}, {"cross_k", "cross_v"}
-    allowed = behind_gelu | (residual | text if family in ("pixart", "latte") else set())
+    allowed = behind_gelu | (
+        residual | text if family in ("pixart", "latte", "wan", "sana") else set()
+    )
     assert left == allowed & {s.role for s in model.sites}
 
 
@@ -254,8 +259,7 @@ def error(model: Model, method: str, bits: str, options: dict, seen, reference) 
     made = quantize(model, method, uniform_plan(model, parse_bits(bits)), options, seen)
     trajectory, wrong, right = reference.trajectory, 0.0, 0.0
     for step, timestep in enumerate(trajectory.timesteps):
-        x, guidance = trajectory.inputs[step], reference.sampler.guidance
-        args = (x, timestep, reference.samples, guidance)
+        args = (trajectory.inputs[step], timestep, reference.samples, reference.sampler)
         exact = predict(model, *args).guided
         wrong += float((predict(model, *args, made.transformer).guided - exact).square().sum())
         right += float(exact.square().sum())

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from dqviz.catalogue import size_report
 from quant.calibration import calibrate
+from quant.loading import load_model
 from quant.methods import trdq
-from quant.models import load_model
 from quant.probes import MOST_BYTES, load_probe
 from quant.schema import parse_bits
 from quant.sizes import open_target, size_of

@@ -14,9 +14,9 @@ from quant.balancing import output_error
 from quant.errors import BadInput
 from quant.knapsack import cheapest_loss
 from quant.methods import q_dit
-from quant.methods.q_dit import Options, budgeted, grouped, sizes_for
+from quant.methods.q_dit import Options, budgeted, sizes_for
 from quant.rounding import rounded_rows
-from quant.schema import Format, Plan, SitePlan
+from quant.schema import Format, Plan
 
 from . import heavy
 from .trial import ONE, Trial
@@ -120,12 +120,6 @@ def test_a_samples_scale_is_its_largest_value(group_size):
             expected = (part / step).round() * step
             got = rounded[3 * sample : 3 * sample + 3, first : first + (group_size or 16)]
             torch.testing.assert_close(got, expected)
-
-
-def test_number_formats_with_scales_of_their_own_are_refused():
-    fmt = Format.of_kind("mxfp4")
-    with pytest.raises(BadInput, match="w4a8"):
-        grouped(SitePlan(weight=fmt, activations=(fmt,)), 32, Options())
 
 
 def test_it_needs_a_calibration():

@@ -10,6 +10,7 @@ import torch
 from diffusers import DiTTransformer2DModel
 from safetensors.torch import load_file, save_file
 
+from quant.adapters import adapter_for
 from quant.attention_ranges import RangedAttention
 from quant.cards import load_method
 from quant.checkpoint import CONFIG, WEIGHTS, save_checkpoint
@@ -27,7 +28,8 @@ from quant.sizes import size_of
 from quant.storage import digest
 from quant.units import MIB, capture, units_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+from .families import FAMILIES
+
 LITTLE = {"iterations": 80, "samples": 8, "steps": 4, "batch": 16, "rounding_lr": 0.1}
 X = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(4))
 ARGUMENTS = {"timestep": torch.tensor([600.0, 600.0]), "class_labels": torch.tensor([0, 1000])}
@@ -243,7 +245,7 @@ def test_no_unit_takes_more_than_cache_mib(model, seen, grain):
             assert len(learner.now.prefix) == len(learner.now.plain)
     free = [s.name for s in model.sites if s.kept_reason is None]
     tokens = input_shapes(model, learner.inputs.batches[0][0], model.sampler())
-    shapes = group_shapes(model.sites, free, model.sampler(), CalibrationOptions(), tokens)
+    shapes = group_shapes(model, free, model.sampler(), CalibrationOptions(), tokens)
     small = learner.options.model_copy(update={"samples": 2, "batch": 1})
     assert learning_memory(shapes, learner.options) > max(taken)
     assert learning_memory(shapes, small) < learning_memory(shapes, learner.options) - MIB // 2
@@ -310,6 +312,19 @@ def test_units_are_attentions_and_mlps_or_single_layers(model):
     assert {u.kind for u in single} == {"layer"}
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_attends_together_is_learned_together(family):
+    transformer = FAMILIES[family].model()
+    sites = [s for s in adapter_for(transformer).sites(transformer) if s.kept_reason is None]
+    unit = {name: u for u in units_of(transformer, [s.name for s in sites]) for name in u.sites}
+    for site in sites:
+        parent = site.name.rpartition(".")[0]
+        if site.role.endswith("_q"):
+            together = [s.name for s in sites if s.name.startswith(f"{parent}.")]
+            assert unit[site.name].kind == "attention"
+            assert set(together) <= set(unit[site.name].sites)
+
+
 @pytest.mark.parametrize("grain", ["unit", "layer"])
 def test_adaround_learns_units_and_layers(model, seen, grain):
     learner = run(learner_of(model, seen, "adaround", "w3a16", reconstruction=grain, iterations=60))
@@ -320,8 +335,6 @@ def test_adaround_learns_units_and_layers(model, seen, grain):
 
 @pytest.mark.parametrize("method", ["taqdit", "adaround"])
 def test_what_these_methods_cannot_do_is_said(model, seen, method):
-    with pytest.raises(BadInput, match="leave the windows away"):
-        quantize(model, method, uniform_plan(model, parse_bits("w4a8"), windows=2), LITTLE, seen)
     with pytest.raises(BadInput, match="rounds to integers"):
         quantize(model, method, uniform_plan(model, parse_bits("fp8")), LITTLE, seen)
 

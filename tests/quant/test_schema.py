@@ -13,6 +13,9 @@ from quant.schema import (
     Bits,
     Format,
     Plan,
+    Recipe,
+    Sample,
+    Sampler,
     SitePlan,
     Window,
     disjoint,
@@ -141,3 +144,23 @@ def test_a_plan_needs_one_activation_format_per_window():
 def test_unknown_names_are_told_the_nearest():
     assert "nearest: viditq" in str(unknown("method", "vidit", ["rtn", "viditq"]))
     assert "known: rtn, viditq" in str(unknown("method", "zzz", ["rtn", "viditq"]))
+
+
+def test_what_was_added_later_moves_no_old_fingerprint():
+    """Recorded before samplers had a size and samples a negative prompt."""
+    sampler, sample = Sampler(scheduler="x", steps=2, guidance=1), Sample(seed=1, prompt="a")
+    assert (sampler.fingerprint, sample.fingerprint) == ("68f45a79fc4c090f", "c7bcb4dca41e33d4")
+    recipe = Recipe(model="m", method="rtn", sampler=sampler, samples=(sample,)).to_json()
+    assert not {"size", "frames", "sigmas"} & recipe["sampler"].keys()
+    assert "negative" not in recipe["samples"][0]
+    larger = sampler.model_copy(update={"size": (8, 16), "sigmas": (1.0, 0.5)})
+    assert larger.fingerprint != sampler.fingerprint
+    assert Sampler.parse(larger.to_json(), "a file") == larger
+
+
+@pytest.mark.parametrize(
+    ("change", "said"), [({"sigmas": [1.0]}, "1 sigmas for 2 steps"), ({"size": [0, 8]}, "0x8")]
+)
+def test_a_sampler_agrees_with_itself(change, said):
+    with pytest.raises(BadInput, match=said):
+        Sampler.parse({"scheduler": "x", "steps": 2, "guidance": 1, **change}, "a file")

@@ -38,7 +38,6 @@ from quant.similarity import compared
 
 from .families import FAMILIES, output
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 PAIRED = ("dit", "pixart", "latte")  # families with a guidance pair and spatial self-attention
 T, WIDTH, HIDDEN = 12, 32, 8  # tokens, channels, channels that queries and keys do not read
 EXACT = 1e-12  # relative, in float64: sums in another order

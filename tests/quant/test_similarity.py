@@ -16,8 +16,6 @@ from quant.similarity import measure_similarity
 
 from .test_sharing import counted
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def similarity(model, samples, sampler):
@@ -43,7 +41,7 @@ def test_cosine_of_the_maps_written_out(model, reference, sampler, similarity) -
         for name in similarity.attentions
     ]
     latents, one = reference.trajectory.inputs[0][:1], reference.samples[:1]
-    predict(model, latents, similarity.timesteps[0], one, sampler.guidance)
+    predict(model, latents, similarity.timesteps[0], one, sampler)
     for handle in handles:
         handle.remove()
     alone = measure_similarity(model, one, sampler)

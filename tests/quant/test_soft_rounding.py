@@ -15,7 +15,6 @@ from quant.soft_rounding import SoftWeight, beta_at, logits_of, rectified_sigmoi
 
 from . import heavy
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 FORMATS = [
     Format(bits=4, symmetric=False),
     Format(bits=3, symmetric=True),

@@ -96,9 +96,9 @@ def test_v6_the_search_is_no_worse_than_any_fixed_alpha(kind, seed):
 
 def test_v6_can_fail_a_search_that_looks_at_the_weight_alone(monkeypatch):
     """Rows of ones hide what the activations lose."""
-    right = viditq.output_error
+    right = balancing.output_error
     blind = lambda group, rows, *others: right(group, torch.ones_like(rows), *others)  # noqa: E731
-    monkeypatch.setattr(viditq, "output_error", blind)
+    monkeypatch.setattr(balancing, "output_error", blind)
     assert beaten_alphas("scale", 0)
 
 

@@ -8,8 +8,6 @@ import torch
 from quant.generation import generate
 from quant.walks import FIRST_SEED, ShuffledWalk, Walk, calibration_samples, distance
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_shuffled_moments_are_those_of_the_trajectories_each_once(model, sampler):
     plain = Walk(model, model.transformer, sampler, 2, 0)

@@ -60,7 +60,7 @@ def headline(opened: Opened) -> Section:
     if isinstance(samples, list) and samples:
         facts.append(f"{len(samples)} sample{'' if len(samples) == 1 else 's'}")
     facts += [f"{seen.steps} steps", f"{len(seen.inputs)} inputs of {sum(len(e.sites) for e in seen.inputs)} layers"]  # fmt: skip
-    facts.append("both guidance branches" if seen.branches > 1 else "no guidance")
+    facts.append("both guidance branches" if seen.branches > 1 else "one guidance branch")
     if len(seen.stages) > 1:
         facts.append("stages: " + ", ".join(seen.stages))
     if opened.created:

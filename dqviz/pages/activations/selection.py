@@ -32,6 +32,16 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "map": ("heatmap", "table", "weights"),
 }
 ALL_ROWS = "all"
+PARTS = {  # by the beginning of a role
+    "self": "self-attention",
+    "temporal": "temporal attention",
+    "cross": "cross-attention",
+    "joint": "joint attention",
+    "single": "single-stream layers",
+    "feed": "feed-forward",
+    "context": "feed-forward, its text side",
+    "rest": "conditioning, embedders, head",
+}
 
 
 @dataclass(frozen=True)
@@ -39,7 +49,7 @@ class Selection:
     """One view; the fields after `stage` say how things are drawn."""
 
     statistic: str
-    rows: str  # "all", "group:visual", "role:fc2" or "block:3"
+    rows: str  # "all", "part:temporal", "group:visual", "role:fc2" or "block:3"
     site: str  # name of the input
     step: int
     branch: str  # conditional, unconditional, difference
@@ -143,6 +153,7 @@ def kept_rows(seen: SeenFile, rows: str) -> list[int]:
     """Places of the inputs that a filter keeps, in order."""
     kind, _, wanted = rows.partition(":")
     tests = {
+        "part": lambda e: part_of(e) == wanted,
         "role": lambda e: kind_label(e) == wanted,
         "group": lambda e: e.group == wanted,
         "block": lambda e: str(e.block) == wanted,
@@ -155,9 +166,12 @@ def row_filters(seen: SeenFile) -> list[tuple[str, str, str]]:
     """Filters that make sense here: key, label, heading."""
     entries = [seen.inputs[i] for i in ordered(seen)]
     found: list[tuple[str, str, str]] = []
+    parts = list(dict.fromkeys(part_of(e) for e in entries))
     kinds = list(dict.fromkeys(kind_label(e) for e in entries))
     groups = list(dict.fromkeys(e.group for e in entries))
     blocks = list(dict.fromkeys(e.block for e in entries))
+    if len(parts) > 1:
+        found += [(f"part:{p}", part_label(p, parts), "Part of the network") for p in parts]
     if len(kinds) > 1:
         found += [(f"role:{k}", k, "Kind of site") for k in kinds]
     if len(groups) > 1:
@@ -165,6 +179,21 @@ def row_filters(seen: SeenFile) -> list[tuple[str, str, str]]:
     if len(blocks) > 1:
         found += [(f"block:{b}", block_label(b), "Block") for b in blocks]
     return found
+
+
+def part_of(entry: InputEntry) -> str:
+    """Which part of the network reads an input: the kind of attention, the feed-forward layers, the rest."""
+    head = entry.role.partition("_")[0]
+    return {"fc1": "feed", "fc2": "feed"}.get(head, head if head in PARTS else "rest")
+
+
+def part_label(part: str, parts: Iterable[str]) -> str:
+    """A part in words, in a network that has these parts: what self-attention is beside another kind."""
+    if part == "self" and "temporal" in parts:
+        return "spatial attention"
+    if part == "cross" and "joint" in parts:
+        return "joint attention, its text side"
+    return PARTS[part]
 
 
 def block_label(block: int | None) -> str:

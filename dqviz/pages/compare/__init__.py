@@ -15,7 +15,8 @@ from ...request import CompareRequest, as_command
 from ..view import Section, View
 from .claims import claim, headline
 from .curves import ladder, trajectory
-from .grid import PAGE, Pictures, picture_grid
+from .frames import over_time
+from .grid import Pictures, drawn_as, page_size, picture_grid
 from .names import full_name, run_bits, run_name, source_of
 from .numbers import metrics, pairs
 from .sites import scope
@@ -23,12 +24,12 @@ from .sites import scope
 TITLE = "Compare"
 
 __all__ = [
-    "PAGE",
     "TITLE",
     "claim",
     "command",
     "empty",
     "full_name",
+    "page_size",
     "render",
     "run_bits",
     "run_name",
@@ -77,24 +78,25 @@ def render(
     """
     runs = list(result.get("runs") or ())
     sections = [headline(result, runs), picture_grid(result, runs, pictures or {}, address)]
-    quantized = runs[1:]
+    quantized, what = runs[1:], drawn_as(result, runs)
     source = source_of(result, runs)
     if drifts:
         sections.append(trajectory(runs, drifts, source))
     if quantized:
-        sections.append(metrics(runs, source, result.get("lossless") or ()))
+        sections.append(metrics(runs, source, result.get("lossless") or (), what))
+    sections += over_time(runs, source)
     if result.get("pairs"):
         sections.append(pairs(result, runs, source))
     if quantized and result.get("ladder"):
-        sections.append(ladder(result, runs, source))
+        sections.append(ladder(result, runs, source, what))
     if quantized:
         sections.append(scope(quantized, source))
-    sections += _closing(result, files or {}, address)
+    sections += _closing(result, files or {}, address, what)
     return View(tuple(sections), address)
 
 
 def _closing(
-    result: Mapping[str, Any], files: Mapping[str, str], address: str | None
+    result: Mapping[str, Any], files: Mapping[str, str], address: str | None, what: str
 ) -> list[Section]:
     sections: list[Section] = []
     line = command(result.get("request"))
@@ -103,7 +105,7 @@ def _closing(
             {
                 "kind": "command",
                 "title": "The same on the command line",
-                "lede": "Draws the same pictures and adds them to the same study.",
+                "lede": f"Draws the same {what}s and adds them to the same study.",
                 "text": line,
             }
         )

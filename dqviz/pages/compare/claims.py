@@ -35,6 +35,9 @@ def _facts(result: Mapping[str, Any]) -> list[str]:
     guidance = sampler.get("guidance", request.get("guidance"))
     n = len(samples_of(result))
     facts = [f"{n} sample{'' if n == 1 else 's'}"]
+    clip = next((run["clip"] for run in result.get("runs") or () if run.get("clip")), None)
+    if clip:
+        facts.append(f"{clip['frames']} frames of {clip['width']} × {clip['height']} pixels")
     if steps:
         facts.append(f"{steps} steps")
     if guidance is not None:

@@ -113,8 +113,10 @@ def _raw_trajectory(
     return rows
 
 
-def ladder(result: Mapping[str, Any], runs: Sequence[Run], source: Source) -> Section:
-    """The runs among known disturbances of the same model."""
+def ladder(
+    result: Mapping[str, Any], runs: Sequence[Run], source: Source, what: str = "picture"
+) -> Section:
+    """The runs among known disturbances of the same model; `what` is what they draw."""
     rows: list[tuple[int | None, str, Mapping[str, Any]]] = [
         (None, str(r["title"]), r["psnr_db"]) for r in result["ladder"] if _has_mean(r)
     ]
@@ -129,11 +131,12 @@ def ladder(result: Mapping[str, Any], runs: Sequence[Run], source: Source) -> Se
     ]
     n = min((r.get("samples") or 0 for r in result["ladder"]), default=0)
     note = f" Identical to full precision here: {', '.join(identical)}." if identical else ""
+    figure = ladder_plot.figure(rows)
     return plot(
         "Yardstick",
-        ladder_plot.figure(rows),
+        figure,
         lede=(
-            "How far harmless changes of the same model move its pictures. A run to the right of "
+            f"How far harmless changes of the same model move its {what}s. A run to the right of "
             "'one step more' changes less than one more sampling step does; within 'bf16' it is lossless here."
             + (f" Rungs use {n} of the samples." if n else "")
             + note
@@ -142,6 +145,7 @@ def ladder(result: Mapping[str, Any], runs: Sequence[Run], source: Source) -> Se
         height=ladder_plot.height(len(rows)),
         source=source,
         part="yardstick",
+        narrow=ladder_plot.narrow(figure),
         raw=_raw_ladder(rows),
     )
 

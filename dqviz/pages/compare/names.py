@@ -8,6 +8,7 @@ from typing import Any
 
 from quant import cards
 
+from ...prompts import split
 from ..exports import Source
 from ..view import badge, synthetic
 
@@ -71,15 +72,22 @@ def samples_of(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     classes = (result.get("model") or {}).get("classes") or {}
     listed = result.get("samples")
     if listed:
-        return [{"seed": s["seed"], "label": _sample_label(s, classes)} for s in listed]
+        return [_sample(s["seed"], _sample_label(s, classes), s.get("negative")) for s in listed]
     request = result.get("request") or {}
-    names = [classes.get(str(c), c) for c in request.get("classes") or ()]
-    names += request.get("prompts") or ()
-    names = names or [classes[key] for key in sorted(classes, key=int)]
-    return [
-        {"seed": seed, "label": str(names[i % len(names)]) if names else f"sample {i + 1}"}
-        for i, seed in enumerate(request.get("seeds") or ())
-    ]
+    names = [(str(classes.get(str(c), c)), None) for c in request.get("classes") or ()]
+    names += [split(text) for text in request.get("prompts") or ()]
+    names = names or [(str(classes[key]), None) for key in sorted(classes, key=int)]
+    common = request.get("negative")
+    drawn = []
+    for i, seed in enumerate(request.get("seeds") or ()):
+        label, negative = names[i % len(names)] if names else (f"sample {i + 1}", None)
+        drawn.append(_sample(seed, label, common if negative is None else negative))
+    return drawn
+
+
+def _sample(seed: int, label: str, negative: str | None) -> dict[str, Any]:
+    """What a page says of a sample; a negative prompt only where there is one."""
+    return {"seed": seed, "label": label, **({"negative": negative} if negative else {})}
 
 
 def _sample_label(sample: Mapping[str, Any], classes: Mapping[str, str]) -> str:

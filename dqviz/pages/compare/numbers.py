@@ -20,23 +20,30 @@ METRIC_WORDS = {
 LOSSLESS = badge("lossless here", "measured", "no further from full precision than bf16 is")
 
 
-def metrics(runs: Sequence[Run], source: Source, lossless: Sequence[str] = ()) -> Section:
-    """Quality, size and time of every run."""
+def metrics(
+    runs: Sequence[Run], source: Source, lossless: Sequence[str] = (), what: str = "picture"
+) -> Section:
+    """Quality, size and time of every run; `what` is what they draw."""
+    judged = any(run.get("class_accuracy") is not None for run in runs)
+    right = Column("Right class", "", f"share of {what}s that the shipped classifier recognises")
     columns = (
         Column("Run"),
         Column("PSNR", "dB", "mean of the samples with its 95 % interval; below: the worst sample"),
         Column("Latent error", "", "relative error of the final latents: the primary metric"),
-        Column("SSIM", "", "structural similarity to full precision's picture"),
-        Column("Right class", "", "share of pictures that the shipped classifier recognises"),
+        Column("SSIM", "", f"structural similarity to full precision's {what}"),
+        *([right] if judged else []),
         Column("Size", "MB", "the transformer as stored; below: its share of fp16"),
         Column("Bits", "per weight", "with scales, zero points and transforms"),
-        Column("Time", "s/picture", "only where real integer kernels ran; never for simulation"),
+        Column("Time", f"s/{what}", "only where real integer kernels ran; never for simulation"),
         Column("Evidence", "", "what kind of number this is"),
     )
     return table(
         "Quality, size, time",
         columns,
-        [{"cells": _metric_cells(run, i, run["name"] in lossless)} for i, run in enumerate(runs)],
+        [
+            {"cells": _metric_cells(run, i, run["name"] in lossless, what, judged)}
+            for i, run in enumerate(runs)
+        ],
         lede="All against full precision on the same samples, with 95 % intervals over the samples.",
         note=_unavailable(runs),
         raw=[_raw_metrics(run) for run in runs],
@@ -45,17 +52,19 @@ def metrics(runs: Sequence[Run], source: Source, lossless: Sequence[str] = ()) -
     )
 
 
-def _metric_cells(run: Run, index: int, lossless: bool) -> list[dict[str, Any]]:
+def _metric_cells(
+    run: Run, index: int, lossless: bool, what: str, judged: bool
+) -> list[dict[str, Any]]:
     psnr = run.get("psnr_db") or {}
     worst = psnr.get("min")
     seconds = run.get("seconds_per_sample")
     evidence = evidence_badge(run) if index else badge("reference")
     return [
         cell(run_name(run), run_bits(run), run=colour_number(index)),
-        _psnr_cell(psnr, worst, index) | ({"badge": LOSSLESS} if lossless else {}),
+        _psnr_cell(psnr, worst, index, what) | ({"badge": LOSSLESS} if lossless else {}),
         _summary_cell(run.get("latent_rel_error"), 4, index),
         _summary_cell(run.get("ssim"), 4, index),
-        _accuracy_cell(run),
+        *([_accuracy_cell(run)] if judged else []),
         _size_cell(run),
         cell(number(run.get("bits_per_weight"), 2) or "–"),
         cell(number(seconds, 2) or "–"),
@@ -69,11 +78,13 @@ def _backend(run: Run) -> str:
     return "" if backend == "simulate" else backend
 
 
-def _psnr_cell(psnr: Mapping[str, Any], worst: float | None, index: int) -> dict[str, Any]:
+def _psnr_cell(
+    psnr: Mapping[str, Any], worst: float | None, index: int, what: str
+) -> dict[str, Any]:
     if index == 0:
         return cell("–", "reference")
     if psnr.get("identical"):
-        return cell("identical", "every picture equals full precision's")
+        return cell("identical", f"every {what} equals full precision's")
     if psnr.get("mean") is None:
         return cell("–", "not available")
     interval = interval_text(psnr, 1, "")

@@ -4,7 +4,7 @@ import { siteMap } from "./sitemap.js";
 import { panelCards } from "./panels.js";
 import { drawers as tables } from "./tables.js";
 import { loadPlotly } from "./plots.js";
-import { clock, copy, el, options } from "./tools.js";
+import { clock, commandParts, copy, el, options } from "./tools.js";
 
 // What a link may name, in its order; defaults are left out of the address.
 const NAMED = ["study", "capture", "statistic", "rows", "branch", "stage", "site", "step", "bits", "format", "scale", "cover", "order", "axis", "surface", "map"];
@@ -114,14 +114,14 @@ export function activations({ element, props, server }) {
     drawn = null;
     const models = study ? [] : JSON.parse(props.models_json || "[]"); // a study is of one model
     const node = tables.empty(section);
-    const code = el("code", {}, section.command);
+    const code = el("code", {}, commandParts(section.command));
     const copyButton = el("button", { type: "button", class: "dq-small" }, "Copy");
     copyButton.addEventListener("click", () => copy(code.textContent, copyButton));
     const line = el("div", { class: "dq-emptyline" }, el("pre", { tabindex: "0", "aria-label": "Command" }, code), copyButton);
     const select = el("select", { "aria-label": "Model to capture", class: "dq-select" }, models.map((m) => el("option", { value: m.key }, m.title)));
     const start = el("button", { type: "button", class: "dq-primary" }, "Capture now");
     const status = el("p", { class: "dq-lede", role: "status" });
-    select.addEventListener("change", () => { code.textContent = section.command.replace(/capture \S+/, () => `capture ${select.value}`); });
+    select.addEventListener("change", () => { code.replaceChildren(...commandParts(section.command.replace(/capture \S+/, () => `capture ${select.value}`))); });
     start.addEventListener("click", () => capture(study ? { study } : { model: select.value }, start, status));
     node.append(el("div", { class: "dq-emptyline" }, models.length ? select : "", models.length || study ? start : ""), status, el("p", { class: "dq-sub" }, "or on the command line:"), line);
     const others = sources(studies, { study: study || "", capture: "" }, open).filter(Boolean);

@@ -9,7 +9,7 @@ import { drawers as sharing } from "./methods/sharing.js";
 import { drawers as windows } from "./methods/windows.js";
 import { loadPlotly } from "./plots.js";
 import { drawers as tables } from "./tables.js";
-import { choice, clock, copy, el, options } from "./tools.js";
+import { choice, clock, commandParts, copy, el, options } from "./tools.js";
 
 const drawers = { ...alpha, ...incoherence, ...learned, ...rotation, ...sharing, ...windows };
 const LIVE = 1500; // ms between two looks at what is being learned
@@ -231,7 +231,7 @@ function pick(label, entries, value, change) {
 export function commandLine(text) {
   const button = el("button", { type: "button", class: "dq-small" }, "Copy");
   button.addEventListener("click", () => copy(text, button));
-  return el("div", { class: "dq-emptyline dq-commandline" }, el("pre", { tabindex: "0", "aria-label": "Command" }, el("code", {}, text)), button);
+  return el("div", { class: "dq-emptyline dq-commandline" }, el("pre", { tabindex: "0", "aria-label": "Command" }, el("code", {}, commandParts(text))), button);
 }
 
 function hint(section) {

@@ -2,7 +2,7 @@
 import { exportButtons } from "./exports.js";
 import { drawPlot, loadPlotly, redraws, svgOf, withoutLegend } from "./plots.js";
 import { drawers as tables } from "./tables.js";
-import { badge, choice, copy, el, options } from "./tools.js";
+import { badge, choice, commandParts, copy, el, options } from "./tools.js";
 
 // What can be chosen on a panel: by buttons, and by drop-downs whose entries the server names.
 const CHOICES = {
@@ -130,7 +130,7 @@ function panelCard(key, controls, choose) {
     if (!next.command) return more.replaceChildren();
     const button = el("button", { type: "button", class: "dq-small" }, "Copy");
     button.addEventListener("click", () => copy(next.command, button));
-    more.replaceChildren(el("div", { class: "dq-emptyline" }, el("pre", { tabindex: "0", "aria-label": "Command" }, el("code", {}, next.command)), button));
+    more.replaceChildren(el("div", { class: "dq-emptyline" }, el("pre", { tabindex: "0", "aria-label": "Command" }, el("code", {}, commandParts(next.command))), button));
   }
 
   // A click in a plot over the steps goes to the step under the pointer.

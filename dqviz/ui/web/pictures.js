@@ -1,11 +1,15 @@
 // The grid of pictures and the loupe that lays two of them over each other.
 import { choice, el, heading, selector, swatch } from "./tools.js";
 
-const settings = { size: null, pixels: "crisp", gain: 4, show: "pictures" };
+export const settings = { size: null, pixels: "crisp", gain: 4, show: "pictures" };
+const GAINS = [1, 2, 4, 8, 16]; // of a difference
 const SIZES = { s: 84, m: 128, l: 192 };
 const MANY = 5; // of more runs, pictures begin small
+const LONG = 40; // characters of a label that takes more room
 
-function drawDifference(canvas, left, right, gain) {
+// The amplified difference of two pictures into a canvas; its mean and largest value in each of the
+// areas [x, y, w, h], by default the whole. Null for pictures of different sizes.
+export function drawDifference(canvas, left, right, gain, areas = null) {
   const w = left.naturalWidth, h = left.naturalHeight;
   if (!w || w !== right.naturalWidth || h !== right.naturalHeight) return null;
   const pixels = [left, right].map((image) => {
@@ -15,28 +19,34 @@ function drawDifference(canvas, left, right, gain) {
     return pen.getImageData(0, 0, w, h).data;
   });
   const out = new ImageData(w, h);
-  let sum = 0, most = 0;
-  for (let i = 0; i < out.data.length; i += 4) {
-    for (let c = 0; c < 3; c++) {
-      const d = Math.abs(pixels[0][i + c] - pixels[1][i + c]);
-      sum += d; most = Math.max(most, d);
-      out.data[i + c] = Math.min(255, d * gain);
+  const found = (areas || [[0, 0, w, h]]).map(([x0, y0, width, height]) => {
+    let sum = 0, most = 0;
+    for (let y = y0; y < y0 + height; y++) {
+      for (let i = 4 * (y * w + x0), end = i + 4 * width; i < end; i += 4) {
+        for (let c = 0; c < 3; c++) {
+          const d = Math.abs(pixels[0][i + c] - pixels[1][i + c]);
+          sum += d; most = Math.max(most, d);
+          out.data[i + c] = Math.min(255, d * gain);
+        }
+        out.data[i + 3] = 255;
+      }
     }
-    out.data[i + 3] = 255;
-  }
+    return { mean: sum / (width * height * 3), most };
+  });
   canvas.width = w; canvas.height = h;
   canvas.getContext("2d").putImageData(out, 0, 0);
-  return { mean: sum / (w * h * 3), most };
+  return found;
 }
 
-function loaded(image) {
+export function loaded(image) {
   return image.complete && image.naturalWidth ? Promise.resolve(image)
     : new Promise((resolve) => { image.addEventListener("load", () => resolve(image), { once: true }); });
 }
 
-class Pictures {
+export class Pictures {
   constructor(section, context) {
     this.section = section;
+    this.what = section.title.toLowerCase().replace(/s$/, "");
     this.context = context;
     this.images = section.images.map((list) => list.slice());
     this.shown = Math.min(section.samples.length, section.page);
@@ -51,20 +61,29 @@ class Pictures {
     this.root = el("section", { class: "dq-card dq-pictures" });
     this.table = el("table", { class: "dq-grid" });
     this.more = el("div", { class: "dq-more" });
-    this.loupe = el("aside", { class: "dq-loupe", "aria-label": "Loupe: two pictures of the same seed" });
+    this.loupe = el("aside", { class: "dq-loupe", "aria-label": `Loupe: two ${this.what}s of the same seed` });
+    this.cells = [];
+  }
+
+  start() {
     const board = el("div", { class: "dq-board" },
       el("div", { class: "dq-gridside" }, el("div", { class: "dq-scroll" }, this.table), this.more), this.loupe);
-    this.root.append(heading(section, this.toolbar()), board);
-    this.cells = [];
+    this.root.append(heading(this.section, this.toolbar()), this.above(), board);
     this.drawGrid();
     this.drawLoupe();
     this.restyle();
+    return this.root;
   }
+
+  // What a kind of picture has between heading and grid, and below the loupe's difference.
+  above() { return ""; }
+  below() { return ""; }
 
   toolbar() {
     return [
-      choice("Show", [["pictures", "Pictures"], ["difference", "Difference"]], settings.show, (v) => { settings.show = v; this.refresh(); }),
-      choice("Picture size", [["s", "S"], ["m", "M"], ["l", "L"]], this.size(), (v) => { settings.size = v; this.restyle(); }),
+      choice("Show", [["pictures", this.section.title], ["difference", "Difference"]], settings.show, (v) => { settings.show = v; this.refresh(); }),
+      choice("Amplification of the difference", GAINS.map((g) => [g, `×${g}`]), settings.gain, (v) => { settings.gain = v; this.refresh(); this.drawDifference(); }),
+      choice(`Size of ${this.what}s`, [["s", "S"], ["m", "M"], ["l", "L"]], this.size(), (v) => { settings.size = v; this.restyle(); }),
       choice("Scaling", [["crisp", "Crisp"], ["smooth", "Smooth"]], settings.pixels, (v) => { settings.pixels = v; this.restyle(); }),
     ];
   }
@@ -90,12 +109,12 @@ class Pictures {
     this.cells = [];
     const body = el("tbody");
     for (let i = 0; i < this.shown; i++) {
-      const row = el("tr", {}, el("th", { scope: "row" }, el("span", { class: "dq-value" }, samples[i].label), el("span", { class: "dq-sub" }, `seed ${samples[i].seed}`)));
+      const row = el("tr", {}, this.rowHead(samples[i]));
       this.cells.push(runs.map((run, r) => {
         const image = el("img", { alt: "", draggable: "false" });
         const canvas = el("canvas", { "aria-hidden": "true" });
         const step = el("span", { class: "dq-step" });
-        const button = el("button", { type: "button", class: "dq-tile", run: run.colour, "aria-label": this.describe(r, i) }, image, canvas, step);
+        const button = el("button", { type: "button", class: "dq-tile", run: run.colour, "aria-label": this.describe(r, i) }, this.inTile(image, canvas), step);
         button.addEventListener("click", () => this.choose(r, i));
         const caption = el("span", { class: "dq-caption" }, this.section.captions[r]?.[i] || " ");
         row.append(el("td", {}, button, caption));
@@ -109,6 +128,18 @@ class Pictures {
     this.drawMore();
   }
 
+  rowHead(sample) {
+    const long = sample.label.length > LONG;
+    return el("th", { scope: "row", class: long ? "dq-long" : null, title: long ? sample.label : null },
+      el("span", { class: "dq-value" }, sample.label),
+      sample.negative ? el("span", { class: "dq-sub" }, `without: ${sample.negative}`) : "",
+      el("span", { class: "dq-sub" }, `seed ${sample.seed}`));
+  }
+
+  inTile(image, canvas) {
+    return [image, canvas];
+  }
+
   describe(r, i) {
     const { runs, samples, captions } = this.section;
     const number = captions[r]?.[i];
@@ -116,6 +147,8 @@ class Pictures {
   }
 
   refresh() {
+    const factor = settings.show === "difference" ? `, difference ×${settings.gain}` : "";
+    this.table.caption.textContent = `${this.section.title}${factor}`;
     for (let i = 0; i < this.cells.length; i++) for (let r = 0; r < this.cells[i].length; r++) this.drawCell(r, i);
     this.mark();
   }
@@ -127,12 +160,14 @@ class Pictures {
     c.button.classList.toggle("dq-blank", !source);
     c.button.disabled = !source;
     if (source && c.image.src !== source) c.image.src = source;
-    const difference = settings.show === "difference" && r > 0 && source && this.images[0]?.[i];
-    c.button.classList.toggle("dq-differs", Boolean(difference));
-    if (difference) {
-      const reference = this.cells[i][0].image;
-      Promise.all([loaded(reference), loaded(c.image)]).then(() => drawDifference(c.canvas, reference, c.image, settings.gain));
-    }
+    const difference = Boolean(settings.show === "difference" && r > 0 && source && this.images[0]?.[i]);
+    c.button.classList.toggle("dq-differs", difference);
+    this.paint(c, difference ? this.cells[i][0] : null);
+  }
+
+  // The cell's image is set; with a reference its difference to that is shown.
+  paint(c, reference) {
+    if (reference) Promise.all([loaded(reference.image), loaded(c.image)]).then(() => drawDifference(c.canvas, reference.image, c.image, settings.gain));
   }
 
   mark() {
@@ -178,48 +213,61 @@ class Pictures {
   }
 
   drawLoupe() {
+    this.drawDifference = () => {}; // the loupe's, once more
     const { runs, samples } = this.section;
     this.loupe.hidden = runs.length < 2 || !samples.length;
     if (this.loupe.hidden) return;
     const { sample, left, right } = this.pick;
-    const [a, b] = [this.images[left]?.[sample], this.images[right]?.[sample]];
+    const [a, b] = [this.whole(left, sample), this.whole(right, sample)];
     const names = runs.map((r) => `${r.name}${r.detail ? ` ${r.detail}` : ""}`);
     const pick = (key) => (v) => { this.pick[key] = v; this.keep(); this.drawLoupe(); this.mark(); };
     const bar = el("div", { class: "dq-loupebar" },
       selector("Sample", samples.slice(0, this.shown).map((s) => `${s.label} · seed ${s.seed}`), sample, pick("sample")),
-      selector("Left picture", names, left, pick("left")),
-      selector("Right picture", names, right, pick("right")));
+      selector(`Left ${this.what}`, names, left, pick("left")),
+      selector(`Right ${this.what}`, names, right, pick("right")));
     if (!a || !b) {
-      this.loupe.replaceChildren(bar, el("div", { class: "dq-stage dq-blank" }, el("p", { class: "dq-lede" }, "The pair appears here when both pictures are drawn.")));
+      this.loupe.replaceChildren(bar, el("div", { class: "dq-stage dq-blank" }, el("p", { class: "dq-lede" }, `The pair appears here when both ${this.what}s are drawn.`)));
       return;
     }
-    const first = el("img", { src: a, alt: `${names[left]}, ${samples[sample].label}, seed ${samples[sample].seed}`, draggable: "false" });
-    const second = el("img", { src: b, class: "dq-over", alt: `${names[right]}, same seed`, draggable: "false" });
-    const range = el("input", { type: "range", min: 0, max: 100, value: this.pick.cut ?? 50, class: "dq-cut", "aria-label": "Divide between left and right picture" });
-    const stage = el("div", { class: "dq-stage" }, first, second, el("span", { class: "dq-line", "aria-hidden": "true" }), range);
+    const first = this.pane(a, `${names[left]}, ${samples[sample].label}, seed ${samples[sample].seed}`);
+    const second = this.pane(b, `${names[right]}, same seed`);
+    second.node.classList.add("dq-over");
+    const range = el("input", { type: "range", min: 0, max: 100, value: this.pick.cut ?? 50, class: "dq-cut", "aria-label": `Divide between left and right ${this.what}` });
+    const stage = el("div", { class: "dq-stage" }, first.node, second.node, el("span", { class: "dq-line", "aria-hidden": "true" }), range);
     const cut = () => { this.pick.cut = Number(range.value); stage.style.setProperty("--cut", `${range.value}%`); };
     range.addEventListener("input", cut);
     cut();
     const tags = el("div", { class: "dq-tags" },
       el("span", {}, swatch(runs[left].colour), names[left]),
       el("span", {}, names[right], swatch(runs[right].colour)));
-    this.loupe.replaceChildren(bar, stage, tags, this.differencePanel(first, second));
+    this.loupe.replaceChildren(bar, stage, tags, this.differencePanel(first.image, second.image), this.below());
   }
 
-  differencePanel(first, second) {
-    const canvas = el("canvas", { class: "dq-diff", role: "img", "aria-label": "Amplified difference of the two pictures" });
-    const gain = el("input", { type: "range", min: 0, max: 6, step: 1, value: Math.log2(settings.gain), "aria-label": "Amplification of the difference" });
+  // What is drawn to its end, for the loupe.
+  whole(r, i) {
+    return this.images[r]?.[i];
+  }
+
+  // What shows one picture large, and the image it comes from.
+  pane(url, alt) {
+    const node = el("img", { src: url, alt, draggable: "false" });
+    return { node, image: loaded(node) };
+  }
+
+  differencePanel(...sides) {
+    const canvas = el("canvas", { class: "dq-diff", role: "img", "aria-label": `Amplified difference of the two ${this.what}s` });
     const numbers = el("p", { class: "dq-sub", "aria-live": "polite" });
-    const draw = () => {
-      const found = drawDifference(canvas, first, second, settings.gain);
-      canvas.setAttribute("data-gain", String(settings.gain));
-      numbers.textContent = !found ? "These pictures differ in size."
-        : found.most === 0 ? "No difference in the 8-bit pictures."
-          : `Difference ×${settings.gain}. Mean ${found.mean.toFixed(2)}, largest ${found.most} of 255.`;
-    };
-    gain.addEventListener("input", () => { settings.gain = 2 ** Number(gain.value); draw(); if (settings.show === "difference") this.refresh(); });
-    Promise.all([loaded(first), loaded(second)]).then(draw);
-    return el("div", { class: "dq-diffpanel" }, canvas, el("label", { class: "dq-gain" }, el("span", {}, "Amplify"), gain), numbers);
+    const both = Promise.all(sides);
+    this.drawDifference = () => both.then((images) => this.compare(canvas, numbers, ...images));
+    this.drawDifference();
+    return el("div", { class: "dq-diffpanel" }, canvas, numbers);
+  }
+
+  compare(canvas, numbers, first, second) {
+    const found = drawDifference(canvas, first, second, settings.gain);
+    numbers.textContent = !found ? "These pictures differ in size."
+      : found[0].most === 0 ? "No difference in the 8-bit pictures."
+        : `Difference ×${settings.gain}. Mean ${found[0].mean.toFixed(2)}, largest ${found[0].most} of 255.`;
   }
 
   // A frame of a running comparison: pictures of some samples of one run.
@@ -239,10 +287,3 @@ class Pictures {
     if (first <= this.pick.sample && this.pick.sample < first + images.length && step >= steps && (run === this.pick.left || run === this.pick.right)) this.drawLoupe();
   }
 }
-
-function drawPictures(section, context) {
-  context.pictures = new Pictures(section, context);
-  return context.pictures.root;
-}
-
-export const drawers = { pictures: drawPictures };

@@ -195,12 +195,16 @@ export function runs({ element, server }) {
   function chooser(choices) {
     if (choices.length < 2) return "";
     const pick = (label, at) => {
-      const select = el("select", { "aria-label": label });
+      const select = el("select", { class: "dq-select", "aria-label": label });
+      const made = el("p", { class: "dq-sub" });
+      const say = () => { made.textContent = choices[Number(select.value)].runs; };
       choices.forEach((c, i) => select.append(el("option", { value: String(i) }, c.label)));
       select.value = String(at);
-      return select;
+      select.addEventListener("change", say);
+      say();
+      return [select, el("div", { class: "dq-picked" }, select, made)];
     };
-    const first = pick("First comparison", 1), second = pick("Second comparison", 0);
+    const [first, one] = pick("First comparison", 1), [second, other] = pick("Second comparison", 0);
     const button = press("Compare the two", "beside", async () => {
       const [a, b] = [first, second].map((s) => choices[Number(s.value)]);
       const found = await ask("beside", { first: a, second: b });
@@ -208,7 +212,7 @@ export function runs({ element, server }) {
       beside.scrollIntoView({ block: "nearest" });
     });
     return el("div", { class: "dq-chooser" }, el("h3", {}, "Two side by side"),
-      el("div", { class: "dq-chooserow" }, first, second, button));
+      el("div", { class: "dq-chooserow" }, one, other, button));
   }
 
   document.addEventListener("visibilitychange", () => { if (document.visibilityState === "visible" && root.isConnected) refresh(); });

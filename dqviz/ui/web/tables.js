@@ -1,6 +1,6 @@
 // Sections of words and numbers: tables, headline, the empty page, commands, downloads.
 import { exportButtons } from "./exports.js";
-import { badge, copy, el, heading, save, swatch } from "./tools.js";
+import { badge, commandParts, copy, el, heading, save, swatch } from "./tools.js";
 
 function cell(c, tag, extra = {}) {
   const node = el(tag, { ...extra, title: c.title });
@@ -48,7 +48,7 @@ function drawCommand(section) {
   const button = el("button", { type: "button", class: "dq-small" }, "Copy");
   button.addEventListener("click", () => copy(section.text, button));
   return el("section", { class: "dq-card dq-command" }, heading(section, button),
-    el("pre", { tabindex: "0", "aria-label": "Command" }, el("code", {}, section.text)));
+    el("pre", { tabindex: "0", "aria-label": "Command" }, el("code", {}, commandParts(section.text))));
 }
 
 function drawDownloads(section, context) {

@@ -42,6 +42,11 @@ export async function copy(text, button) {
   setTimeout(() => (button.textContent = before), 1600);
 }
 
+// A command for reading: a line breaks before an option, and inside one only where it is longer than a line.
+export function commandParts(text) {
+  return text.startsWith("#") ? [text] : text.split(/ (?=--)/).flatMap((part, i) => [i ? " " : "", el("span", { class: "dq-part" }, part)]);
+}
+
 export function choice(label, options, value, change) {
   const group = el("div", { class: "dq-choice", role: "group", "aria-label": label });
   for (const [key, text] of options) {

@@ -1,6 +1,6 @@
 // A page: its sections, each drawn by the drawer of its kind: (section, context) -> node.
 // A module that draws sections exports `drawers`, kind -> drawer, and is added to the list here.
-import { drawers as pictures } from "./pictures.js";
+import { drawers as pictures } from "./clips.js";
 import { drawers as plots } from "./plots.js";
 import { drawers as tables } from "./tables.js";
 import { drawers as tour } from "./tour.js";
@@ -10,7 +10,7 @@ const drawers = { ...pictures, ...plots, ...tables, ...tour };
 
 export function view({ element, props, server }) {
   const root = element.querySelector(".dq-view");
-  const context = { server, loupe: null, pictures: null }; // what drawers share; loupe outlives a redraw
+  const context = { server, loupe: null, clock: null, pictures: null }; // what drawers share; loupe and clock outlive a redraw
   let drawn = null;
   function draw() {
     if (props.view_json === drawn) return;

@@ -3,7 +3,7 @@
 import { exportButtons } from "../exports.js";
 import { drawPlot, narrow, redraws, svgOf, withoutLegend } from "../plots.js";
 import { drawers as tables } from "../tables.js";
-import { badge, choice, copy, el, heading, options } from "../tools.js";
+import { badge, choice, commandParts, copy, el, heading, options } from "../tools.js";
 
 function drawLearned(first, context) {
   const card = el("section", { class: "dq-card dq-learned" });
@@ -75,7 +75,7 @@ function drawLearned(first, context) {
     button.addEventListener("click", () => copy(command, button));
     return el("div", { class: "dq-starter" },
       el("div", { class: "dq-emptyline" }, el("a", { class: "dq-primary dq-linkbutton", href: link }, "Set it up on the Compare page")),
-      el("div", { class: "dq-emptyline dq-commandline" }, el("pre", { tabindex: "0", "aria-label": "Command" }, el("code", {}, command)), button));
+      el("div", { class: "dq-emptyline dq-commandline" }, el("pre", { tabindex: "0", "aria-label": "Command" }, el("code", {}, commandParts(command))), button));
   }
 
   function fill() {

@@ -1,5 +1,5 @@
 // What was chosen in a view, as options of the method: a link into Compare, and the same as a command.
-import { copy, el } from "../tools.js";
+import { commandParts, copy, el } from "../tools.js";
 
 // A word of a command line, quoted where a shell would read more than a word.
 const word = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'"'"'`)}'`);
@@ -29,7 +29,7 @@ export function outcome(section) {
     const pairs = Object.entries(options).map(([name, value]) => `${name}=${written(value)}`);
     said.textContent = pairs.join("  ") || "none: as the method is by default";
     link.href = compareLink(section, options);
-    code.textContent = commandOf("compare", section, options);
+    code.replaceChildren(...commandParts(commandOf("compare", section, options)));
   }
   return { node, show };
 }

@@ -1,0 +1,37 @@
+"""What every result says of the device that it was measured on, and how it is written."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dqviz.files import write_json, write_text
+from dqviz.machine import processor, with_threads
+from quant.errors import DQVizError
+
+
+def device() -> str:
+    """The processor, with the threads that torch computes on, in float32."""
+    import torch
+
+    return f"{with_threads(processor(), torch.get_num_threads())}, float32"
+
+
+def written(
+    name: str,
+    folder: Path,
+    measure: Callable[[], dict[str, Any]],
+    markdown: Callable[[dict[str, Any]], str],
+) -> int:
+    """Measure, and write `name`.json and its page into a folder; the exit status."""
+    try:
+        found = measure()
+    except DQVizError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / f"{name}.json", found)
+    write_text(folder / f"{name}.md", markdown(found))
+    return 0

@@ -1,0 +1,111 @@
+"""What a study holds of plans that were chosen: the plans, what predictions were held against, what was drawn.
+
+Rows of the study's database; each plan is there once, whoever names it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from quant.errors import unknown
+
+from .files import dump, now
+from .measurements import Measurements, free_row, has_table, slug
+
+
+class Allocations(Measurements):
+    """Plans under budgets, of one study."""
+
+    def allocations(self) -> list[dict[str, Any]]:
+        """Every allocation in order: id, name, key, created, sensitivity, plan (fingerprint), record."""
+        with self._database() as db:
+            if not has_table(db, "allocations"):
+                return []
+            rows = db.execute("SELECT * FROM allocations ORDER BY id").fetchall()
+        return [{**dict(row), "record": json.loads(row["record"])} for row in rows]
+
+    def allocated_plan(self, name: str) -> dict[str, Any]:
+        """The plan of one allocation."""
+        found = {row["name"]: row for row in self.allocations()}
+        if name not in found:
+            raise unknown("allocation", name, found, f"Study: {self.folder}")
+        with self._database() as db:
+            sought = "SELECT plan FROM plans WHERE fingerprint = ?"
+            row = db.execute(sought, (found[name]["plan"],)).fetchone()
+        return json.loads(row["plan"])
+
+    def add_allocation(
+        self,
+        wanted: str,
+        key: str,
+        sensitivity: str,
+        plan: tuple[str, Mapping[str, Any]],
+        record: Mapping[str, Any],
+    ) -> str:
+        """Keep a plan with what is said of it; one that answers the same question gives way. Returns its name.
+
+        Args:
+            wanted: name of a new one; the next free one is taken.
+            key: fingerprint of what was asked for.
+            sensitivity: name of the table that it was made from.
+            plan: fingerprint and JSON.
+            record: what is said of it.
+        """
+        self._check_writable()
+        with self._database() as db:
+            db.execute("INSERT OR IGNORE INTO plans VALUES (?, ?)", (plan[0], dump(plan[1])))
+            held = db.execute("SELECT name FROM allocations WHERE key = ?", (key,)).fetchone()
+            name = (
+                str(held["name"])
+                if held is not None
+                else free_row(db, "allocations", slug(wanted) or "plan")
+            )
+            db.execute("DELETE FROM allocations WHERE key = ?", (key,))
+            db.execute(
+                "INSERT INTO allocations (name, key, created, sensitivity, plan, record)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (name, key, now(), sensitivity, plan[0], dump(record)),
+            )
+        return name
+
+    def plan_loss(self, key: str) -> dict[str, Any] | None:
+        """What a plan lost on some samples; None where it was not drawn on them."""
+        with self._database() as db:
+            if not has_table(db, "plan_losses"):
+                return None
+            row = db.execute("SELECT record FROM plan_losses WHERE key = ?", (key,)).fetchone()
+        return None if row is None else json.loads(row["record"])
+
+    def add_plan_loss(
+        self, key: str, plan: tuple[str, Mapping[str, Any]], record: Mapping[str, Any]
+    ) -> None:
+        """Keep what a plan lost."""
+        self._check_writable()
+        with self._database() as db:
+            db.execute("INSERT OR IGNORE INTO plans VALUES (?, ?)", (plan[0], dump(plan[1])))
+            db.execute(
+                "INSERT OR REPLACE INTO plan_losses VALUES (?, ?, ?, ?)",
+                (key, plan[0], now(), dump(record)),
+            )
+
+    def calibrations(self, sensitivity: str, metric: str) -> Sequence[dict[str, Any]]:
+        """Records of the calibrations of one sweep (by its key) and metric, in order."""
+        with self._database() as db:
+            if not has_table(db, "calibrations"):
+                return []
+            rows = db.execute(
+                "SELECT record FROM calibrations WHERE sensitivity = ? AND metric = ? ORDER BY id",
+                (sensitivity, metric),
+            ).fetchall()
+        return [json.loads(row["record"]) for row in rows]
+
+    def add_calibration(self, sensitivity: str, metric: str, record: Mapping[str, Any]) -> None:
+        """Keep a calibration; later ones count."""
+        self._check_writable()
+        with self._database() as db:
+            db.execute(
+                "INSERT INTO calibrations (sensitivity, metric, created, record) VALUES (?, ?, ?, ?)",
+                (sensitivity, metric, now(), dump(record)),
+            )

@@ -1,0 +1,163 @@
+"""`dqviz sensitivity`: what rounding single layers costs the picture, measured into a study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .base import (
+    CALIBRATION,
+    NO_LIST,
+    Base,
+    CalibrationSeeds,
+    Classes,
+    Device,
+    DType,
+    Frames,
+    Guidance,
+    Json,
+    Loras,
+    Model,
+    Negative,
+    Offline,
+    Options,
+    OutlierFactor,
+    OutlierKind,
+    OutlierSeed,
+    Prompts,
+    PromptsFile,
+    Revision,
+    Size,
+    Steps,
+    Windows,
+    options_of,
+    outliers_of,
+    prompts_of,
+    show,
+    source_fields,
+    watched,
+)
+
+
+def sensitivity(
+    model: Model,
+    bits: Annotated[
+        str, typer.Option("--bits", "-b", metavar="LIST", help="Bits of the cells, e.g. 3,4,6,8.")
+    ],
+    tier: Annotated[
+        str,
+        typer.Option(
+            "--tier",
+            metavar="KEY",
+            help="weight, layer, gradient or exact: from seconds to hours, ever closer to the picture.",
+        ),
+    ] = "gradient",
+    windows: Windows = 4,
+    method: Annotated[
+        str, typer.Option("--method", "-m", metavar="KEY", help="Method that rounds the layers.")
+    ] = "rtn",
+    option: Options = NO_LIST,
+    sites: Annotated[
+        str | None,
+        typer.Option("--sites", metavar="REGEX", help="Layers whose names it finds; default all."),
+    ] = None,
+    seeds: Annotated[
+        str,
+        typer.Option(
+            "--seeds",
+            metavar="SEEDS",
+            help="Seeds to draw; others than those that plans are verified and reported on.",
+        ),
+    ] = "200000-200007",
+    probes: Annotated[
+        int,
+        typer.Option("--probes", metavar="N", help="Tier gradient: random directions per sample."),
+    ] = 8,
+    both_ways: Annotated[
+        bool,
+        typer.Option("--both-ways", help="Tier exact: also with everything rounded but the cell."),
+    ] = False,
+    pictures: Annotated[
+        bool,
+        typer.Option("--pictures/--no-pictures", help="Tier exact: also by metrics of pictures."),
+    ] = True,
+    study: Annotated[
+        Path | None,
+        typer.Option(
+            "--study", metavar="DIR", help="Study folder to write into; default studies/MODEL."
+        ),
+    ] = None,
+    revision: Revision = None,
+    base: Base = None,
+    lora: Loras = NO_LIST,
+    offline: Offline = False,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    classes: Classes = "",
+    prompt: Prompts = NO_LIST,
+    prompts_file: PromptsFile = None,
+    negative: Negative = None,
+    size: Size = None,
+    frames: Frames = None,
+    calibration_seeds: CalibrationSeeds = CALIBRATION,
+    outliers: OutlierFactor = None,
+    outliers_kind: OutlierKind = "static",
+    outliers_seed: OutlierSeed = 0,
+    device: Device = "auto",
+    dtype: DType = "auto",
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            "--batch-size",
+            "--batch",
+            metavar="N",
+            help="Samples per batch; results do not depend on it.",
+        ),
+    ] = 8,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray", metavar="ADDRESS", help="Measure on a Ray cluster: HOST:PORT, or auto."
+        ),
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Measure what rounding each layer costs."""
+    from ..sweeping import SweepRequest, sweep
+    from ..tables import swept
+
+    request = SweepRequest.parse(
+        {
+            **source_fields(model, revision, base, lora, offline),
+            "tier": tier,
+            "bits": bits,
+            "windows": windows,
+            "method": method,
+            "options": options_of(option),
+            "sites": sites,
+            "seeds": seeds,
+            "probes": probes,
+            "both_ways": both_ways,
+            "pictures": pictures,
+            "out": study,
+            "calibration_seeds": calibration_seeds,
+            "classes": classes,
+            "prompts": prompts_of(prompt, prompts_file),
+            "negative": negative,
+            "size": size,
+            "frames": frames,
+            "steps": steps,
+            "guidance": guidance,
+            "outliers": outliers_of(outliers, outliers_kind, outliers_seed),
+            "device": device,
+            "dtype": dtype,
+            "batch_size": batch_size,
+            "ray": ray,
+        },
+        "command line",
+    )
+    with watched() as (progress, cancelled):
+        made = sweep(request, progress, cancelled)
+    show(made, json_, swept(made))

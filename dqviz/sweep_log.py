@@ -1,0 +1,97 @@
+"""The cells of a sweep on disk: a line each, as they are found, and at the end the table.
+
+    sensitivity/.KEY.unfinished.jsonl    a line for each cell: its rows, and what it took
+    sensitivity/NAME.jsonl               the finished table, a line for each row (`quant.sensitivity.table`)
+
+A line that a killed process cut off goes when the sweep goes on; a line that is there is a cell that is done.
+Cells may be found in any order: a cluster measures several at once. The table has that of the sweep, and no
+times, so it is the same however a sweep went.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from quant.errors import BadInput
+from quant.sensitivity.cells import Row
+
+from .files import dump, faults, write_text
+
+FOLDER = "sensitivity"
+TOOK = ("seconds", "calls", "evaluations", "backward_calls")
+
+
+def unfinished(key: str) -> str:
+    """Where the cells of a sweep that is not done are, relative to the study."""
+    return f"{FOLDER}/.{key}.unfinished.jsonl"
+
+
+class SweepLog:
+    """The cells of one sweep, those of earlier attempts first."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._lines: list[dict[str, Any]] = []
+        with faults(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if file.is_file():
+                whole = whole_lines(file)
+                self._lines = [_parsed(line, file) for line in whole]
+                if "".join(whole).encode() != file.read_bytes():
+                    write_text(file, "".join(whole))
+
+    def add(self, rows: Sequence[Row], took: Mapping[str, float]) -> None:
+        """One cell more."""
+        line = {"rows": [row.to_json() for row in rows], **{name: took[name] for name in TOOK}}
+        with faults(self.file), self.file.open("a", encoding="utf-8") as stream:
+            stream.write(dump(line) + "\n")
+        self._lines.append(line)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    @property
+    def rows(self) -> list[Row]:
+        """Of all cells, in the order that they were found."""
+        return _rows(self._lines, self.file)
+
+    def total(self, name: str) -> float:
+        """Seconds or evaluations over all cells, whenever they were measured."""
+        return sum(line[name] for line in self._lines)
+
+
+def read_cells(file: Path) -> list[Row]:
+    """Rows of a sweep that is not done, as far as they are written."""
+    return _rows(read_table(file), file) if file.is_file() else []
+
+
+def _rows(lines: Sequence[Mapping[str, Any]], file: Path) -> list[Row]:
+    return [Row.parse(row, str(file)) for line in lines for row in line["rows"]]
+
+
+def whole_lines(file: Path) -> list[str]:
+    """The lines of a file that end; one that is being written, or was cut off, does not."""
+    text = file.read_text(encoding="utf-8", errors="replace")
+    return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def write_table(file: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """A finished table, at once."""
+    write_text(file, "".join(dump(line) + "\n" for line in lines))
+
+
+def read_table(file: Path) -> list[dict[str, Any]]:
+    """The lines of a finished table; BadInput when it is gone or damaged."""
+    if not file.is_file():
+        raise BadInput(f"{file} is missing; restore it, or sweep again")
+    return [_parsed(line, file) for line in whole_lines(file)]
+
+
+def _parsed(line: str, file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise BadInput(f"{file} is damaged ({error}); remove it, and sweep again") from None

@@ -1,0 +1,498 @@
+"""Sweeps into a study: what rounding single layers, in windows of steps, costs the picture.
+
+One call measures every cell of one tier (`quant.sensitivity`), or goes on where one of the same sweep was
+stopped. Cells are on disk as soon as they are found; a finished sweep is one table of the study.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from quant import cards
+from quant.errors import BadInput, Cancelled, unknown
+from quant.schema import Sample, Sampler, Window, disjoint, fingerprint
+from quant.seen_layout import CalibrationOptions
+from quant.sensitivity import list_tiers
+from quant.sensitivity.cells import cells_of, format_of
+from quant.sensitivity.floor import floors, noise
+from quant.sensitivity.table import flat
+from quant.sources import check_source, locate
+from quant.support import unfit
+
+from .drawing import sampler_of, samples_of
+from .events import Done, OnEvent
+from .planning import (
+    load,
+    needed_memory,
+    needs_statistics,
+    statistics_file,
+    watched_statistics,
+)
+from .request import (
+    ModelRequest,
+    Names,
+    Seeds,
+    check_drawing,
+    check_seeds,
+    check_windows,
+    condition_words,
+    option_words,
+    outlier_words,
+    seeds_text,
+    source_words,
+    split_options,
+)
+from .studies import place, writable
+from .study import Study, check_folder, default_folder
+from .sweep_log import SweepLog, unfinished
+from .watch import Watch
+
+if TYPE_CHECKING:
+    from quant.blueprint import Blueprint
+    from quant.calibration import Seen
+    from quant.models import Model
+    from quant.sensitivity.cells import Cell, Row
+    from quant.sensitivity.sampling import Counter
+    from quant.sensitivity.task import Settings
+
+SWEEP_SEEDS = tuple(range(200_000, 200_008))
+PARTS = 1000  # of a sweep, for its progress
+_TOOK = ("calls", "evaluations", "backward_calls")
+_ADDRESS = re.compile(r"auto|[\w.-]+:\d{1,5}")
+
+Keep = Callable[[Sequence["Row"], Mapping[str, float]], None]  # rows of a cell, what it took
+
+
+class SweepRequest(ModelRequest):
+    """One sweep."""
+
+    unwritten: ClassVar[frozenset[str]] = ModelRequest.unwritten | {"ray"}
+
+    tier: str = "gradient"
+    bits: Names = ()
+    windows: int = 4
+    method: str = "rtn"
+    options: dict[str, Any] = {}  # of the method
+    sites: str | None = None  # a regular expression that finds their names; None: all
+    seeds: Seeds = SWEEP_SEEDS
+    probes: int = 8  # tier gradient: random directions per sample
+    both_ways: bool = False  # tier exact: also everything rounded but the cell
+    pictures: bool = True  # tier exact: also the metrics of pictures
+    ray: str | None = None  # HOST:PORT of a Ray cluster that measures it, or "auto"
+
+
+def check_fields(request: SweepRequest) -> None:
+    """What can be told without the engine; raises BadInput."""
+    if request.tier not in list_tiers():
+        raise unknown("tier", request.tier, list_tiers(), f"They are: {', '.join(list_tiers())}")
+    if request.method not in cards.methods():
+        raise unknown("method", request.method, cards.methods(), "List them: dqviz methods")
+    if not request.bits:
+        raise BadInput("no bits were given; e.g. --bits 3,4,6,8")
+    for bits in request.bits:
+        reason = unfit(cards.methods()[request.method], format_of(bits, "weight"), None)
+        if reason:
+            raise BadInput(f"bits '{bits}': {request.method} {reason}; take other bits")
+        format_of(bits, "activation")
+    if len(set(request.bits)) < len(request.bits):
+        raise BadInput(f"bits '{','.join(request.bits)}': each width once")
+    if not 1 <= request.probes <= 4096:
+        raise BadInput(f"probes {request.probes} is out of range; 1 to 4096, e.g. --probes 8")
+    _pattern(request.sites)
+    if request.ray is not None and not _ADDRESS.fullmatch(request.ray):
+        raise BadInput(
+            f"ray '{request.ray}' is no address of a cluster; write HOST:PORT as `ray start` told it, e.g. "
+            "--ray 10.0.0.1:6379, or auto for the one that runs here"
+        )
+    check_seeds(request.seeds)
+    disjoint(request.seeds, request.calibration_seeds, "--seeds", "--calibration-seeds")
+    check_windows(request.windows, request.steps)
+    check_drawing(request)
+
+
+def title(request: SweepRequest) -> tuple[str, Path]:
+    """What a list of jobs calls this sweep, and the study folder that it writes into."""
+    check_fields(request)
+    model = request.model if request.outliers is None else request.outliers.marked(request.model)
+    what = f"sensitivity at {','.join(request.bits)} bits, tier {request.tier}"
+    text = f"{model}: {what}, {request.method}"
+    return text, place(
+        request.out or default_folder(request.model, request.outliers, request.loras)
+    )
+
+
+def as_command(request: SweepRequest) -> str:
+    """The command line that makes this sweep again."""
+    defaults = SweepRequest(model="")
+    words = ["dqviz", "sensitivity", request.model, "--bits", ",".join(request.bits)]
+    words += source_words(request) + condition_words(request)
+    words += option_words(request.options) + outlier_words(request.outliers)
+    for name in ("seeds", "calibration_seeds"):
+        if getattr(request, name) != getattr(defaults, name):
+            words += [f"--{name.replace('_', '-')}", seeds_text(getattr(request, name))]
+    for name in _PLAIN:
+        value = getattr(request, name)
+        if value != getattr(defaults, name):
+            flag = {"out": "study"}.get(name, name.replace("_", "-"))
+            words += [f"--{flag}", str(value)]
+    words += ["--both-ways"] if request.both_ways else []
+    words += [] if request.pictures else ["--no-pictures"]
+    return shlex.join(words)
+
+
+_PLAIN = (
+    "tier",
+    "windows",
+    "method",
+    "sites",
+    "probes",
+    "steps",
+    "guidance",
+    "device",
+    "dtype",
+    "batch_size",
+    "ray",
+    "out",
+)
+
+
+def sweep(
+    request: SweepRequest,
+    on_event: OnEvent | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> dict[str, Any]:
+    """Measure every cell of the request into its study and return what is said about them.
+
+    Keys: `study`, `sensitivity` (its name there), `file`, `tier`, `method`, `bits`, `windows`, `sites`,
+    `metrics`, `cells`, `rows`, `seconds` (of all workers together), `denoiser_calls` (evaluations of the network,
+    each of one sample with both guidance branches, over all attempts and workers), `backward_calls`, `naive_calls` (what drawing every cell whole and
+    by itself takes), `noise_floor` (for each metric, operand and whether of all steps), `noise` (standard error
+    by metric and bits), `groups` (metric group by site), `evidence`, `device`, `samples`, `seeds`, `reused` (it was there
+    already), `resumed_cells` (taken over from an attempt that was stopped), `command`, `request`.
+
+    Raises BadInput or EnvironmentFault before anything is measured; Cancelled with the finished cells kept.
+    """
+    check_source(request.source)
+    check_fields(request)
+    folder = writable(request.out or default_folder(request.model, request.outliers, request.loras))
+    check_folder(folder)
+    if request.ray is not None:
+        from .spreading import check_cluster
+
+        check_cluster(request.ray)
+    watch = Watch(on_event, cancelled, previews=False)
+    watch.stage("load", f"loading {request.model}")
+    task = _prepare(request, folder, watch)
+    held = _held(task)
+    if held is None:
+        try:
+            held = _measure(task)
+        except Cancelled:
+            raise Cancelled(
+                "cancelled; finished cells are kept, and the same sweep goes on from there"
+            ) from None
+    watch.finish()
+    watch.emit(Done(held))
+    return held
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a request asks of the engine: the same in every process that measures cells of it."""
+
+    request: SweepRequest
+    model: Model
+    memory_bytes: int  # that loading and measuring it takes, predicted
+    sites: tuple[str, ...]
+    samples: tuple[Sample, ...]
+    calibration: tuple[Sample, ...]
+    sampler: Sampler
+    windows: tuple[Window, ...]
+    settings: Settings
+    options: dict[str, Any]  # of the method, defaults included
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """Every cell, in the order of the table."""
+        operands, bits = list_tiers()[self.request.tier].operands, self.request.bits
+        return cells_of(self.sites, bits, len(self.windows), operands, whole=self.settings.whole)
+
+
+@dataclass(frozen=True)
+class _Task(Inputs):
+    """One sweep under way."""
+
+    watch: Watch
+    study: Study
+    manifest: dict[str, Any]  # equal manifests mean equal tables
+
+    @property
+    def key(self) -> str:
+        """Fingerprint of the manifest."""
+        return fingerprint(self.manifest)
+
+
+def inputs_of(request: SweepRequest) -> Inputs:
+    """Load the model and check all that only it can tell; raises BadInput or EnvironmentFault."""
+    from quant.plans import windows_for
+    from quant.quantization import parse_options
+    from quant.sensitivity.task import Settings
+
+    (given,) = split_options((request.method,), request.options)
+    options = parse_options(request.method, given)
+    settings = Settings(
+        batch_size=request.batch_size,
+        probes=request.probes,
+        both_ways=request.both_ways,
+        pictures=request.pictures,
+    )
+    located = locate(request.source)
+    model = load(located, request.device, request.dtype, outliers=request.outliers)
+    sites = _found(request, model)
+    sampler = sampler_of(model, request)
+    return Inputs(
+        request=request,
+        model=model,
+        memory_bytes=needed_memory(located, request.outliers),
+        sites=sites,
+        samples=samples_of(model, request, request.seeds),
+        calibration=samples_of(model, request, request.calibration_seeds),
+        sampler=sampler,
+        windows=windows_for(sampler, request.windows),
+        settings=settings,
+        options=options.to_json(),
+    )
+
+
+def measure_cells(
+    inputs: Inputs,
+    seen: Seen | None,
+    done: Collection[Cell],
+    keep: Keep,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Measure every cell that is not done, in this process; `keep` gets the rows of each as it is found."""
+    from quant.sensitivity.sampling import Counter
+    from quant.sensitivity.sweep import measure
+
+    from .records import classifier_of
+
+    request, counter = inputs.request, Counter()
+    measure(
+        request.tier,
+        inputs.model,
+        inputs.sites,
+        request.bits,
+        inputs.windows,
+        inputs.samples,
+        inputs.sampler,
+        method=request.method,
+        options=inputs.options,
+        seen=seen,
+        classifier=classifier_of(inputs.model) if request.tier == "exact" else None,
+        settings=inputs.settings,
+        counter=counter,
+        done=done,
+        on_rows=_keeper(keep, counter),
+        on_progress=on_progress,
+    )
+
+
+def _prepare(request: SweepRequest, folder: Path, watch: Watch) -> _Task:
+    """The inputs, and then the study, which is opened last."""
+    from .records import describe, versions
+
+    inputs = inputs_of(request)
+    study = Study.open_or_create(folder, describe(inputs.model), versions())
+    task = _Task(**vars(inputs), watch=watch, study=study, manifest={})
+    return replace(task, manifest=_manifest(task))
+
+
+def _manifest(task: _Task) -> dict[str, Any]:
+    """What the table is made from: batches, which change no number, are no part of it."""
+    from quant.calibration import manifest_of
+
+    model, request = task.model, task.request
+    calibration = None
+    if _calibrated(request):
+        calibration = manifest_of(model, task.calibration, task.sampler, CalibrationOptions())
+    return {
+        "model": task.study.manifest["model"]["fingerprint"],
+        "weights": task.study.manifest["model"]["weights"],
+        "dtype": str(model.dtype),
+        "tier": request.tier,
+        "sites": list(task.sites),
+        "bits": list(request.bits),
+        "windows": [window.to_json() for window in task.windows],
+        "method": request.method,
+        "options": task.options,
+        "settings": {k: v for k, v in task.settings.to_json().items() if k != "batch_size"},
+        "samples": [sample.to_json() for sample in task.samples],
+        "sampler": task.sampler.to_json(),
+        "calibration": calibration,
+    }
+
+
+def _calibrated(request: SweepRequest) -> bool:
+    """Whether statistics are read: by the method, or to weigh the weights' errors."""
+    return not list_tiers()[request.tier].draws or needs_statistics([request.method])
+
+
+def _pattern(text: str | None) -> re.Pattern[str]:
+    try:
+        return re.compile(text or "")
+    except re.error as error:
+        raise BadInput(
+            f"sites '{text}' is no regular expression ({error}); e.g. --sites 'attn1|ff'"
+        ) from None
+
+
+def _found(request: SweepRequest, model: Model) -> tuple[str, ...]:
+    """Names of the sites that are asked for, in the order of the model."""
+    free = [site.name for site in model.sites if site.kept_reason is None]
+    found = tuple(name for name in free if _pattern(request.sites).search(name))
+    if not found:
+        raise BadInput(
+            f"sites '{request.sites}' finds none of the {len(free)} layers that are not kept in 16 bit, "
+            f"e.g. {free[0]}; list them: dqviz layers {model.ref}"
+        )
+    return found
+
+
+def _held(task: _Task) -> dict[str, Any] | None:
+    """What the study says of this very sweep, when it is finished there."""
+    for row in task.study.sensitivities():
+        whole = row["key"] == task.key and row["status"] == "done"
+        if whole and (task.study.folder / row["file"]).is_file():
+            return {**row["record"], "study": str(task.study.folder), "reused": True}
+    return None
+
+
+def _measure(task: _Task) -> dict[str, Any]:
+    """Measure what is left of the cells, and put the table into the study."""
+    from .records import device_name
+
+    request, model, watch = task.request, task.model, task.watch
+    watch.plan(PARTS)
+    seen = _statistics(task)
+    groups = {site.name: site.group for site in model.sites if site.name in set(task.sites)}
+    evidence = list_tiers()[request.tier].evidence
+    name = task.study.begin_sensitivity(
+        f"{request.tier}-{request.method}",
+        task.key,
+        task.manifest,
+        tier=request.tier,
+        method=request.method,
+        record={"groups": groups, "evidence": evidence},
+    )
+    log = SweepLog(task.study.folder / unfinished(task.key))
+    resumed = len(log)
+    cells = f"{len(task.sites)} sites at {', '.join(request.bits)} bits"
+    watch.stage("sensitivity", f"measuring {cells}, tier {request.tier}", PARTS, name)
+    done = frozenset(row.cell for row in log.rows)
+    if request.ray is None:
+        measure_cells(task, seen, done, log.add, partial(_tell, watch))
+    else:
+        from .spreading import spread
+
+        file = None if seen is None else _statistics_file(task)
+        spread(task, file, done, log.add, partial(_tell, watch))
+    place_of = {cell: i for i, cell in enumerate(task.cells)}
+    rows = sorted(log.rows, key=lambda row: place_of[row.cell])
+    ways = 2 if request.tier == "exact" and request.both_ways else 1
+    record = {
+        "sensitivity": name,
+        "tier": request.tier,
+        "method": request.method,
+        "bits": list(request.bits),
+        "windows": request.windows,
+        "sites": len(task.sites),
+        "metrics": list(dict.fromkeys(row.metric for row in rows)),
+        "cells": len(log),
+        "rows": len(rows),
+        "seconds": log.total("seconds"),
+        "denoiser_calls": int(log.total("evaluations")),
+        "backward_calls": int(log.total("backward_calls")),
+        "naive_calls": ways * len(log) * len(task.samples) * task.sampler.steps,
+        "noise_floor": [floor.to_json() for floor in floors(rows).values()],
+        "noise": {f"{metric} {bits}": value for (metric, bits), value in noise(rows).items()},
+        "groups": groups,
+        "evidence": evidence,
+        "device": device_name(model),
+        "samples": len(task.samples),
+        "seeds": list(request.seeds),
+        "resumed_cells": resumed,
+        "outliers": None if model.outliers is None else model.outliers.to_json(),
+        "command": as_command(request),
+        "request": request.to_json(),
+    }
+    file = f"sensitivity/{name}.jsonl"
+    table, blueprint = flat(rows, groups, evidence), _blueprint(task).to_json()
+    task.study.end_sensitivity(name, table, blueprint, {**record, "file": file})
+    return {**record, "file": file, "study": str(task.study.folder), "reused": False}
+
+
+def _blueprint(task: _Task) -> Blueprint:
+    from quant.drafting import blueprint_of
+    from quant.generation import timesteps_of
+
+    return blueprint_of(
+        task.model,
+        task.request.method,
+        task.options,
+        task.sites,
+        task.request.bits,
+        task.windows,
+        task.samples[0],
+        task.sampler,
+        timesteps_of(task.sampler),
+    )
+
+
+def _statistics(task: _Task) -> Seen | None:
+    """The calibration, where one is read; recorded first, as a stage of its own, where it is not there."""
+    if not _calibrated(task.request):
+        return None
+    steps = 0
+    if _statistics_file(task) is None:
+        steps = len(task.calibration) * task.sampler.steps
+        task.watch.plan(PARTS + steps)
+    asked = [(task.request.method, task.options)]
+    return watched_statistics(
+        task.model,
+        task.calibration,
+        task.sampler,
+        task.request.batch_size,
+        task.study.folder,
+        task.watch,
+        steps,
+        asked if needs_statistics([task.request.method]) else (),
+    )
+
+
+def _statistics_file(task: _Task) -> Path | None:
+    return statistics_file(task.study.folder, task.manifest["calibration"])
+
+
+def _tell(watch: Watch, done: int, total: int) -> None:
+    watch.advance_to(done / max(total, 1), PARTS)
+
+
+def _keeper(keep: Keep, counter: Counter) -> Callable[[Sequence[Row]], None]:
+    """Hands the rows of each cell on, with what was spent since the cell before."""
+    last: list[Any] = [time.perf_counter(), replace(counter)]
+
+    def hand_on(rows: Sequence[Row]) -> None:
+        now = time.perf_counter()
+        took = {name: getattr(counter, name) - getattr(last[1], name) for name in _TOOK}
+        keep(rows, {"seconds": now - last[0], **took})
+        last[:] = [now, replace(counter)]
+
+    return hand_on

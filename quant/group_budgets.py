@@ -1,0 +1,166 @@
+"""One budget split between groups of items, and the scan over splits of the paper.
+
+ViDiT-Q-MP (https://arxiv.org/abs/2406.02540) judges each group by the metric that it controls: losses of two groups cannot
+be added, so every group is allocated alone, under average bits B_g of its own:
+
+    sum_g P_g B_g = B sum_g P_g,   B_g = k_g B_0     =>     B_0 = B sum_g P_g / sum_g k_g P_g
+
+with P_g the numbers of a group (weights, or elements of activations) and B the average over all. For the content group c
+and the quality group q, with k_q = 1, k_c = k and r = P_c / P_q, that is
+
+    B_q = B (1 + r) / (1 + k r),   B_c = k B_q
+
+Which split is best is not known before; the released scan of MixDQ (https://arxiv.org/abs/2405.17873) tries k (weights: 10
+values from 0.46 to 1.36; activations: 20 from 0.94 to 1.09) and B (10 values from the target - 0.3 to the target), solves
+every group inside a band of B_g +- 0.02, and picks by drawing with every candidate. Upper budgets alone are our default;
+the band is an option.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from math import isfinite
+
+import numpy as np
+
+from .allocation import Allocation, Key, Operand, Problem, solve
+from .errors import BadInput, unknown
+
+BAND = 0.02  # bits to both sides, as released
+BELOW = 0.3  # bits below the target, where the scan of B begins
+BUDGETS = 10  # values of B
+SCAN: Mapping[Operand, tuple[float, float, int]] = {  # first and last k, how many
+    "weight": (0.46, 1.36, 10),
+    "activation": (0.94, 1.09, 20),
+}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One split of the scan, and what came of it."""
+
+    target: float  # B, average bits over all groups
+    k: float  # of the content group
+    bits: Mapping[str, float]  # B_g, by group
+    allocations: Mapping[str, Allocation] = field(default_factory=dict)  # by group
+    refused: str | None = None  # why there are none
+
+
+def group_budgets(
+    sizes: Mapping[str, float], target: float, k: Mapping[str, float]
+) -> dict[str, float]:
+    """Average bits B_g of every group.
+
+    Args:
+        sizes: P_g, how many numbers a group has.
+        target: B, average bits over all.
+        k: k_g, relative to the groups that are not named, which have 1.
+
+    Raises BadInput for groups without a size, and for numbers that are not positive.
+    """
+    for name in k:
+        if name not in sizes:
+            raise unknown("group", name, sizes)
+    named = {"target": target, **{f"size of {g}": p for g, p in sizes.items()}}
+    for what, value in [*named.items(), *((f"k of {g}", v) for g, v in k.items())]:
+        if not isfinite(value) or value <= 0:
+            raise BadInput(f"{what} is {value:g}; a number above 0 works")
+    weighted = sum(k.get(g, 1.0) * p for g, p in sizes.items())
+    base = target * sum(sizes.values()) / weighted  # B_0
+    return {g: k.get(g, 1.0) * base for g in sizes}
+
+
+def scan(target: float, operand: Operand) -> list[tuple[float, float]]:
+    """B and k of every candidate, in the released ranges; the largest B first.
+
+    Raises BadInput for a target of which nothing is left.
+    """
+    if not isfinite(target) or target <= BELOW:
+        raise BadInput(
+            f"target {target:g} is no average of bits to scan below; above {BELOW} works"
+        )
+    averages = np.linspace(target, target - BELOW, BUDGETS)
+    return [(float(b), float(k)) for b in averages for k in np.linspace(*SCAN[operand])]
+
+
+def candidates(
+    problem: Problem,
+    groups: Mapping[str, Collection[Key]],
+    sizes: Mapping[str, float],
+    *,
+    content: str,
+    target: float,
+    operand: Operand,
+    band: float | None = None,
+    resource: str = "bits",
+    gap: float = 1e-4,
+    seconds: float = 10.0,
+) -> Iterator[Candidate]:
+    """Every split of the scan, each group solved alone.
+
+    Args:
+        problem: items of one operand; bits times numbers under the name of `resource`.
+        groups: the items of every group, each item in one.
+        sizes: P_g.
+        content: the group that k belongs to; all others share a budget per number.
+        target: B at most, average bits.
+        operand: whose k are scanned.
+        band: bits to both sides of B_g (`BAND` as released); None: B_g is an upper bound.
+        resource: what `sizes` times bits is counted in.
+        gap: of every group's solution.
+        seconds: for every group.
+
+    Raises BadInput for groups that overlap, miss an item or are not named, and for items that are decided
+    together across groups.
+    """
+    parts = _parts(problem, groups)
+    if content not in groups:
+        raise unknown("group", content, groups)
+    if set(sizes) != set(groups):
+        raise BadInput(f"sizes are of {', '.join(sizes)}; groups are {', '.join(groups)}")
+    if band is not None and not 0 < band < target:
+        raise BadInput(f"band {band:g} is out of range; as released it is {BAND}")
+    for average, k in scan(target, operand):
+        bits = group_budgets(sizes, average, {content: k})
+        try:
+            found = {
+                g: _solved(part, bits[g], sizes[g], band, resource, gap, seconds)
+                for g, part in parts.items()
+            }
+        except BadInput as error:
+            yield Candidate(average, k, bits, refused=str(error))
+        else:
+            yield Candidate(average, k, bits, found)
+
+
+def _solved(
+    part: Problem,
+    bits: float,
+    size: float,
+    band: float | None,
+    resource: str,
+    gap: float,
+    seconds: float,
+) -> Allocation:
+    upper = {resource: (bits + (band or 0.0)) * size}
+    lower = None if band is None else {resource: max(0.0, bits - band) * size}
+    return solve(part, upper, gap=gap, seconds=seconds, least=lower)
+
+
+def _parts(problem: Problem, groups: Mapping[str, Collection[Key]]) -> dict[str, Problem]:
+    """The items of every group as a problem of its own."""
+    owner: dict[Key, str] = {}
+    for group, keys in groups.items():
+        for key in keys:
+            if key in owner:
+                raise BadInput(f"{key} is in the groups {owner[key]} and {group}; one is enough")
+            owner[key] = group
+    items = {item.key for item in problem.items}
+    strange = next((key for key in owner if key not in items), None)
+    if strange is not None:
+        raise unknown("item", strange, map(str, items))
+    left = next((item.key for item in problem.items if item.key not in owner), None)
+    if left is not None:
+        raise BadInput(f"{left} is in no group; put it into one of {', '.join(groups)}")
+    return {group: problem.only(keys) for group, keys in groups.items()}

@@ -1,0 +1,54 @@
+"""Sensitivity: what rounding one layer, in one window of steps, costs the picture. One file per tier.
+
+    cell    a site, its weight or its activation, a window of steps (or all), and the bits it is rounded to
+    row     a cell, a metric, its value with interval and noise; every metric is a cost: 0 where nothing
+            changes, more where it is worse
+
+Tiers measure the same cells at different prices. A tier file states `CARD = TierCard(...)` with literal
+arguments and
+
+    metrics(task) -> the metrics of its rows, in order
+    rows(task) -> one list of rows for each cell of `task.cells`, in that order, as they are found
+
+`task` is a `quant.sensitivity.task.Task`. Cells of 16 bits, and cells whose window no step falls into, cost
+exactly 0 and never reach a tier. Writing the file is all it takes to join `quant.sensitivity.sweep.measure`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+from ..card_files import CardFiles
+
+Operand = Literal["weight", "activation"]
+
+
+@dataclass(frozen=True)
+class TierCard:
+    """What a tier says about itself."""
+
+    key: str
+    title: str
+    order: int  # the cheapest first
+    metrics: tuple[str, ...]  # that every model has; `exact` has more where there are pictures
+    operands: tuple[Operand, ...] = ("weight", "activation")  # whose cells it can measure
+    draws: bool = True  # whether it evaluates the network
+    at_once: bool = False  # whether one pass of the sampler serves all cells, however many
+    evidence: Literal["measured", "simulated", "predicted"] = "simulated"  # of its numbers
+    summary: str = ""
+
+
+_FILES = CardFiles(__name__, Path(__file__).parent, TierCard, "tier")
+
+
+def list_tiers() -> dict[str, TierCard]:
+    """Every tier's card by key, the cheapest first; imports none of them."""
+    return dict(sorted(_FILES.cards.items(), key=lambda item: item[1].order))
+
+
+def load_tier(key: str) -> ModuleType:
+    """Import the module of one tier."""
+    return _FILES.load(key)

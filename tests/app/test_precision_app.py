@@ -1,0 +1,231 @@
+"""The page Sensitivity and precision as the server answers it: tables, totals, solvers, plans, jobs; no browser."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dqviz.allocating import AllocateRequest, allocate
+from dqviz.study import Study, studies_root
+from dqviz.ui.bench import Bench
+from dqviz.ui.precision import Precision, server_functions
+from quant.schema import Plan
+from tests.app.conftest import FakeCompare
+from tests.tables import blueprint, write_table
+
+Ask = Callable[..., dict[str, Any]]
+FF = "transformer_blocks.1.ff.net.2"
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.setenv("DQVIZ_HOME", str(tmp_path / "home"))
+    return Bench(compare=FakeCompare())
+
+
+def asking(bench: Bench) -> Ask:
+    functions = {f.__name__: f for f in server_functions(bench)}
+
+    def ask(name: str = "", /, **query: Any) -> dict[str, Any]:
+        return json.loads(functions[f"precision_{name}".rstrip("_")]([query]))
+
+    return ask
+
+
+@pytest.fixture
+def ask(bench: Bench) -> Ask:
+    write_table(studies_root() / "mine", windows=2)
+    return asking(bench)
+
+
+def uniform(data: dict[str, Any], weight: str = "8", activation: str = "8") -> dict[str, Any]:
+    count, windows = len(data["sites"]), len(data["windows"])
+    return {"weight": [weight] * count, "activation": [[activation] * count] * windows}
+
+
+def question(data: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"study": data["study"], "table": data["table"], "plan": uniform(data), **more}
+
+
+def test_the_page_holds_all_that_totals_are_made_of(ask: Ask) -> None:
+    data = ask()
+    assert (data["study"], data["table"]) == ("mine", "gradient-rtn")
+    assert data["windows"] == ["steps 0–4", "steps 5–9"]
+    assert [s["block"] for s in data["sites"][::6]] == ["block 0", "block 1", "block 2"]
+    (kept,) = data["kept"]
+    assert kept["reason"] == "head: small"
+    formats = {f["label"]: f for f in data["formats"]}
+    assert formats["4"]["weight"] == formats["16"]["activation"] == ""
+    assert "sweep with --bits 3,4,5,8" in formats["5"]["weight"]
+    assert "sweep with --bits 3,4,8,16" in formats["16"]["weight"]
+    whole = data["cells"]["latent_error"]["weight"]["4"]
+    assert len(whole["value"]) == 18
+    assert len(data["cells"]["latent_error"]["activation"]["4"]["value"]) == 36
+    assert set(whole["inside_floor"]) <= {0, 1}
+    # What the browser adds up is what the solver takes: of a uniform plan, and of what a solver chose.
+    solved = ask("solve", **question(data, budgets={"avg_bits": 4, "activation_bits": 6}))
+    plan, used = solved["plan"], solved["used"]
+    bytes_ = sum(data["bytes"][i][b] for i, b in enumerate(plan["weight"])) + data["rest_bytes"]
+    assert bytes_ / 1e6 == pytest.approx(used["size_mb"], rel=1e-12)
+    device = data["devices"][0]
+    ratio = device["rest"] + sum(
+        data["shares"][k] * device["shapes"][device["shape"][i]][f"{w},{plan['activation'][k][i]}"]
+        for i, w in enumerate(plan["weight"])
+        for k in range(2)
+    )
+    assert ratio == pytest.approx(used["latency_ratio"], rel=1e-12)
+    told = data["cells"]["latent_error"]
+    loss = sum(told["weight"][w]["value"][i] for i, w in enumerate(plan["weight"]))
+    for k, labels in enumerate(plan["activation"]):
+        loss += sum(told["activation"][a]["value"][2 * i + k] for i, a in enumerate(labels))
+    assert loss == pytest.approx(solved["loss"], rel=1e-9)
+
+
+def test_budgets_hold_and_pins_stay(ask: Ask) -> None:
+    data = ask()
+    plan = uniform(data, "8", "8")
+    site = next(i for i, s in enumerate(data["sites"]) if s["name"] == FF)
+    plan["weight"][site] = "3"
+    pins = [site * 3]
+    asked = {**question(data, pins=pins, budgets={"avg_bits": 4.5}), "plan": plan}
+    for name in ("suggest", "solve"):
+        found = ask(name, **asked)
+        assert found["used"]["avg_bits"] <= 4.5 + 1e-9
+        assert found["plan"]["weight"][site] == "3"
+        assert found["gap"] >= 0
+    words = shlex.split(found["command"])
+    assert f"{FF}=w3" in words
+    assert words[:2] == ["dqviz", "allocate"]
+    assert found["loss"] <= ask("suggest", **asked)["loss"]
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"budgets": {}}, "no budget is on"),
+        ({"budgets": {"avg_bits": 2}}, "avg_bits=2 is out of reach"),
+        ({"budgets": {"avg_bits": 4}, "pins": list(range(0, 54, 3))}, "pinned cells already exceed"),
+        ({"budgets": {"bits": 4}}, "unknown budget 'bits'"),
+        ({"budgets": {"avg_bits": "4"}}, "out of range"),
+        ({"budgets": {"avg_bits": 4}, "metric": "fid"}, "unknown metric 'fid'"),
+        ({"budgets": {"avg_bits": 4}, "device": "abacus"}, "unknown device 'abacus'"),
+        ({"budgets": {"avg_bits": 4}, "pins": [9999]}, "there is no cell 9999"),
+        ({"budgets": {"avg_bits": 4}, "plan": {"weight": ["8"]}}, "2 windows, not 0"),
+        ({"table": "other"}, "unknown table 'other'"),
+        ({"study": "../mine"}, "unknown study"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_solved_is_one_line(ask: Ask, more: dict[str, Any], says: str) -> None:
+    found = ask("solve", **{**question(ask()), **more})
+    assert says in found["error"]
+    assert "\n" not in found["error"]
+
+
+def test_a_format_that_the_table_lacks_is_refused_with_the_reason(ask: Ask) -> None:
+    data = ask()
+    found = ask("appraise", **{**question(data), "plan": uniform(data, "5")})
+    assert "w5 cannot be: the table has no number for it" in found["error"]
+
+
+def test_the_curve_falls_and_holds_the_activations(ask: Ask) -> None:
+    found = ask("curve", **question(ask()))
+    losses = [p["predicted"]["mean"] for p in found["points"]]
+    bits = [p["avg_bits"] for p in found["points"]]
+    assert bits == sorted(bits)
+    assert losses == sorted(losses, reverse=True)
+    assert found["activation_bits"] == pytest.approx(8)
+    assert all(p["activation_bits"] <= 8 + 1e-6 for p in found["points"])
+    assert len(found["points"]) > 8
+
+
+def test_the_file_is_a_plan_that_quantize_takes(ask: Ask) -> None:
+    data = ask()
+    plan = uniform(data, "4", "16")
+    plan["activation"][1] = ["8"] * 18
+    file = ask("file", **{**question(data), "plan": plan})
+    assert file["name"] == "mine-gradient-rtn-plan.json"
+    read: Plan = Plan.parse(json.loads(file["text"]), "the file")
+    assert read.windows == blueprint(windows=2).windows
+    site = read.sites[FF]
+    assert site.weight is not None
+    assert site.weight.bits == 4
+    first, second = site.activations
+    assert first is None
+    assert second is not None
+    assert second.bits == 8
+
+
+def test_another_study_is_shown_where_one_does_not_open(ask: Ask) -> None:
+    found = ask(study="gone")
+    assert found["study"] == "mine"
+    assert "unknown study 'gone'" in found["notes"][0]
+    found = ask(study="mine", table="gone")
+    assert found["table"] == "gradient-rtn"
+    assert "unknown table 'gone'" in found["notes"][0]
+
+
+def test_without_a_table_the_page_says_what_to_run(bench: Bench) -> None:
+    ask = asking(bench)
+    found = ask()
+    assert shlex.split(found["empty"]["command"])[:2] == ["dqviz", "sensitivity"]
+    assert {m["key"] for m in found["models"]} == {str(m["key"]) for m in bench.models}
+    assert "gradient" in dict(found["tiers"])
+    model = {"key": "dit-emoji", "ref": "dit-emoji", "title": "A model", "fingerprint": "f"}
+    Study.create(studies_root() / "bare", model, {"dqviz": "0"})
+    found = ask(study="bare")
+    assert "Study bare has no table yet" in found["empty"]["text"]
+    assert "--study" in found["empty"]["command"]
+    assert "unknown model" in ask("start", what="sweep", model="/etc")["error"]
+    assert "error" in ask("state", job="none")
+
+
+def test_a_plan_is_kept_and_verified_by_a_job(
+    swept: Path, tiny_dit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    monkeypatch.setenv("DQVIZ_HOME", str(tmp_path / "home"))
+    studies_root().mkdir(parents=True)
+    shutil.copytree(swept, studies_root() / "real")
+    bench = Bench(compare=FakeCompare(), models=[{"key": str(tiny_dit), "title": "Tiny"}])
+    ask = asking(bench)
+    data = ask()
+    plan = uniform(data, "8", "8")
+    plan["weight"][0] = "4"
+    plan["activation"][1][1] = "16"
+    jobs = []
+    monkeypatch.setattr(bench.desk, "submit", lambda kind, asked: jobs.append((kind, asked)) or Job)
+    told = ask("start", **{**question(data), "plan": plan}, verify=2, calibrate=0)
+    assert told == {"job": "j"}
+    ((kind, request),) = jobs
+    assert kind == "allocate"
+    made = allocate(AllocateRequest.parse(request))
+    again = ask(study="real")
+    (kept,) = again["allocations"]
+    assert kept["verified"]["seeds"] == made["verified"]["seeds"]
+    assert kept["predicted_loss"]["mean"] == pytest.approx(made["predicted_loss"]["mean"])
+    loaded = ask("load", study="real", table=data["table"], name=kept["name"])
+    assert loaded["plan"] == plan
+    assert "unknown plan 'x'" in ask("load", study="real", table=data["table"], name="x")["error"]
+    told = ask("start", **question(data), verify=-1)
+    assert "not a whole number" in told["error"]
+
+
+class Job:
+    id = "j"
+
+
+def test_names_that_are_no_model_of_the_app_are_not_drawn(ask: Ask, bench: Bench) -> None:
+    data = ask()
+    bench.models = ()
+    assert "unknown model" in ask("start", **question(data), verify=2)["error"]
+
+
+def test_tables_stay_parsed(ask: Ask, bench: Bench) -> None:
+    shown = Precision(bench)
+    assert shown.open("mine", None) is shown.open("mine", "gradient-rtn")

@@ -1,0 +1,225 @@
+"""Plans under budgets: from a study's table alone, held against drawn plans, refined and verified; as command and job."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dqviz import work
+from dqviz.allocating import (
+    PLAN_SEEDS,
+    VERIFY_FROM,
+    AllocateRequest,
+    allocate,
+    as_command,
+    check_fields,
+)
+from dqviz.cli import main
+from dqviz.events import Progress
+from dqviz.jobs import DONE, JobStore
+from dqviz.request import CALIBRATION_SEEDS
+from dqviz.study import Study
+from dqviz.sweeping import SWEEP_SEEDS, SweepRequest, sweep
+from dqviz.worker import work as work_off
+from quant.errors import BadInput, Cancelled
+from quant.plans import read_plan
+
+FF = "transformer_blocks.0.ff.net.2"
+BOTH = {"avg_bits": 4.5, "activation_bits": 6.0}
+
+
+@pytest.fixture(scope="module")
+def swept(tiny_dit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study with one table of the gradient tier, two windows."""
+    out = tmp_path_factory.mktemp("swept") / "study"
+    request = {"model": str(tiny_dit), "out": out, "bits": "3,4,6,8", "windows": 2, "probes": 4}
+    sweep(SweepRequest.parse({**request, "seeds": "200000-200003"}))
+    return out
+
+
+@pytest.fixture
+def study(swept: Path, tmp_path: Path) -> Path:
+    """A copy of it, to write into."""
+    import shutil
+
+    return Path(shutil.copytree(swept, tmp_path / "study"))
+
+
+def asked(study: Path, **more: Any) -> AllocateRequest:
+    return AllocateRequest.parse({"study": study, "budgets": BOTH, **more})
+
+
+def test_a_lone_table_makes_a_plan_and_says_that_its_interval_is_missing(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dqviz.allocating.load", lambda *_, **__: pytest.fail("nothing is drawn"))
+    out = tmp_path / "plan.json"
+    made = allocate(asked(study, out=out))
+    said = {"avg_bits", "size_bytes", "predicted_loss", "gap", "binding", "seconds", "plan"}
+    assert said <= made.keys()
+    assert made["avg_bits"] <= 4.5
+    assert made["activation_bits"] <= 6
+    assert set(made["binding"]) <= set(BOTH)
+    assert made["predicted_loss"]["mean"] > 0
+    assert made["predicted_loss"]["lo"] is made["predicted_loss"]["hi"] is None
+    assert any("interval is missing" in text for text in made["warnings"])
+    assert read_plan(out).fingerprint == made["plan"]
+    kept = Study.open(study, read_only=True)
+    (row,) = kept.allocations()
+    assert row["plan"] == made["plan"]
+    assert kept.allocated_plan(row["name"]) == json.loads(out.read_text())
+    with pytest.raises(BadInput, match="is there already; nothing is written over"):
+        allocate(asked(study, out=out))
+    with pytest.raises(BadInput, match="unknown allocation"):
+        kept.allocated_plan("no")
+
+
+def test_quantize_takes_the_plan_and_writes_the_predicted_bytes(
+    study: Path, tiny_dit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    budget = {"avg_bits": 5, "size_mb": 0.54, "activation_bits": 7, "latency_ratio": 0.9}
+    made = allocate(asked(study, budgets=budget, pins=[f"{FF}=w8a8"], ties=["qkv"], out=tmp_path / "p.json"))  # fmt: skip
+    assert made["size_bytes"] <= 0.54e6
+    assert made["latency_ratio"] <= 0.9
+    plan = read_plan(tmp_path / "p.json")
+    assert plan.sites[FF].weight.bits == 8
+    assert {a.bits for a in plan.sites[FF].activations if a} == {8}
+    heads = [plan.sites[f"transformer_blocks.1.attn1.to_{x}"] for x in "qkv"]
+    assert heads[0] == heads[1] == heads[2]
+    line = f"quantize {tiny_dit} --method rtn --plan {tmp_path / 'p.json'} --out {tmp_path / 'q'} --json"
+    assert main(shlex.split(line)) == 0
+    written = json.loads(capsys.readouterr().out)
+    assert written["size_bytes"] == made["size_bytes"]
+    (file,) = (tmp_path / "q").rglob("*.safetensors")
+    assert file.stat().st_size == made["size_bytes"]
+
+
+def test_predictions_are_held_against_plans_that_were_drawn(study: Path) -> None:
+    events: list[Any] = []
+    made = allocate(asked(study, calibrate=12, refine=True, verify=4), events.append)
+    loss, verified = made["predicted_loss"], made["verified"]
+    assert 0 < loss["lo"] < loss["mean"] < loss["hi"]
+    assert made["calibration"]["plans"] == 12
+    assert 0 <= made["calibration"]["coverage"] <= 1
+    assert made["refined"]["taken"] == (made["refined"]["after"] < made["refined"]["before"])
+    assert verified["seeds"] == list(range(VERIFY_FROM, VERIFY_FROM + 4))
+    assert verified["n"] == 4
+    told = verified["typical"]
+    assert told["lo"] <= told["mean"] <= told["hi"] <= max(verified["per_sample"])
+    assert told["mean"] <= verified["mean"], "a geometric mean"
+    assert loss["mean"] / 5 < told["mean"] < 5 * loss["mean"], "of its order"
+    progress = [e for e in events if isinstance(e, Progress)]
+    assert [p.done for p in progress] == sorted(p.done for p in progress)
+    assert progress[-1].done == progress[-1].total
+    later = allocate(asked(study))
+    assert later["predicted_loss"]["lo"] is not None, "the study's calibration counts"
+    assert not later["warnings"]
+    again = allocate(asked(study, refine=True))
+    assert again["allocation"] == made["allocation"]
+    assert again["verified"] == verified, "what was drawn is not forgotten"
+
+
+def test_what_was_drawn_before_a_stop_is_kept(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from quant.plan_loss import PlanLoss
+
+    of, drawn = PlanLoss.of, []
+
+    def stop(self: PlanLoss, plan: Any) -> Any:
+        if len(drawn) == 5:
+            raise Cancelled("stop")
+        drawn.append(plan.fingerprint)
+        return of(self, plan)
+
+    monkeypatch.setattr(PlanLoss, "of", stop)
+    with pytest.raises(Cancelled, match="goes on from there"):
+        allocate(asked(study, calibrate=12))
+    monkeypatch.setattr(PlanLoss, "of", lambda self, plan: (drawn.append(plan.fingerprint), of(self, plan))[1])  # fmt: skip
+    made = allocate(asked(study, calibrate=12))
+    assert len(drawn) == len(set(drawn)) == 12
+    assert made["calibration"]["plans"] == 12
+
+
+def test_default_seeds_have_none_in_common() -> None:
+    ranges = [SWEEP_SEEDS, PLAN_SEEDS, CALIBRATION_SEEDS, range(VERIFY_FROM, VERIFY_FROM + 10_000), range(1024)]  # fmt: skip
+    assert sum(map(len, ranges)) == len(set().union(*ranges))
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"budgets": {}}, "no budget was given"),
+        ({"budgets": ["avg_bits"]}, "budget 'avg_bits' is not understood"),
+        ({"budgets": ["avg_bits=four"]}, "budget 'avg_bits=four' is not understood"),
+        ({"budgets": {"average": 4}}, "unknown budget 'average'"),
+        ({"budgets": {"avg_bits": 0}}, "avg_bits=0 is out of range"),
+        ({"calibrate": 3}, "calibrate 3 is out of range; 12 to 1000"),
+        ({"plan_seeds": "400000", "verify": 1}, "share seed 400000"),
+        ({"latency_device": "abacus"}, "unknown device 'abacus'"),
+        ({"batch_size": 0}, "batch size 0"),
+    ],
+)
+def test_bad_input_is_one_line_before_a_study_is_read(more: dict[str, Any], says: str) -> None:
+    with pytest.raises(BadInput, match=says) as error:
+        check_fields(asked(Path("no-such-study"), **more))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"plan_seeds": "200003-200009", "calibrate": 12}, "--plan-seeds and the sweep share seed 200003"),
+        ({"sensitivity": "gradient"}, "unknown sensitivity 'gradient'; nearest: gradient-rtn"),
+        ({"pins": ["*.ff.net.3=w8"]}, "unknown site in pin"),
+        ({"pins": ["*=w8"]}, "pinned cells already exceed avg_bits=4.5 .*w8"),
+        ({"budgets": {"size_mb": 0.001}}, "size_mb=0.001 is out of reach"),
+    ],
+)  # fmt: skip
+def test_what_the_study_can_tell_is_one_line_too(
+    study: Path, more: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(BadInput, match=says) as error:
+        allocate(asked(study, **more))
+    assert "\n" not in str(error.value)
+    assert Study.open(study).allocations() == []
+
+
+def test_a_study_without_a_table_says_how_to_get_one(tiny_study: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no finished sensitivity; measure one: dqviz sensitivity"):
+        allocate(asked(tiny_study))
+    with pytest.raises(BadInput, match="there is no study folder"):
+        allocate(asked(tmp_path / "none"))
+
+
+def test_costs_are_taken_anew_by_the_same_tier_alone(study: Path, tiny_dit: Path) -> None:
+    request = {"model": str(tiny_dit), "out": study, "bits": "4,8", "windows": 1, "tier": "layer"}
+    sweep(SweepRequest.parse({**request, "seeds": "200000"}))
+    with pytest.raises(BadInput, match="table layer-rtn is of tier layer"):
+        allocate(asked(study, refine=True))
+    assert allocate(asked(study))["table"]["sensitivity"] == "layer-rtn", "the latest"
+    assert allocate(asked(study, sensitivity="gradient-rtn"))["table"]["tier"] == "gradient"
+
+
+def test_a_job_allocates_and_the_command_line_makes_the_same(
+    study: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    request = asked(study, gap=0, pins=["*.attn1.to_q=w6", f"{FF}@1=a8"], ties=["qkv"])
+    store = JobStore(tmp_path / "home")
+    job = store.submit("allocate", request.to_json())
+    assert job.title == "study: plan under avg_bits=4.5, activation_bits=6"
+    work_off(store)
+    assert store.get(job.id).state == DONE, store.get(job.id).message
+    words = as_command(request)
+    assert work.KINDS["allocate"].command(request.to_json()) == words
+    capfd.readouterr()
+    assert main([*shlex.split(words)[1:], "--json"]) == 0
+    made = json.loads(capfd.readouterr().out)
+    assert made["command"] == words
+    assert [row["name"] for row in Study.open(study).allocations()] == [made["allocation"]]
+    assert main([*shlex.split(words)[1:], "--out", str(tmp_path / "plan.json")]) == 0
+    shown = capfd.readouterr().out
+    assert "bits of weights" in shown
+    assert "note: the predicted loss is the sum" in shown

@@ -1,0 +1,101 @@
+"""`dqviz export`: the JSON of every format, and windows that are counted in steps of the model's sampler."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import dqviz
+from dqviz.cli import main
+from quant.exports import list_exports
+from quant.loading import load_model
+from quant.plans import uniform_plan
+from quant.schema import parse_bits
+
+
+@pytest.fixture(scope="module")
+def folders(tiny_dit: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Checkpoints: a plain one, and one whose first of four windows takes its input in 16 bit."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    plan = uniform_plan(load_model(str(tiny_dit), device="cpu"), parse_bits("w8a8"), windows=4)
+    sites = {
+        name: site.model_copy(update={"activations": (None, *site.activations[1:])})
+        for name, site in plan.sites.items()
+    }
+    file = root / "plan.json"
+    file.write_text(json.dumps(plan.model_copy(update={"sites": sites}).to_json()))
+    quantize = ["quantize", str(tiny_dit), "--method", "rtn"]
+    assert main([*quantize, "--bits", "w4a8", "--out", str(root / "plain")]) == 0
+    assert main([*quantize, "--plan", str(file), "--out", str(root / "windows")]) == 0
+    return {"plain": root / "plain", "windows": root / "windows"}
+
+
+def exported(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[dict[str, Any], str]:
+    capsys.readouterr()
+    code = main(["export", *argv, "--json"])
+    printed = capsys.readouterr()
+    assert code == 0, printed.err
+    return json.loads(printed.out), printed.err
+
+
+@pytest.mark.parametrize("key", list_exports())
+def test_the_json_names_files_bytes_and_losses(key, folders, tmp_path, capsys):
+    out = tmp_path / f"made{list_exports()[key].suffix}"
+    found, _ = exported(capsys, str(folders["plain"]), "--to", key, "--out", str(out))
+    assert (found["out"], found["format"]) == (str(out), key)
+    assert found["size_bytes"] == sum(Path(file).stat().st_size for file in found["files"])
+    assert all(set(loss) == {"site", "lost", "written"} for loss in found["lossy"])
+    again = dqviz.export_to(folders["plain"], key, tmp_path / f"again{out.suffix}")
+    assert again["lossy"] == found["lossy"]
+
+
+def test_people_read_what_is_lost(folders, tmp_path, capsys):
+    argv = ["export", str(folders["plain"]), "--to", "torchao", "--out", str(tmp_path / "a")]
+    assert main(argv) == 0
+    printed = capsys.readouterr().out
+    assert "12 sites not as in the checkpoint" in printed
+    assert "and 7 more" in printed
+    argv = ["export", str(folders["plain"]), "--to", "dqviz", "--out", str(tmp_path / "b")]
+    assert main(argv) == 0
+    assert "nothing is lost" in capsys.readouterr().out
+
+
+def test_an_unknown_format_is_told_the_formats(folders, tmp_path, capsys):
+    argv = ["export", str(folders["plain"]), "--to", "zzz", "--out", str(tmp_path / "c")]
+    assert main(argv) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert all(key in said for key in list_exports())
+
+
+def steps_of(file: Path) -> tuple[int, int]:
+    policy = json.loads(file.read_text())["quantization_config"]["runtime"]["diffusion_step_policy"]
+    return policy["first_steps"]["count"], policy["last_steps"]["count"]
+
+
+def test_windows_are_counted_in_steps_of_the_models_sampler(folders, tiny_dit, tmp_path, capsys):
+    argv = [str(folders["windows"]), "--to", "step-policy", "--base", str(tiny_dit), "--out"]
+    _, said = exported(capsys, *argv, str(tmp_path / "four.json"))
+    assert steps_of(tmp_path / "four.json") == (1, 0)
+    assert said == ""
+    _, said = exported(capsys, *argv, str(tmp_path / "eight.json"), "--steps", "8")
+    assert steps_of(tmp_path / "eight.json") == (2, 0)
+    assert "cut for another sampler" in said
+
+
+def test_a_pipeline_that_is_not_known_is_said(folders, tmp_path, capsys):
+    argv = ["export", str(folders["windows"]), "--to", "step-policy"]
+    argv += ["--out", str(tmp_path / "x.json")]
+    for base, wanted in (([], "give --base"), (["--base", "dit-emojy"], "nearest: dit-emoji")):
+        assert main([*argv, *base]) == 2
+        assert wanted in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_sampler_for_a_format_that_counts_nothing_is_bad_input(folders, tmp_path, capsys):
+    argv = ["export", str(folders["plain"]), "--to", "torchao", "--out", str(tmp_path / "x")]
+    assert main([*argv, "--steps", "8"]) == 2
+    assert "step-policy" in capsys.readouterr().err
