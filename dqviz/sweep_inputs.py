@@ -15,10 +15,11 @@ from quant.sensitivity.cells import Batch, Cell, Row, cells_of
 from quant.sources import locate
 
 from .drawing import sampler_of, samples_of
-from .planning import load, needed_memory
+from .planning import load, needed_memory, needs_statistics
 from .request import split_options
 
 if TYPE_CHECKING:
+    from quant.adapters import Site
     from quant.calibration import Seen
     from quant.models import Model
     from quant.sensitivity.sampling import Counter
@@ -54,23 +55,21 @@ class Inputs:
         return cells_of(self.sites, bits, len(self.windows), operands, whole=self.settings.whole)
 
 
-def inputs_of(request: SweepRequest) -> Inputs:
-    """Load the model and check all that only it can tell; raises BadInput or EnvironmentFault."""
+def inputs_of(request: SweepRequest, *, preflighted: bool = False) -> Inputs:
+    """Load the model and check all that only it can tell; raises BadInput or EnvironmentFault.
+
+    `preflighted`: memory was looked at already (`dqviz.sweep_preflight`).
+    """
     from quant.plans import windows_for
     from quant.quantization import parse_options
-    from quant.sensitivity.task import Settings
 
     (given,) = split_options((request.method,), request.options)
     options = parse_options(request.method, given)
-    settings = Settings(
-        batch_size=request.batch_size,
-        probes=request.probes,
-        both_ways=request.both_ways,
-        pictures=request.pictures,
-    )
     located = locate(request.source)
-    model = load(located, request.device, request.dtype, outliers=request.outliers)
-    sites = _found(request, model)
+    model = load(
+        located, request.device, request.dtype, outliers=request.outliers, preflighted=preflighted
+    )
+    sites = found_sites(request, model.sites, model.ref)
     sampler = sampler_of(model, request)
     return Inputs(
         request=request,
@@ -81,7 +80,7 @@ def inputs_of(request: SweepRequest) -> Inputs:
         calibration=samples_of(model, request, request.calibration_seeds),
         sampler=sampler,
         windows=windows_for(sampler, request.windows),
-        settings=settings,
+        settings=settings_of(request),
         options=options.to_json(),
     )
 
@@ -141,14 +140,31 @@ def measure_cells(
     )
 
 
-def _found(request: SweepRequest, model: Model) -> tuple[str, ...]:
-    """Names of the sites that are asked for, in the order of the model."""
-    free = [site.name for site in model.sites if site.kept_reason is None]
+def settings_of(request: SweepRequest) -> Settings:
+    """How it is measured."""
+    from quant.sensitivity.task import Settings
+
+    return Settings(
+        batch_size=request.batch_size,
+        probes=request.probes,
+        both_ways=request.both_ways,
+        pictures=request.pictures,
+    )
+
+
+def reads_statistics(request: SweepRequest) -> bool:
+    """Whether there is a calibration first: for the method, or to weigh the weights' errors."""
+    return not list_tiers()[request.tier].draws or needs_statistics([request.method])
+
+
+def found_sites(request: SweepRequest, sites: Sequence[Site], ref: str) -> tuple[str, ...]:
+    """Names of the sites that are asked for, in the order of the model `ref`."""
+    free = [site.name for site in sites if site.kept_reason is None]
     found = tuple(name for name in free if re.search(request.sites or "", name))
     if not found:
         raise BadInput(
             f"sites '{request.sites}' finds none of the {len(free)} layers that are not kept in 16 bit, "
-            f"e.g. {free[0]}; list them: dqviz layers {model.ref}"
+            f"e.g. {free[0]}; list them: dqviz layers {ref}"
         )
     return found
 

@@ -31,6 +31,7 @@ from .planning import (
     statistics_file,
     watched_statistics,
 )
+from .preflight import PREFLIGHT, require
 from .request import (
     ModelRequest,
     Names,
@@ -46,8 +47,9 @@ from .request import (
 )
 from .studies import place, writable
 from .study import Study, check_folder, default_folder
-from .sweep_inputs import Inputs, inputs_of, measure_cells
+from .sweep_inputs import Inputs, inputs_of, measure_cells, reads_statistics
 from .sweep_log import SweepLog, unfinished
+from .sweep_preflight import SweepPreflight, of_request
 from .watch import Watch
 
 if TYPE_CHECKING:
@@ -199,6 +201,7 @@ class _Task(Inputs):
 
     watch: Watch
     study: Study
+    fits: SweepPreflight
     manifest: dict[str, Any]  # equal manifests mean equal tables
 
     @property
@@ -211,9 +214,10 @@ def _prepare(request: SweepRequest, folder: Path, watch: Watch) -> _Task:
     """The inputs, and then the study, which is opened last."""
     from .records import describe, versions
 
-    inputs = inputs_of(request)
+    fits = require(of_request(request, folder))
+    inputs = inputs_of(request, preflighted=True)
     study = Study.open_or_create(folder, describe(inputs.model), versions())
-    task = _Task(**vars(inputs), watch=watch, study=study, manifest={})
+    task = _Task(**vars(inputs), watch=watch, study=study, fits=fits, manifest={})
     return replace(task, manifest=_manifest(task))
 
 
@@ -223,7 +227,7 @@ def _manifest(task: _Task) -> dict[str, Any]:
 
     model, request = task.model, task.request
     calibration = None
-    if _calibrated(request):
+    if reads_statistics(request):
         calibration = manifest_of(model, task.calibration, task.sampler, CalibrationOptions())
     return {
         "model": task.study.manifest["model"]["fingerprint"],
@@ -240,11 +244,6 @@ def _manifest(task: _Task) -> dict[str, Any]:
         "sampler": task.sampler.to_json(),
         "calibration": calibration,
     }
-
-
-def _calibrated(request: SweepRequest) -> bool:
-    """Whether statistics are read: by the method, or to weigh the weights' errors."""
-    return not list_tiers()[request.tier].draws or needs_statistics([request.method])
 
 
 def _check_pattern(text: str | None) -> None:
@@ -270,6 +269,7 @@ def _measure(task: _Task) -> dict[str, Any]:
     from .records import device_name
 
     request, model, watch = task.request, task.model, task.watch
+    watch.stage(PREFLIGHT, task.fits.sentence())
     watch.plan(PARTS)
     seen = _statistics(task)
     groups = {site.name: site.group for site in model.sites if site.name in set(task.sites)}
@@ -350,7 +350,7 @@ def _blueprint(task: _Task) -> Blueprint:
 
 def _statistics(task: _Task) -> Seen | None:
     """The calibration, where one is read; recorded first, as a stage of its own, where it is not there."""
-    if not _calibrated(task.request):
+    if not reads_statistics(task.request):
         return None
     steps = 0
     if _statistics_file(task) is None:
