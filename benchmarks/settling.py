@@ -202,12 +202,14 @@ def reduce_capture(file: Path) -> dict[str, Any]:
 
 
 def smaller(name: str, values: np.ndarray) -> np.ndarray:
-    """Statistics in float16, counts in the smallest integers that hold them, surfaces with half the channels."""
+    """Statistics in float16, counts in the smallest integers that hold them, surfaces with half the tokens and channels."""
     field = name.rpartition("/")[2]
     if field == "surface":  # [F, T, C]
-        return np.maximum.reduceat(values, np.arange(0, values.shape[-1], 2), axis=-1)
+        for axis in (1, 2):
+            values = np.maximum.reduceat(values, np.arange(0, values.shape[axis], 2), axis=axis)
+        return values
     if field == "surface_factors":
-        return values * np.array([1, 2], values.dtype)
+        return values * np.array([2, 2], values.dtype)
     if field in HALVED and np.abs(values).max(initial=0) < np.finfo(np.float16).max:
         return values.astype(np.float16)
     if field == "histogram" and values.max(initial=0) <= np.iinfo(np.uint16).max:

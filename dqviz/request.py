@@ -204,7 +204,7 @@ def check_shape(size: tuple[int, int] | None, frames: int | None) -> None:
 
 def check_windows(windows: int, steps: int | None) -> None:
     """Stop at a number of step windows that no sampler, or not this one, can be cut into."""
-    most = steps or MAX_STEPS
+    most = MAX_STEPS if steps is None or steps < 1 else steps  # wrong steps are told as such
     if not 1 <= windows <= most:
         raise BadInput(f"windows {windows} is out of range; 1 to {most}, the number of steps")
 

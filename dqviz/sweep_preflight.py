@@ -14,6 +14,7 @@ from .preflight import Preflight, free_memory, sampler_asked, untimed
 from .projection import projected, rates
 from .request import check_windows, split_options
 from .sweep_inputs import found_sites, reads_statistics, settings_of
+from .terminal import counted
 
 if TYPE_CHECKING:
     from quant.preflight import Need, Outline
@@ -41,11 +42,12 @@ class SweepPreflight(Preflight):
 
     def sentence(self) -> str:
         """One line for people."""
-        said = f"{self.cells} cells by {self.evaluations} evaluations of the network"
+        drawn = counted(self.evaluations, "evaluation")
+        said = f"{counted(self.cells, 'cell')} by {drawn} of the network"
         if self.evaluations:
             said += f" instead of {self.naive_evaluations}"
         if self.backward_calls:
-            said += f" and {self.backward_calls} backward passes"
+            said += f" and {counted(self.backward_calls, 'backward pass')}"
         return f"{said}; {super().sentence()}{self.remark and '; ' + self.remark}"
 
 

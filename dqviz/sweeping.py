@@ -50,6 +50,7 @@ from .study import Study, check_folder, default_folder
 from .sweep_inputs import Inputs, inputs_of, measure_cells, reads_statistics
 from .sweep_log import SweepLog, unfinished
 from .sweep_preflight import SweepPreflight, of_request
+from .terminal import counted
 from .watch import Watch
 
 if TYPE_CHECKING:
@@ -284,7 +285,7 @@ def _measure(task: _Task) -> dict[str, Any]:
     )
     log = SweepLog(task.study.folder / unfinished(task.key))
     resumed, kept = len(log), log.batches
-    cells = f"{len(task.sites)} sites at {', '.join(request.bits)} bits"
+    cells = f"{counted(len(task.sites), 'site')} at {', '.join(request.bits)} bits"
     watch.stage("sensitivity", f"measuring {cells}, tier {request.tier}", PARTS, name)
     done = frozenset(row.cell for row in log.rows)
     if request.ray is None:

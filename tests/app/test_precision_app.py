@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dqviz.allocating import AllocateRequest, allocate
-from dqviz.study import Study, studies_root
+from dqviz.study import RECORDED, Study, studies_root
 from dqviz.ui.bench import Bench
 from dqviz.ui.precision import Precision, server_functions
 from quant.schema import Plan
@@ -229,3 +229,28 @@ def test_names_that_are_no_model_of_the_app_are_not_drawn(ask: Ask, bench: Bench
 def test_tables_stay_parsed(ask: Ask, bench: Bench) -> None:
     shown = Precision(bench)
     assert shown.open("mine", None) is shown.open("mine", "gradient-rtn")
+
+
+def test_the_study_that_comes_along_fills_the_page(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("dqviz.study", "dqviz.studies"):
+        monkeypatch.setattr(f"{module}.RECORDED", RECORDED)
+    ask = asking(bench)
+    data = ask()
+    assert (data["study"], data["evidence"]) == ("dit-emoji", "recorded")
+    assert len(data["sites"]) == 36
+    for operand, columns in (("weight", 1), ("activation", len(data["windows"]))):
+        for label in ("3", "4", "6", "8"):
+            values = data["cells"]["latent_error"][operand][label]["value"]
+            assert len(values) == 36 * columns
+            assert None not in values
+    (plan,) = data["allocations"]
+    assert plan["verified"]["evidence"] == "recorded"
+    assert plan["calibration"]["plans"] == 12
+    assert data["calibrations"]["latent_error"]
+    loaded = ask("load", study="dit-emoji", name=plan["name"])["plan"]
+    solved = ask("solve", **question(data, plan=loaded, budgets=plan["budgets"]))
+    assert solved["used"]["avg_bits"] <= plan["budgets"]["avg_bits"]
+    told = ask("appraise", **question(data, plan=loaded))
+    assert told["predicted"]["mean"] == pytest.approx(plan["predicted_loss"]["mean"], rel=1e-3)

@@ -169,15 +169,15 @@ def test_numbers_become_small_only_where_they_fit(
     assert settling.smaller(f"activation/input/x/{field}", values).dtype == kind
 
 
-def test_a_surface_keeps_its_outliers_with_half_the_channels() -> None:
+def test_a_surface_keeps_its_outliers_with_half_the_tokens_and_channels() -> None:
     values = np.arange(30, dtype=np.float16).reshape(1, 2, 15)[..., ::-1]
     found = settling.smaller("activation/input/x/surface", values)
-    assert found.shape == (1, 2, 8)
+    assert found.shape == (1, 1, 8)
     assert found.dtype == np.float16
     assert found.max() == values.max()
-    assert list(found[0, 0]) == [14, 12, 10, 8, 6, 4, 2, 0]
+    assert list(found[0, 0]) == [29, 27, 25, 23, 21, 19, 17, 15]
     factors = settling.smaller("activation/input/x/surface_factors", np.array([3, 2], np.int16))
-    assert (list(factors), factors.dtype) == ([3, 4], np.int16)
+    assert (list(factors), factors.dtype) == ([6, 4], np.int16)
 
 
 def test_a_study_that_is_too_large_replaces_nothing(

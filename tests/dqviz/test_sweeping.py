@@ -21,6 +21,7 @@ from dqviz.study import DATABASE, Study
 from dqviz.sweep_inputs import inputs_of, measure_cells
 from dqviz.sweep_log import SweepLog, unfinished
 from dqviz.sweeping import SweepRequest, as_command, check_fields, sweep
+from dqviz.tables import swept as shown_sweep
 from dqviz.worker import work as work_off
 from quant.blueprint import Blueprint
 from quant.errors import BadInput, Cancelled
@@ -250,6 +251,18 @@ def test_a_job_sweeps_and_the_command_line_makes_the_same(
     shown = capsys.readouterr().out
     assert "was there already" in shown
     assert "noise floor of" in shown
+    assert "of 2 sites" in shown
+
+
+def test_one_of_a_thing_is_said_as_one(tiny_dit: Path, tmp_path: Path) -> None:
+    request = asked(
+        tiny_dit, tmp_path / "s", bits="4", steps=1, seeds="300", windows=1, sites="0.attn1.to_q"
+    )
+    made = sweep(request)
+    shown = shown_sweep({**made, "resumed_cells": 1, "resumed_samples": 2})
+    assert "2 cells of 1 site, tier layer, rtn; simulated, 1 sample\n1 evaluation instead" in shown
+    assert "1 cell and 2 samples" in shown
+    assert " in " not in shown_sweep({**made, "seconds": None}).splitlines()[2]
 
 
 @pytest.mark.parametrize(
@@ -264,6 +277,7 @@ def test_a_job_sweeps_and_the_command_line_makes_the_same(
         ({"sites": "attn["}, "no regular expression"),
         ({"windows": 0}, "windows 0"),
         ({"windows": 5, "steps": 4}, "windows 5"),
+        ({"steps": -1}, "steps -1 is out of range"),
         ({"seeds": "100-103"}, "share seed 100"),
         ({"probes": 0}, "probes 0"),
         ({"batch_size": 0}, "batch size 0"),
