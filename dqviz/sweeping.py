@@ -215,7 +215,8 @@ def _prepare(request: SweepRequest, folder: Path, watch: Watch) -> _Task:
     """The inputs, and then the study, which is opened last."""
     from .records import describe, versions
 
-    fits = require(of_request(request, folder))
+    fits = of_request(request, folder)
+    require(fits)
     inputs = inputs_of(request, preflighted=True)
     study = Study.open_or_create(folder, describe(inputs.model), versions())
     task = _Task(**vars(inputs), watch=watch, study=study, fits=fits, manifest={})

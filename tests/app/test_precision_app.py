@@ -253,4 +253,4 @@ def test_the_study_that_comes_along_fills_the_page(
     solved = ask("solve", **question(data, plan=loaded, budgets=plan["budgets"]))
     assert solved["used"]["avg_bits"] <= plan["budgets"]["avg_bits"]
     told = ask("appraise", **question(data, plan=loaded))
-    assert told["predicted"]["mean"] == pytest.approx(plan["predicted_loss"]["mean"], rel=1e-3)
+    assert told["predicted_loss"]["mean"] == pytest.approx(plan["predicted_loss"]["mean"], rel=1e-3)
