@@ -49,7 +49,7 @@ def settle(folder: Path, made: Mapping[str, Any]) -> None:
     for left in folder.glob("sensitivity/.*"):
         left.unlink()
     _settle_database(folder / DATABASE, made, more)
-    write_json(folder / MANIFEST, {SETTLED: made, **study.manifest})
+    write_json(folder / MANIFEST, {**study.manifest, SETTLED: study.manifest.get(SETTLED, made)})
 
 
 def _new(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
