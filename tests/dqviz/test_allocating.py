@@ -56,7 +56,9 @@ def asked(study: Path, **more: Any) -> AllocateRequest:
 def test_a_lone_table_makes_a_plan_and_says_that_its_interval_is_missing(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dqviz.allocating.load", lambda *_, **__: pytest.fail("nothing is drawn"))
+    monkeypatch.setattr(
+        "dqviz.allocating.drawn.load", lambda *_, **__: pytest.fail("nothing is drawn")
+    )
     out = tmp_path / "plan.json"
     made = allocate(asked(study, out=out))
     said = {"avg_bits", "size_bytes", "predicted_loss", "gap", "binding", "seconds", "plan"}
