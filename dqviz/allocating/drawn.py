@@ -11,7 +11,7 @@ import numpy as np
 
 from quant.intervals import bootstrap
 from quant.loss_calibration import Calibration, Verified
-from quant.random_plans import random_plans
+from quant.random_plans import DESIGN, random_plans
 from quant.schema import Plan, fingerprint
 
 from ..drawing import samples_of
@@ -152,7 +152,11 @@ def calibrate(task: Task, drawing: Drawing | None) -> dict[str, Any] | None:
         )
     made = Calibration(plans=tuple(plans))
     made.check()
-    record = {"calibration": made.to_json(), "seeds": list(task.request.plan_seeds)}
+    record = {
+        "calibration": made.to_json(),
+        "seeds": list(task.request.plan_seeds),
+        "design": DESIGN,
+    }
     if record not in held:
         task.study.add_calibration(key, metric, record)
     return record

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from quant.loss_calibration import FEWEST, Calibration, Prediction
+from quant.loss_calibration import FEW_SAMPLES, FEWEST, Calibration, Prediction
 from quant.schema import fingerprint
 
 from ..files import write_json
@@ -68,16 +68,19 @@ def keep(
         "budgets": dict(request.budgets),
         "pins": list(request.pins),
         "ties": list(request.ties),
-        "warnings": _warnings(task, record),
+        "warnings": _warnings(task, chosen, record),
         "command": as_command(request),
     }
     asked = request.model_dump(mode="json", exclude=_NO_QUESTION)
     key = fingerprint({**asked, "sensitivity": row["key"]})
-    if verified is None:  # what was drawn before is not forgotten
-        held = [
-            a for a in task.study.allocations() if (a["key"], a["plan"]) == (key, result["plan"])
-        ]
-        result["verified"] = held[0]["record"]["verified"] if held else None
+    held = _held(task, key, chosen)
+    if held is not None and (verified is None or held["n"] > verified["n"]):
+        result["verified"] = held  # what was drawn before is not forgotten
+        if verified is not None:
+            result["warnings"].append(
+                f"this plan was verified on {held['n']} samples before; those are kept, not the "
+                f"{verified['n']} of this call"
+            )
     plan = chosen.plan.to_json()
     name = task.study.add_allocation(
         "-".join(f"{n}-{bound:.10g}" for n, bound in request.budgets.items()),
@@ -91,6 +94,14 @@ def keep(
     return {**result, "allocation": name, "study": str(task.study.folder)}
 
 
+def _held(task: Task, key: str, chosen: Chosen) -> dict[str, Any] | None:
+    """The verification that the study has of this plan as the answer to this question."""
+    for row in task.study.allocations():
+        if (row["key"], row["plan"]) == (key, chosen.plan.fingerprint):
+            return row["record"]["verified"]
+    return None
+
+
 # What is no part of the question, only of how it is answered.
 _NO_QUESTION = {
     *("study", "sensitivity", "out", "device", "dtype", "batch_size"),
@@ -98,17 +109,38 @@ _NO_QUESTION = {
 }
 
 
-def _warnings(task: Task, record: Mapping[str, Any] | None) -> list[str]:
+def _warnings(task: Task, chosen: Chosen, record: Mapping[str, Any] | None) -> list[str]:
     """What to know before the numbers are believed."""
-    found = []
+    found = list(task.posed.remarks)
     if record is None:
         found.append(
             f"the predicted loss is the sum of its cells' {task.posed.metric}, not calibrated, and its interval is missing; "
             f"hold it against plans that are drawn: --calibrate {FEWEST}"
         )
+    else:
+        found += _of_prediction(task, chosen, record)
     inputs = {"activation_bits", "latency_ratio"}
-    if not inputs & task.request.budgets.keys():
+    if task.loose.decides_inputs and not inputs & task.request.budgets.keys():
         found.append(
             "no budget counts activations, so they stay in 16 bit; e.g. --budget activation_bits=8"
+        )
+    return found
+
+
+def _of_prediction(task: Task, chosen: Chosen, record: Mapping[str, Any]) -> list[str]:
+    """Why a calibrated prediction is worth less than its interval says."""
+    found = []
+    calibration: Calibration = Calibration.parse(record["calibration"], "the calibration")
+    cost, samples = task.posed.cost(chosen.allocation.chosen), len(record["seeds"])
+    if not calibration.within(cost):
+        costs = [plan.cost for plan in calibration.plans]
+        found.append(
+            f"the sum of the plan's cells, {cost:.3g}, is outside those of the plans that were drawn "
+            f"({min(costs):.3g} to {max(costs):.3g}): the prediction goes beyond them, with a wider interval"
+        )
+    if samples < FEW_SAMPLES:
+        found.append(
+            f"predictions are held against plans on {samples} sample{'s' * (samples > 1)} each, which hardly tell a "
+            f"typical loss; draw more: --calibrate {len(calibration.plans)} --plan-seeds with 8 seeds"
         )
     return found

@@ -26,15 +26,17 @@ def _budgets(value: object) -> object:
     """`avg_bits=4` as people write it, or numbers by name."""
     if isinstance(value, Mapping):
         return dict(value)
-    found: dict[str, object] = {}
+    found: dict[str, float] = {}
     for text in value if isinstance(value, Sequence) and not isinstance(value, str) else [value]:
-        name, equals, number = str(text).partition("=")
+        name, _, number = (part.strip() for part in str(text).partition("="))
+        if name in found:
+            raise BadInput(f"budget {name} was given twice, {found[name]:g} and {number}; give one")
         try:
-            found[name.strip()] = float(number) if equals else None
+            found[name] = float(number)
         except ValueError:
-            found[name.strip()] = None
-        if found[name.strip()] is None:
-            raise BadInput(f"budget '{text}' is not understood; write NAME=NUMBER, e.g. avg_bits=4")
+            raise BadInput(
+                f"budget '{text}' is not understood; write NAME=NUMBER, e.g. avg_bits=4"
+            ) from None
     return found
 
 
@@ -52,7 +54,7 @@ class AllocateRequest(Value):
     latency_device: str = "a100-80gb"  # whose floor latency_ratio is told by
     gap: float = 1e-4
     limit: float = 10.0  # seconds of the solver
-    calibrate: int = 0  # random plans to draw, that predictions are held against
+    calibrate: int = 0  # plans near solved ones to draw, that predictions are held against
     refine: bool = False  # take the costs anew beside the solved plan, once
     verify: int = 0  # samples to draw with the plan
     plan_seeds: Seeds = PLAN_SEEDS  # of calibrate and refine
@@ -104,7 +106,10 @@ def check_fields(request: AllocateRequest) -> None:
     if not 1 <= request.batch_size <= 1024:
         raise BadInput(f"batch size {request.batch_size} is out of range; 1 to 1024")
     if request.out is not None and request.out.exists():
-        raise BadInput(f"{request.out} is there already; nothing is written over, name a new file")
+        another = request.out.with_name(f"{request.out.stem}-2.json")
+        raise BadInput(
+            f"{request.out} is there already; nothing is written over, name a new file, e.g. {another}"
+        )
 
 
 def title(request: AllocateRequest) -> tuple[str, Path]:

@@ -9,7 +9,7 @@ from typing import Any
 from quant.allocation import Allocation, solve
 from quant.blueprint import Blueprint
 from quant.errors import BadInput, unknown
-from quant.mixed_precision import MB, Posed, posed
+from quant.mixed_precision import FULL, MB, Posed, posed
 from quant.roofline import device_of
 from quant.schema import Plan, disjoint
 from quant.sensitivity.table import rows_of
@@ -17,6 +17,7 @@ from quant.sensitivity.table import rows_of
 from ..studies import writable
 from ..study import Study
 from ..sweeping import SweepRequest
+from ..sweeping import as_command as sweep_command
 from ..watch import Watch
 from .request import AllocateRequest
 
@@ -71,6 +72,7 @@ def prepare(request: AllocateRequest, watch: Watch) -> Task:
             f"sweep with --tier {REFINED}, or leave --refine away"
         )
     loose = posed(blueprint, rows, metric=request.metric, device=device)
+    _check_inputs(request, row, loose)
     own = posed(
         blueprint,
         rows,
@@ -80,6 +82,28 @@ def prepare(request: AllocateRequest, watch: Watch) -> Task:
         ties=request.ties,
     )
     return Task(request, watch, study, row, own, loose, swept)
+
+
+def _check_inputs(request: AllocateRequest, row: Mapping[str, Any], loose: Posed) -> None:
+    """Stop at a budget on inputs where the table has no choice for them but 16 bits."""
+    bound = request.budgets.get("activation_bits", FULL)
+    if bound >= FULL or loose.decides_inputs:
+        return
+    inputs = [item for item in loose.problem.items if item.key.operand == "activation"]
+    reasons = {why for item in inputs for why in item.illegal.values()}
+    if reasons:
+        why = f"{row['method']} {min(reasons)}"
+        raise BadInput(f"activation_bits={bound:g} cannot be kept: {why}; leave that budget away")
+    raise BadInput(
+        f"activation_bits={bound:g} cannot be kept: table {row['name']} of tier {row['tier']} has no cells of "
+        f"inputs; sweep them: {_sweep_of_inputs(row)}"
+    )
+
+
+def _sweep_of_inputs(row: Mapping[str, Any]) -> str:
+    """The command of the same sweep by a tier that has inputs."""
+    asked: SweepRequest = SweepRequest.parse(row["record"]["request"], "the request of the table")
+    return sweep_command(asked.model_copy(update={"tier": REFINED}))
 
 
 def _table(study: Study, name: str | None) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def allocate(
         typer.Option(
             "--calibrate",
             metavar="N",
-            help="Draw N random plans and hold predictions against them; 12 or more.",
+            help="Draw N plans near solved ones and hold predictions against them; 12 or more.",
         ),
     ] = 0,
     refine: Annotated[
