@@ -24,7 +24,7 @@ import numpy as np
 
 from .blueprint import Blueprint, SiteFacts
 from .cards import Card, methods
-from .decisions import Choice, Item, Key, Label, Pair, Problem
+from .decisions import Choice, Item, Key, Label, Operand, Pair, Problem
 from .errors import BadInput, unknown
 from .pins import label_of, pinned, tied
 from .roofline import Attention, Device, attention_seconds, site_seconds
@@ -33,6 +33,7 @@ from .sensitivity.cells import KEPT, Cell, Row, format_of
 from .support import unfit
 
 BUDGETS = ("avg_bits", "activation_bits", "size_mb", "latency_ratio")
+BITS_OF: dict[Operand, str] = {"weight": "avg_bits", "activation": "activation_bits"}
 THE_REST = Key("everything else")
 FULL = int(KEPT)  # label of a side that stays in 16 bit
 MB = 10**6
@@ -59,6 +60,18 @@ class Posed:
         """Of a plan: the sum over its cells."""
         losses = {i.key: {c.label: c.loss for c in i.choices} for i in self.problem.items}
         return fsum(losses[key][label] for key, label in chosen.items())
+
+    def used(self, chosen: Mapping[Key, Label]) -> dict[str, float]:
+        """What a plan takes of every resource."""
+        found: dict[str, list[float]] = {name: [] for name in self.problem.resources}
+        for item in self.problem.items:
+            for name, use in next(
+                c.uses for c in item.choices if c.label == chosen[item.key]
+            ).items():
+                found[name].append(use)
+        for pair in self.problem.pairs:
+            found[pair.resource].append(pair.table[chosen[pair.first], chosen[pair.second]])
+        return {name: fsum(uses) for name, uses in found.items()}
 
     def costs(self, chosen: Mapping[Key, Label]) -> np.ndarray | None:
         """The same for every sample, float64[n]; None where the table has no samples."""
@@ -220,7 +233,7 @@ def _item(
             illegal[label] = why or "no number was measured"
             continue
         width = int(KEPT) if fmt is None else fmt.bits
-        uses = {"avg_bits" if of_weight else "activation_bits": width * size}
+        uses = {BITS_OF[key.operand]: width * size}
         if of_weight:
             uses["size_mb"] = blueprint.bytes[key.site][text] / MB
         choices.append(Choice(label, max(0.0, told or 0.0), uses))

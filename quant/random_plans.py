@@ -23,10 +23,10 @@ from typing import NamedTuple
 import numpy as np
 
 from .decisions import Choice, Item, Key, Label, Operand, Problem
+from .mixed_precision import BITS_OF
 
 DESIGN = "near solved"  # how plans are drawn: calibrations on others are not taken for these
 SIGMA = 0.5  # of the logarithm of a cost: a factor of 1.6
-BITS: dict[Operand, str] = {"weight": "avg_bits", "activation": "activation_bits"}
 
 
 def random_plans(problem: Problem, count: int, seed: int = 0) -> list[dict[Key, Label]]:
@@ -34,7 +34,7 @@ def random_plans(problem: Problem, count: int, seed: int = 0) -> list[dict[Key, 
     rng = np.random.default_rng(seed)
     sets = [_Set.of(items, labels) for items, labels in problem.sets()]
     levels = np.linspace(0, 1, count)
-    prices = {operand: _prices(sets, operand, levels) for operand in BITS}
+    prices = {operand: _prices(sets, operand, levels) for operand in BITS_OF}
     prices["activation"][1::2] = rng.permutation(prices["activation"][1::2])
     found = []
     for n in range(count):
@@ -57,7 +57,7 @@ class _Set(NamedTuple):
 
     @classmethod
     def of(cls, items: Sequence[Item], labels: Sequence[Label]) -> _Set:
-        name = BITS[items[0].key.operand]
+        name = BITS_OF[items[0].key.operand]
         bits = [sum(_choice(i, b).uses.get(name, 0.0) for i in items) for b in labels]
         keys = tuple(item.key for item in items)
         return cls(keys, tuple(labels), _losses(items, labels), np.array(bits))

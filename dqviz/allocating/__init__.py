@@ -17,6 +17,7 @@ from quant.errors import Cancelled
 from ..events import Done, OnEvent
 from ..watch import Watch
 from .drawn import calibrate, opened, refine, verify
+from .grouped import scanned, taken
 from .kept import keep
 from .request import (
     PLAN_SEEDS,
@@ -52,7 +53,8 @@ def allocate(
     over those in 16 bit; null for formats without a known peak), `predicted_loss` {mean, lo, hi} (relative latent loss, geometric mean over samples, once calibrated; `lo` and `hi` are null before),
     `calibration` {plans, coverage, factor, seeds} or null, `gap`, `binding`, `bound`, `status`, `seconds` of the
     solution that was taken, `refined` (null, or the typical loss `before` and `after` costs were taken anew, and which was taken), `verified` (null, or the measured loss {mean, lo, hi},
-    `typical` {mean, lo, hi} of the geometric mean, with its samples and seeds), `table` {sensitivity, tier, metric, evidence}, `budgets`, `pins`, `ties`, `warnings`, `study`, `command`.
+    `typical` {mean, lo, hi} of the geometric mean, with its samples and seeds), `groups` (null, or `metrics` by group and for each budget the
+    splits that were tried: `target`, `k`, `bits` by group, `drawn` typical loss, `refused`, `taken`; `bound` is null then, and `gap` the largest of the groups'), `table` {sensitivity, tier, metric, evidence}, `budgets`, `pins`, `ties`, `warnings`, `study`, `command`.
 
     Raises BadInput for what cannot be kept, naming the pins in the way; Cancelled with what was drawn kept.
     """
@@ -60,9 +62,13 @@ def allocate(
     watch = Watch(on_event, cancelled, previews=False)
     task = prepare(request, watch)
     watch.stage("solve", f"choosing formats under {said(request.budgets)}")
-    chosen = solved(task, task.posed)
+    splits = scanned(task) if request.groups else None
+    chosen, groups = (None if splits else solved(task, task.posed)), None
     try:
         drawing = opened(task) if request.draws else None
+        if chosen is None:
+            assert splits is not None
+            chosen, groups = taken(task, splits, drawing)
         calibration = calibrate(task, drawing)
         refined = None
         if request.refine:
@@ -73,7 +79,7 @@ def allocate(
         raise Cancelled(
             "cancelled; the plans that were drawn are kept, and the same command goes on from there"
         ) from None
-    result = keep(task, chosen, calibration, refined, verified)
+    result = keep(task, chosen, calibration, refined, verified, groups)
     watch.finish()
     watch.emit(Done(result))
     return result

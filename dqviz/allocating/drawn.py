@@ -96,7 +96,8 @@ def opened(task: Task) -> Drawing:
 
     trial = loss(request.plan_seeds)
     final = loss(request.verify_seeds) if request.verify else None
-    plans = request.calibrate + 2 * request.refine
+    splits = request.scan * len(request.budgets)
+    plans = request.calibrate + 2 * request.refine + splits
     total = trial.steps * (plans + bool(plans)) + 2 * (final.steps if final is not None else 0)
     watch.plan(watch.done + total + _refining(task, trial))
     return Drawing(task, model, trial, final)

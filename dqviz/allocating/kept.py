@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from quant.loss_calibration import FEW_SAMPLES, FEWEST, Calibration, Prediction
+from quant.metric_groups import CONTENT
 from quant.schema import fingerprint
 
 from ..files import write_json
@@ -28,6 +29,7 @@ def keep(
     record: dict[str, Any] | None,
     refined: dict[str, Any] | None,
     verified: dict[str, Any] | None,
+    groups: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """What is said of the plan; it goes into the study, and into the file that was asked for."""
     request, found, row = task.request, chosen.allocation, task.row
@@ -52,10 +54,11 @@ def keep(
         "predicted_loss": _predicted(task, chosen, record).to_json(),
         "calibration": said,
         "gap": found.gap,
-        "bound": found.bound,
+        "bound": found.bound if groups is None else None,
         "binding": list(found.binding),
         "status": found.status,
         "seconds": found.seconds,
+        "groups": groups,
         "refined": refined,
         "verified": verified,
         "table": {
@@ -68,10 +71,11 @@ def keep(
         "budgets": dict(request.budgets),
         "pins": list(request.pins),
         "ties": list(request.ties),
-        "warnings": _warnings(task, chosen, record),
+        "warnings": _warnings(task, chosen, record, groups),
         "command": as_command(request),
     }
-    asked = request.model_dump(mode="json", exclude=_NO_QUESTION)
+    of_groups = set() if request.groups else {"groups", "group_metrics", "scan"}
+    asked = request.model_dump(mode="json", exclude=_NO_QUESTION | of_groups)
     key = fingerprint({**asked, "sensitivity": row["key"]})
     held = _held(task, key, chosen)
     if held is not None and (verified is None or held["n"] > verified["n"]):
@@ -109,9 +113,16 @@ _NO_QUESTION = {
 }
 
 
-def _warnings(task: Task, chosen: Chosen, record: Mapping[str, Any] | None) -> list[str]:
+def _warnings(
+    task: Task,
+    chosen: Chosen,
+    record: Mapping[str, Any] | None,
+    groups: Mapping[str, Any] | None,
+) -> list[str]:
     """What to know before the numbers are believed."""
     found = list(task.posed.remarks)
+    if groups is not None:
+        found += _of_groups(task, groups["metrics"])
     if record is None:
         found.append(
             f"the predicted loss is the sum of its cells' {task.posed.metric}, not calibrated, and its interval is missing; "
@@ -123,6 +134,24 @@ def _warnings(task: Task, chosen: Chosen, record: Mapping[str, Any] | None) -> l
     if task.loose.decides_inputs and not inputs & task.request.budgets.keys():
         found.append(
             "no budget counts activations, so they stay in 16 bit; e.g. --budget activation_bits=8"
+        )
+    return found
+
+
+def _of_groups(task: Task, metrics: Mapping[str, str]) -> list[str]:
+    """Where groups are not what the paper means by them."""
+    found = []
+    if CONTENT not in metrics:
+        only = len(metrics) == 1
+        what = f"all layers are of metric group {next(iter(metrics))}, and" if only else "so"
+        found.append(
+            "no layer is of the group content, which a class-conditional model does not have: "
+            f"{what} budgets are split evenly (k = 1), and a scan is over averages alone"
+        )
+    if len(metrics) > 1 and len(set(metrics.values())) == 1:
+        found.append(
+            f"every group is ranked by {next(iter(metrics.values()))}: table {task.row['name']} has no metric of "
+            "their own; tier exact measures some"
         )
     return found
 

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator
 
 from quant.errors import BadInput, unknown
 from quant.loss_calibration import FEWEST
-from quant.mixed_precision import BUDGETS
+from quant.mixed_precision import BITS_OF, BUDGETS
 from quant.roofline import device_of
 from quant.schema import Value, disjoint
 
@@ -19,6 +19,7 @@ from ..request import DEVICES, DTYPES, Names, Seeds, check_seeds, seeds_text
 from ..studies import place
 
 PLAN_SEEDS = tuple(range(300_000, 300_008))
+MOST_DRAWN = 200  # splits that the longer of the paper's scans has
 VERIFY_FROM = 400_000  # first seed of a verification
 
 
@@ -40,6 +41,25 @@ def _budgets(value: object) -> object:
     return found
 
 
+def _metrics(value: object) -> object:
+    """`visual=ssim_loss` as people write it, or metrics by group."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    found: dict[str, str] = {}
+    for text in value if isinstance(value, Sequence) and not isinstance(value, str) else [value]:
+        group, _, metric = (part.strip() for part in str(text).partition("="))
+        if not group or not metric:
+            raise BadInput(
+                f"group metric '{text}' is not understood; write GROUP=METRIC, e.g. visual=ssim_loss"
+            )
+        if group in found:
+            raise BadInput(
+                f"group {group} was given two metrics, {found[group]} and {metric}; give one"
+            )
+        found[group] = metric
+    return found
+
+
 class AllocateRequest(Value):
     """One plan to choose."""
 
@@ -55,6 +75,9 @@ class AllocateRequest(Value):
     gap: float = 1e-4
     limit: float = 10.0  # seconds of the solver
     calibrate: int = 0  # plans near solved ones to draw, that predictions are held against
+    groups: bool = False  # bits of every metric group decided apart, by its own metric
+    group_metrics: Annotated[dict[str, str], BeforeValidator(_metrics)] = {}  # by group
+    scan: int = 0  # splits between groups to draw, of the paper's scan
     refine: bool = False  # take the costs anew beside the solved plan, once
     verify: int = 0  # samples to draw with the plan
     plan_seeds: Seeds = PLAN_SEEDS  # of calibrate and refine
@@ -71,7 +94,7 @@ class AllocateRequest(Value):
     @property
     def draws(self) -> bool:
         """Whether anything is drawn, so that the model is needed."""
-        return bool(self.calibrate or self.refine or self.verify)
+        return bool(self.calibrate or self.refine or self.verify or self.scan)
 
     @property
     def verify_seeds(self) -> tuple[int, ...]:
@@ -94,6 +117,7 @@ def check_fields(request: AllocateRequest) -> None:
         )
     if not 0 <= request.verify <= 10_000:
         raise BadInput(f"verify {request.verify} is out of range; 0 to 10000 samples")
+    _check_groups(request)
     check_seeds(request.plan_seeds)
     disjoint(request.plan_seeds, request.verify_seeds, "--plan-seeds", "the seeds of --verify")
     device_of(request.latency_device)
@@ -110,6 +134,26 @@ def check_fields(request: AllocateRequest) -> None:
         raise BadInput(
             f"{request.out} is there already; nothing is written over, name a new file, e.g. {another}"
         )
+
+
+def _check_groups(request: AllocateRequest) -> None:
+    if not request.groups:
+        for flag, given in (("--scan", request.scan), ("--group-metric", request.group_metrics)):
+            if given:
+                raise BadInput(f"{flag} is about metric groups; add --groups, or leave it away")
+        return
+    others = [name for name in request.budgets if name not in BITS_OF.values()]
+    if others:
+        raise BadInput(
+            f"budget {others[0]} cannot be split between metric groups; with --groups give "
+            f"{' and '.join(BITS_OF.values())}"
+        )
+    if request.refine:
+        raise BadInput(
+            "--refine exchanges bits between all layers by one metric; leave it or --groups away"
+        )
+    if not 0 <= request.scan <= MOST_DRAWN:
+        raise BadInput(f"scan {request.scan} is out of range; 0 to {MOST_DRAWN} splits to draw")
 
 
 def title(request: AllocateRequest) -> tuple[str, Path]:
@@ -131,6 +175,9 @@ def as_command(request: AllocateRequest) -> str:
         words += ["--budget", f"{name}={bound!r}".removesuffix(".0")]
     for flag, values in (("--pin", request.pins), ("--tie", request.ties)):
         words += [word for value in values for word in (flag, value)]
+    words += ["--groups"] if request.groups else []
+    for group, metric in request.group_metrics.items():
+        words += ["--group-metric", f"{group}={metric}"]
     if request.plan_seeds != defaults.plan_seeds:
         words += ["--plan-seeds", seeds_text(request.plan_seeds)]
     for name in _PLAIN:
@@ -146,6 +193,7 @@ _PLAIN = (
     "latency_device",
     "gap",
     "limit",
+    "scan",
     "calibrate",
     "verify",
     "out",
