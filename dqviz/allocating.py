@@ -88,6 +88,7 @@ class AllocateRequest(Value):
     device: str = "auto"
     dtype: str = "auto"
     batch_size: int = 8
+    by_hand: dict[str, Any] | None = None  # of a plan that `pins` fix as a whole: see `Allocations`
 
     @classmethod
     def parse(cls, data: object, where: str = "request") -> Self:
@@ -546,6 +547,7 @@ def _kept(
         "budgets": dict(request.budgets),
         "pins": list(request.pins),
         "ties": list(request.ties),
+        "by_hand": request.by_hand,
         "warnings": _warnings(task, record),
         "command": as_command(request),
     }
@@ -572,7 +574,7 @@ def _kept(
 # What is no part of the question, only of how it is answered.
 _NO_QUESTION = {
     *("study", "sensitivity", "out", "device", "dtype", "batch_size"),
-    *("limit", "calibrate", "verify", "plan_seeds"),
+    *("limit", "calibrate", "verify", "plan_seeds", "by_hand"),
 }
 
 

@@ -208,7 +208,8 @@ def test_a_plan_is_kept_and_verified_by_a_job(
     again = ask(study="real")
     (kept,) = again["allocations"]
     assert kept["verified"]["seeds"] == made["verified"]["seeds"]
-    assert kept["predicted_loss"]["mean"] == pytest.approx(made["predicted_loss"]["mean"])
+    shown = ask("curve", **question(again))["kept"][kept["name"]]
+    assert shown["predicted"]["mean"] == pytest.approx(made["predicted_loss"]["mean"])
     loaded = ask("load", study="real", table=data["table"], name=kept["name"])
     assert loaded["plan"] == plan
     assert "unknown plan 'x'" in ask("load", study="real", table=data["table"], name="x")["error"]

@@ -66,7 +66,7 @@ def into_view(page: Any) -> None:
     page.evaluate("scrollBy(0, -160)")  # the totals stay above
 
 
-def test_lasso_set_solve_undo_download_and_reload(served: Served, new_page: Pages) -> None:
+def test_drag_set_solve_undo_download_and_reload(served: Served, new_page: Pages) -> None:
     page = opened(new_page(1440), served)
     assert total(page, "avg_bits") == 8
     before = {name: total(page, name) for name in ("avg_bits", "size_mb", "loss", "latency_ratio")}
@@ -172,11 +172,11 @@ def test_filters_show_rows_and_a_bad_expression_loses_nothing(served: Served, ne
     page.get_by_role("button", name="Select shown").click()
     assert chosen(page) == 18
     field.fill("ff(")
-    assert page.locator(".dq-why").is_visible()
+    assert page.locator("#dq-mx-why").is_visible()
     assert names.count() == 6
     assert chosen(page) == 18
     field.fill("")
-    assert page.locator(".dq-why").is_hidden()
+    assert page.locator("#dq-mx-why").is_hidden()
     page.locator("[data-field=role]").select_option("fc2")
     assert names.count() == 3
     page.locator("[data-field=block]").select_option("block 1")
@@ -221,7 +221,7 @@ def test_the_plan_as_a_table_and_as_a_difference(served: Served, new_page: Pages
     page.locator(".dq-plandiff summary").click()
     page.get_by_label("Compare the plan with").select_option("w8a8")
     text = page.locator(".dq-plandiff").inner_text()
-    assert "1 cells in 1 layers differ" in text
+    assert "1 cell in 1 layer differs" in text
     assert "w 8 → 3" in text
     page.get_by_role("button", name="Undo").click()
     assert "No cell differs" in page.locator(".dq-plandiff").inner_text()
