@@ -230,9 +230,9 @@ export function precision({ element, server }) {
       el("div", { class: "dq-head" }, el("div", {}, el("h2", {}, "What rounding costs, and the bits of the plan"), el("p", { class: "dq-lede" }, "Colour: cost of that cell alone. Number: bits that the plan gives it.")), el("div", { class: "dq-tools" }, exportButtons(file, file.svg))),
       viewBar({ data, view, redraw, lay: () => { matrix.lay(); key.show(matrix.range(), view); }, folding: matrix.foldAll }),
       key.node, matrix.node, acts.node, kept);
+    const plans = el("section", { class: "dq-card" }, el("div", { class: "dq-head" }, el("div", {}, el("h2", {}, "Plan"), el("p", { class: "dq-lede" }, "Keep it, take it along, or send it: the link holds the plan, its pins and budgets."))), tools.node);
     root.replaceChildren(head, notes, totals.node,
-      el("div", { class: "dq-mx-desk" }, el("div", { class: "dq-mx-main" }, card, look.node), el("div", { class: "dq-mx-side" }, budgets.node, curve.node)),
-      el("section", { class: "dq-card" }, el("div", { class: "dq-head" }, el("div", {}, el("h2", {}, "Plan"), el("p", { class: "dq-lede" }, "Keep it, take it along, or send it: the link holds the plan, its pins and budgets."))), tools.node),
+      el("div", { class: "dq-mx-desk" }, el("div", { class: "dq-mx-main" }, card, look.node, plans), el("div", { class: "dq-mx-side" }, budgets.node, curve.node)),
       table.node, diff.node, commands);
     say(data.notes);
     matrix.lay();

@@ -89,6 +89,8 @@ export function legend(data) {
   };
 }
 
+const HOW = matchMedia("(pointer: coarse)").matches ? "Choose cells: tap; hold and draw a rectangle" : "Choose cells: click, drag, Shift, Ctrl";
+
 // Bits, pins and steps back for the chosen cells.
 export function actions({ data, plan, matrix, begin, drop, touched }) {
   const many = el("strong", { class: "dq-mx-many", role: "status" });
@@ -124,7 +126,7 @@ export function actions({ data, plan, matrix, begin, drop, touched }) {
 
   function show() {
     const chosen = matrix.selection();
-    many.textContent = chosen.length ? `${chosen.length} cell${chosen.length === 1 ? "" : "s"} chosen` : "Choose cells: click, drag, Shift, Ctrl";
+    many.textContent = chosen.length ? `${chosen.length} cell${chosen.length === 1 ? "" : "s"} chosen` : HOW;
     const operands = [...new Set(chosen.map((cell) => plan.operandOf(cell)))];
     const held = new Set(chosen.map((cell) => plan.label(cell)));
     buttons.forEach((b, i) => {

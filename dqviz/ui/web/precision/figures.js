@@ -3,7 +3,7 @@ import { csvText } from "../exports.js";
 import { short } from "./bar.js";
 import { place, shadesOf } from "./paint.js";
 
-const [WIDE, TALL, NAMES, HEAD, FOOT] = [46, 20, 170, 46, 54]; // pixels
+const [WIDE, TALL, NAMES, HEAD, FOOT] = [46, 20, 170, 46, 72]; // pixels
 const SVG = "http://www.w3.org/2000/svg";
 
 // As a section that `exportButtons` takes.
@@ -33,7 +33,7 @@ export function matrixFile({ data, plan, view, grid }) {
 
 function drawn({ data, plan, view, grid, title }) {
   const { rows, columns } = grid;
-  const width = Math.max(NAMES + columns.length * WIDE + 16, 620);
+  const width = Math.max(NAMES + columns.length * WIDE + 16, 480);
   const height = HEAD + rows.length * TALL + FOOT;
   const root = document.implementation.createDocument(SVG, "svg").documentElement;
   const put = (tag, attributes, text = "", into = root) => {
@@ -78,7 +78,7 @@ function drawn({ data, plan, view, grid, title }) {
     for (let i = 0; i < 64; i++) put("rect", { x: 70 + 2 * i, y: foot, width: 2.2, height: 12, fill: shades[i * 4].css });
     put("text", { x: 206, y: foot + 10 }, short(range.high, 2));
   }
-  put("text", { x: 270, y: foot + 10, "font-size": 11 }, `${title} at ${view.bits === "plan" ? "the plan's bits" : `${view.bits} bits`}, log scale; numbers: bits of the plan`);
-  put("text", { x: 6, y: foot + 28, "font-size": 11 }, "Striped: inside the noise floor. Corner: pinned.");
+  put("text", { x: 6, y: foot + 29, "font-size": 11 }, `${title} at ${view.bits === "plan" ? "the plan's bits" : `${view.bits} bits`}, log scale; numbers: bits of the plan`);
+  put("text", { x: 6, y: foot + 45, "font-size": 11 }, "Striped: inside the noise floor. Corner: pinned.");
   return new XMLSerializer().serializeToString(root);
 }

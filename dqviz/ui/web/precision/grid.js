@@ -26,7 +26,7 @@ export function gridOf({ data, plan, view }) {
     grid.left = width < 560 ? 96 : 150;
     const gap = kinds.length > 1 && kinds[0] === 0 ? GAP : 0;
     const room = Math.max(width - grid.left - gap - 14, 60);
-    const wide = Math.min(132, Math.max(26, Math.floor(room / kinds.length)));
+    const wide = Math.min(180, Math.max(26, Math.floor(room / kinds.length)));
     grid.columns = kinds.map((index, i) => ({ index, x: i * wide + (index && gap ? gap : 0), width: wide }));
     grid.tall = grid.rows.length > 120 ? 19 : 22;
   }

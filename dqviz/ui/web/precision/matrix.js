@@ -7,6 +7,8 @@ import { painter } from "./paint.js";
 
 const LABEL = "Matrix of layers and windows of steps. Arrow keys move, with Shift they select a rectangle, Space selects or leaves a cell, Enter selects it alone, Escape none, Control A all. Digits set bits, P pins, U unpins.";
 
+const LETTER = 6.8; // pixels of a figure in the heads
+
 export function matrixOf({ data, plan, view, onSelect, onInspect, onKey }) {
   const head = el("div", { class: "dq-mx-head", "aria-hidden": "true" });
   const names = el("div", { class: "dq-mx-names" });
@@ -55,11 +57,12 @@ export function matrixOf({ data, plan, view, onSelect, onInspect, onKey }) {
     const { columns } = grid;
     const last = columns.at(-1);
     head.style.width = `${last ? last.x + last.width : 0}px`;
-    const every = Math.ceil(44 / (columns[0]?.width ?? 44));
+    const texts = columns.map((c) => (c.index === 0 ? "weight" : data.windows[c.index - 1].replace(/^steps? (?=\d)/, "")));
+    const room = Math.max(...texts.map((text, i) => (columns[i].index ? text.length * LETTER : 0)));
+    const every = Math.ceil(room / (last?.width ?? room)); // of the windows; all of them where there is room
     head.replaceChildren(...columns.map((c, i) => {
-      const text = c.index === 0 ? "weight" : data.windows[c.index - 1].replace(/^steps? (?=\d)/, "");
       const told = c.index === 0 || (i - (columns[0].index === 0 ? 1 : 0)) % every === 0;
-      return el("span", { style: `left:${c.x}px;width:${told && c.index ? Math.max(c.width, 44) : c.width}px`, class: c.index === 1 && columns.length > 1 ? "dq-mx-first" : null }, told ? text : "");
+      return el("span", { style: `left:${c.x}px;width:${told && c.index ? Math.max(c.width, room) : c.width}px`, class: c.index === 1 && columns.length > 1 ? "dq-mx-first" : null }, told ? texts[i] : "");
     }));
     const first = columns.find((c) => c.index > 0);
     if (first) head.prepend(el("em", { style: `left:${first.x}px` }, data.windows.length > 1 ? "activations, by steps" : "activations"));

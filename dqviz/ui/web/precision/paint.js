@@ -44,14 +44,18 @@ export function painter({ data, plan, grid, canvas, outer }) {
         }
         g.fillStyle = !shade ? ink : shade.dark ? "#fff" : "#000";
         g.fillText(text, c.x + c.width / 2, top + tall / 2 + 0.5);
+        const chosen = cells.every((cell) => selected.has(cell));
+        if (chosen) outline(g, c.x, top, c.width, tall, ink, []);
         if (cells.every((cell) => plan.pinned(cell))) {
+          const inset = chosen ? 3.5 : 1; // inside the outline
+          const [right, above] = [c.x + c.width - inset, top + inset];
+          g.fillStyle = !shade ? ink : shade.dark ? "#fff" : "#000";
           g.beginPath();
-          g.moveTo(c.x + c.width - 8, top + 1);
-          g.lineTo(c.x + c.width - 1, top + 1);
-          g.lineTo(c.x + c.width - 1, top + 8);
+          g.moveTo(right - 7, above);
+          g.lineTo(right, above);
+          g.lineTo(right, above + 7);
           g.fill();
         }
-        if (cells.every((cell) => selected.has(cell))) outline(g, c.x, top, c.width, tall, ink, []);
       });
     });
     if (cursor && rows.length) {

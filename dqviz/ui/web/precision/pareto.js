@@ -32,7 +32,7 @@ export function pareto({ data, plan, view, ask, load }) {
     const traces = [
       trace(word(), points.map((p) => p.avg_bits), points.map((p) => p.predicted.mean || null), // 0 has no logarithm
         { mode: "lines+markers", line: { color: "var(--run-1)", width: 2 }, marker: { size: 6 } }),
-      trace("plans kept, predicted", predicted().map((a) => a.avg_bits), predicted().map((a) => a.predicted.mean || null), { marker: { size: 11, symbol: "circle-open", color: "var(--run-3)", line: { width: 2 } } }),
+      trace("kept, predicted", predicted().map((a) => a.avg_bits), predicted().map((a) => a.predicted.mean || null), { marker: { size: 11, symbol: "circle-open", color: "var(--run-3)", line: { width: 2 } } }),
       trace("measured", drawn().map((a) => a.avg_bits), losses.map((l) => l.mean), {
         marker: { size: 11, color: "var(--run-2)" },
         error_y: { type: "data", symmetric: false, color: "var(--run-2)", array: losses.map((l) => (l.hi ?? l.mean) - l.mean), arrayminus: losses.map((l) => l.mean - (l.lo ?? l.mean)) },
@@ -42,13 +42,13 @@ export function pareto({ data, plan, view, ask, load }) {
     const banded = points.filter((p) => p.predicted.lo !== null);
     if (told.calibrated && banded.length) {
       const line = { type: "scatter", mode: "lines", line: { width: 0 }, hoverinfo: "skip", showlegend: false, x: banded.map((p) => p.avg_bits) };
-      traces.unshift({ ...line, name: "low", y: banded.map((p) => p.predicted.lo) }, { ...line, name: "95 % interval", y: banded.map((p) => p.predicted.hi), fill: "tonexty", fillcolor: "rgba(0,99,178,.13)", showlegend: true });
+      traces.unshift({ ...line, name: "low", y: banded.map((p) => p.predicted.lo) }, { ...line, name: "95 %", y: banded.map((p) => p.predicted.hi), fill: "tonexty", fillcolor: "rgba(70,140,210,.2)", showlegend: true });
     }
     return {
       title: file.title, source: file.source,
-      figure: { data: traces.filter((t) => t.x.length), layout: { margin: { l: 64, r: 12, t: 8, b: 44 }, hovermode: "closest", dragmode: false, showlegend: true, legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 11 } },
-        xaxis: { title: { text: "average bits of the weights", standoff: 8 }, fixedrange: true, zeroline: false, ...span(traces) }, yaxis: { title: { text: "loss", standoff: 8 }, type: "log", dtick: 1, fixedrange: true, zeroline: false, exponentformat: "power" } } },
-      height: 380, narrow: { margin: { l: 48, r: 8, t: 8, b: 44 } },
+      figure: { data: traces.filter((t) => t.x.length), layout: { margin: { l: 64, r: 12, t: 8, b: 56 }, hovermode: "closest", dragmode: false, showlegend: true, legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 11 } },
+        xaxis: { title: { text: "average bits of the weights", standoff: 6, font: { size: 12 } }, fixedrange: true, zeroline: false, ...span(traces) }, yaxis: { title: { text: "loss", standoff: 6, font: { size: 12 } }, type: "log", dtick: 1, fixedrange: true, zeroline: false, exponentformat: "power" } } },
+      height: 380, narrow: { margin: { l: 60, r: 8, t: 8, b: 56 } },
     };
   }
 
@@ -75,7 +75,7 @@ export function pareto({ data, plan, view, ask, load }) {
         const point = e.points[0];
         const name = point.data.name;
         if (name === word()) take(point.pointIndex);
-        else if (name.startsWith("plans")) load(predicted()[point.pointIndex].name);
+        else if (name.startsWith("kept")) load(predicted()[point.pointIndex].name);
         else if (name === "measured") load(drawn()[point.pointIndex].name);
       });
     }
