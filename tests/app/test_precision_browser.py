@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from dqviz.study import Study, studies_root
 from tests.app.accessibility import violations
 from tests.app.conftest import Served
+from tests.app.precision import DESK, FC2, Q0, bits, cell, chosen, into_view, opened, total
 from tests.tables import MODEL, write_table
 
 pytestmark = pytest.mark.browser
@@ -20,9 +20,7 @@ pytestmark = pytest.mark.browser
 Pages = Callable[..., Any]
 Serve = Callable[..., Served]
 NASTY = "<img src=x onerror='window.hacked=1'>${window.hacked=1}"
-Q0, FC2 = "transformer_blocks.0.attn1.to_q", "transformer_blocks.1.ff.net.2"
 NO_OVERFLOW = "document.documentElement.scrollWidth <= innerWidth"
-DESK = "new URLSearchParams(location.hash.slice(1)).get('desk')"
 
 
 @pytest.fixture
@@ -30,40 +28,6 @@ def served(serve: Serve) -> Served:
     found = serve()
     write_table(studies_root() / "mine", blocks=3, windows=2)
     return found
-
-
-def opened(page: Any, served: Served, query: str = "") -> Any:
-    page.goto(served.url + "precision" + query)
-    page.wait_for_selector(".dq-precision[data-shown]")
-    return page
-
-
-def cell(page: Any, name: str, column: int) -> list[float]:
-    """Pixel of a cell that is in view."""
-    return page.evaluate(
-        "([n, c]) => document.querySelector('.dq-precision').pixelOf(n, c)", [name, column]
-    )
-
-
-def total(page: Any, name: str) -> float:
-    return float(page.locator(f"[data-total={name}]").inner_text())
-
-
-def chosen(page: Any) -> int:
-    return int(page.locator(".dq-mx-outer").get_attribute("data-selected"))
-
-
-def bits(page: Any) -> dict[str, Any]:
-    """The plan as it is downloaded."""
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Download JSON").click()
-    return json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
-
-
-def into_view(page: Any) -> None:
-    page.locator(".dq-mx-outer").scroll_into_view_if_needed()
-    page.evaluate("document.querySelector('.dq-mx-card').scrollIntoView()")
-    page.evaluate("scrollBy(0, -160)")  # the totals stay above
 
 
 def test_drag_set_solve_undo_download_and_reload(served: Served, new_page: Pages) -> None:
