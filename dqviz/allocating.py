@@ -190,7 +190,7 @@ def allocate(
     over those in 16 bit; null for formats without a known peak), `predicted_loss` {mean, lo, hi} (relative latent loss, geometric mean over samples, once calibrated; `lo` and `hi` are null before),
     `calibration` {plans, coverage, factor, seeds} or null, `gap`, `binding`, `bound`, `status`, `seconds` of the
     solution that was taken, `refined` (null, or the typical loss `before` and `after` costs were taken anew, and which was taken), `verified` (null, or the measured loss {mean, lo, hi},
-    `typical` {mean, lo, hi} of the geometric mean, with its samples and seeds), `table` {sensitivity, tier, metric, evidence}, `budgets`, `pins`, `ties`, `warnings`, `study`, `command`.
+    `typical` {mean, lo, hi} of the geometric mean, with its samples and seeds), `table` {sensitivity, tier, metric, evidence}, `budgets`, `pins`, `ties`, `by_hand` (null, or what a plan was set under that the app sent), `warnings`, `study`, `command`.
 
     Raises BadInput for what cannot be kept, naming the pins in the way; Cancelled with what was drawn kept.
     """

@@ -97,9 +97,9 @@ export function budgetPanel({ data, plan, ask, solved, verify }) {
 
   function taken(answer, joined = null) {
     plan.take(plan.read(answer.plan), answer.status === "heuristic" ? "budget" : "solve", joined);
-    const gap = answer.gap > 0 ? `at most ${(100 * answer.gap).toPrecision(2)} % above the least` : "proven to be the least";
+    const gap = answer.gap > 1e-9 ? `at most ${(100 * answer.gap).toPrecision(2)} % above the least` : "proven to be the least";
     said.replaceChildren(el("p", {}, el("strong", {}, answer.status === "heuristic" ? "Heuristic" : answer.status === "optimal" ? "Solved" : "Time limit"), ` in ${answer.seconds < 1 ? `${Math.max(1, Math.round(1000 * answer.seconds))} ms` : clock(answer.seconds)}; ${gap}.`),
-      el("p", { class: "dq-sub" }, answer.binding.length ? `Binding: ${answer.binding.map(named).join(", ")}.` : "No budget binds: every cell has its least cost."));
+      el("p", { class: "dq-sub" }, answer.binding.length ? `Binding: ${answer.binding.map(named).join("; ")}.` : "No budget binds: every cell has its least cost."));
     if (answer.command) {
       const button = el("button", { type: "button", class: "dq-small", on: { click: () => copy(answer.command, button) } }, "Copy command");
       said.append(el("div", { class: "dq-emptyline" }, el("pre", { tabindex: "0", "aria-label": "Command" }, el("code", {}, commandParts(answer.command))), button));

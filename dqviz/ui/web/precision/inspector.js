@@ -42,7 +42,7 @@ export function inspector({ data, plan, view, folder }) {
       el("h3", {}, `${cells.length} cells in ${plural(layers, "layer")}`),
       el("div", { class: "dq-scroll", tabindex: "0", role: "region", "aria-label": "Sum of costs at every width" },
         el("table", { class: "dq-table dq-compact" },
-          el("thead", {}, el("tr", {}, ["bits", "sum of costs", "inside the noise floor"].map((t, i) => el("th", { scope: "col", class: i ? "dq-num" : null }, t)))),
+          el("thead", {}, el("tr", {}, ["bits", "sum of costs", "in the floor"].map((t, i) => el("th", { scope: "col", class: i ? "dq-num" : null }, t)))),
           el("tbody", {}, rows))),
       el("p", { class: "dq-sub" }, `${new Map(data.metrics).get(view.metric)}, each cell rounded alone; ${data.evidence}, tier ${data.tier}, ${data.method}. Choose one cell for its interval.`));
   }

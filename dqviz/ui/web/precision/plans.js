@@ -57,7 +57,7 @@ export function verifyBox({ data, start, status }) {
     el("h3", {}, "Measured beside predicted"),
     el("p", { class: "dq-sub" }, "Draws the plan on seeds that nothing was chosen by, and keeps it in the study."),
     el("div", { class: "dq-mx-line" }, el("label", { class: "dq-check" }, seeds, "seeds"), go), why,
-    el("label", { class: "dq-check" }, calibrate, `First draw ${data.fewest} random plans, which gives predictions an interval`),
+    el("label", { class: "dq-check" }, calibrate, `First draw ${data.fewest} other plans, which gives predictions an interval`),
     status.node);
 }
 

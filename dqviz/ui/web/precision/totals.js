@@ -50,8 +50,8 @@ export function totalsStrip({ data }) {
     const drawn = measured && typical(measured);
     cells.measured.value.textContent = drawn ? short(drawn.mean) : "–";
     const outside = drawn && interval?.lo != null && (drawn.mean < interval.lo || drawn.mean > interval.hi);
-    cells.measured.sub.textContent = drawn ? `${drawn.lo === null ? "" : `95 %: ${short(drawn.lo, 2)} to ${short(drawn.hi, 2)}, `}typical of ${plural(measured.seeds.length, "seed")}${outside ? "; outside what was predicted, believe this one" : ""}` : "not drawn yet: verify";
-    words.replaceChildren(...feasible.map((f) => el("span", { class: f.tone }, f.text)));
+    cells.measured.sub.textContent = drawn ? `${drawn.lo === null ? "" : `95 %: ${short(drawn.lo, 2)} to ${short(drawn.hi, 2)}, `}typical of ${plural(measured.seeds.length, "seed")}` : "not drawn yet: verify";
+    words.replaceChildren(...feasible.map((f) => el("span", { class: f.tone }, f.text)), outside ? el("span", { class: "dq-doubt" }, "The measured loss is outside what was predicted: believe the measured one.") : "");
   }
   return { node, show, devices };
 }
