@@ -71,6 +71,7 @@ def keep(
         "budgets": dict(request.budgets),
         "pins": list(request.pins),
         "ties": list(request.ties),
+        "by_hand": request.by_hand,
         "warnings": _warnings(task, chosen, record, groups),
         "command": as_command(request),
     }
@@ -109,7 +110,7 @@ def _held(task: Task, key: str, chosen: Chosen) -> dict[str, Any] | None:
 # What is no part of the question, only of how it is answered.
 _NO_QUESTION = {
     *("study", "sensitivity", "out", "device", "dtype", "batch_size"),
-    *("limit", "calibrate", "verify", "plan_seeds"),
+    *("limit", "calibrate", "verify", "plan_seeds", "by_hand"),
 }
 
 

@@ -85,6 +85,7 @@ class AllocateRequest(Value):
     device: str = "auto"
     dtype: str = "auto"
     batch_size: int = 8
+    by_hand: dict[str, Any] | None = None  # of a plan that `pins` fix as a whole: see `Allocations`
 
     @classmethod
     def parse(cls, data: object, where: str = "request") -> Self:
