@@ -16,6 +16,7 @@ from dqviz.allocating import AllocateRequest, allocate
 from dqviz.study import RECORDED, Study, studies_root
 from dqviz.ui.bench import Bench
 from dqviz.ui.precision import Precision, server_functions
+from quant.random_plans import DESIGN
 from quant.schema import Plan
 from tests.app.conftest import FakeCompare
 from tests.tables import blueprint, write_table
@@ -292,7 +293,8 @@ def test_kept_plans_are_predicted_by_the_calibration_that_there_is_now(
         for c in np.geomspace(0.001, 10, 12).tolist()
     ]
     study = Study.open(studies_root() / "mine")
-    study.add_calibration("key", "latent_error", {"calibration": {"plans": drawn}, "seeds": [1]})
+    record = {"calibration": {"plans": drawn}, "seeds": [1], "design": DESIGN}
+    study.add_calibration("key", "latent_error", record)
     after = ask("curve", **question(data))["kept"][name]["predicted"]
     assert after["mean"] == pytest.approx(10 * before["mean"])
     assert after["lo"] is not None
