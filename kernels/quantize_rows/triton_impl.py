@@ -1,0 +1,71 @@
+"""Row quantization in Triton: a program reads whole rows once and writes their codes.
+
+Codes are int8; see `RowCodes`. Integers are those of the definition, bit for bit: both divide with
+correct rounding and round to nearest even.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..ahead import Build
+from ..triton_functions import row_codes, row_tile
+
+
+@triton.jit
+def _quantize_rows(
+    x_ptr, codes_ptr, scale_ptr, zero_ptr, x_stride, m,
+    K: tl.constexpr, TOP: tl.constexpr, SYMMETRIC: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """x [m, K] -> codes int8 [m, K], scale and zero [m]; ROWS rows per program."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, BLOCK)
+    inside = (row < m)[:, None] & (column < K)[None, :]  # [ROWS, BLOCK]
+    x = tl.load(x_ptr + row[:, None] * x_stride + column[None, :], mask=inside, other=0.0)
+    codes, scale, zero = row_codes(x.to(tl.float32), TOP, SYMMETRIC)
+    tl.store(codes_ptr + row[:, None] * K + column[None, :], codes, mask=inside)
+    tl.store(scale_ptr + row, scale, mask=row < m)
+    if not SYMMETRIC:
+        tl.store(zero_ptr + row, zero, mask=row < m)
+
+
+def quantize_rows(x: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """x float[m, k] -> codes int8 [m, k], scale float32 [m, 1], zero float32 [m, 1] ([0, 1] if symmetric)."""
+    m, k = x.shape
+    x = x.float() if x.dtype == torch.float64 else x
+    x = x if x.stride(1) == 1 else x.contiguous()
+    codes = torch.empty((m, k), dtype=torch.int8, device=x.device)
+    scale = torch.empty((m, 1), dtype=torch.float32, device=x.device)
+    zero = torch.empty((0 if symmetric else m, 1), dtype=torch.float32, device=x.device)
+    if m:
+        tile = row_tile(k)
+        _quantize_rows[(triton.cdiv(m, tile.rows),)](
+            x, codes, scale, zero, x.stride(0), m, **_constants(k, bits, symmetric)
+        )  # fmt: skip
+    return codes, scale, zero
+
+
+def _constants(k: int, bits: int, symmetric: bool) -> dict[str, int | bool]:
+    tile, top = row_tile(k), 2 ** (bits - 1) - 1 if symmetric else 2**bits - 1
+    return {
+        "K": k,
+        "TOP": top,
+        "SYMMETRIC": symmetric,
+        "ROWS": tile.rows,
+        "BLOCK": tile.block,
+        "num_warps": tile.warps,
+    }
+
+
+BUILDS = tuple(
+    Build(
+        f"1152 columns, 8-bit {name}",
+        _quantize_rows,
+        {"x_ptr": "*bf16", "codes_ptr": "*i8", "scale_ptr": "*fp32", "zero_ptr": "*fp32", "x_stride": "i32:16", "m": "i32"},
+        _constants(1152, 8, name == "symmetric"),
+    )
+    for name in ("symmetric", "asymmetric")
+)  # fmt: skip

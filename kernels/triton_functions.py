@@ -1,0 +1,77 @@
+"""What the Triton kernels share: rounding, row codes, activations, and the tile that a row takes.
+
+Imported by `kernels/*/triton_impl.py` only. Everything here also runs in Triton's interpreter, so nothing
+of `libdevice` and no bfloat16 arithmetic: operands are float32 from the load on.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+
+LARGEST_ROW = 65536  # columns of one row that a program can hold
+SCALE_FLOOR = tl.constexpr(1e-8)  # as in kernels/quantize_rows/reference.py
+MAGIC = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it leaves no bits behind the point
+INTERPRETED = bool(triton.knobs.runtime.interpret)
+
+
+class Tile(NamedTuple):
+    """How rows of one width are cut: `rows` rows of `block` columns for a program of `warps` warps."""
+
+    rows: int
+    block: int
+    warps: int
+
+
+def row_tile(columns: int) -> Tile:
+    """The tile that holds whole rows. Raises ValueError beyond `LARGEST_ROW` columns."""
+    if columns > LARGEST_ROW:
+        raise ValueError(f"rows of {columns} columns; a program holds {LARGEST_ROW} at most")
+    block = triton.next_power_of_2(columns)
+    return Tile(max(1, 2048 // block), block, 4 if block <= 2048 else 8 if block <= 8192 else 16)
+
+
+@triton.jit
+def nearest(t):
+    """Round to nearest, ties to even; |t| < 2^22."""
+    return (t + MAGIC) - MAGIC
+
+
+@triton.jit
+def whole_int8(q):
+    """Whole float32 numbers as int8; nan as 0, because its conversion is not defined."""
+    return tl.where(q == q, q, 0.0).to(tl.int8)
+
+
+@triton.jit
+def row_codes(y, TOP: tl.constexpr, SYMMETRIC: tl.constexpr):
+    """Codes of y float32[r, c], 0 outside the row: int8[r, c], scale and zero float32[r].
+
+    TOP is the largest code. Asymmetric codes 0 .. TOP and their zero come with (TOP + 1) / 2 taken off.
+    A row with nan gets the scale nan.
+    """
+    faulty = tl.max(tl.where(y == y, 0, 1), axis=1)
+    if SYMMETRIC:
+        span = tl.max(tl.abs(y), axis=1)
+    else:
+        low = tl.minimum(tl.min(y, axis=1), 0.0)
+        span = tl.maximum(tl.max(y, axis=1), 0.0) - low
+    scale = tl.maximum(tl.div_rn(span, TOP * 1.0), SCALE_FLOOR)
+    scale = tl.where(faulty > 0, float("nan"), scale)
+    q = nearest(tl.div_rn(y, tl.broadcast_to(scale[:, None], y.shape)))
+    if SYMMETRIC:
+        zero = scale * 0.0
+    else:
+        zero = nearest(tl.div_rn(-low, scale))
+        q = tl.minimum(tl.maximum(q + zero[:, None], 0.0), TOP * 1.0) - (TOP + 1) // 2
+        zero = zero - (TOP + 1) // 2
+    return whole_int8(q), scale, zero
+
+
+@triton.jit
+def gelu_tanh(x):
+    """0.5 x (1 + tanh u) = x / (1 + exp(-2 u)), u = sqrt(2 / pi) (x + 0.044715 x^3)."""
+    u = 0.7978845608028654 * (x + 0.044715 * x * x * x)
+    return x / (1.0 + tl.exp(-2.0 * u))
