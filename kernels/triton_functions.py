@@ -6,15 +6,16 @@ of `libdevice` and no bfloat16 arithmetic: operands are float32 from the load on
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 LARGEST_ROW = 65536  # columns of one row that a program can hold
 SCALE_FLOOR = tl.constexpr(1e-8)  # as in kernels/quantize_rows/reference.py
 MAGIC = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it leaves no bits behind the point
-INTERPRETED = bool(triton.knobs.runtime.interpret)
 
 
 class Tile(NamedTuple):
@@ -31,6 +32,35 @@ def row_tile(columns: int) -> Tile:
         raise ValueError(f"rows of {columns} columns; a program holds {LARGEST_ROW} at most")
     block = triton.next_power_of_2(columns)
     return Tile(max(1, 2048 // block), block, 4 if block <= 2048 else 8 if block <= 8192 else 16)
+
+
+def row_constants(columns: int, bits: int, symmetric: bool) -> dict[str, Any]:
+    """Constants and launch options of a kernel that makes codes of whole rows."""
+    tile = row_tile(columns)
+    return {
+        "K": columns,
+        "TOP": 2 ** (bits - 1) - 1 if symmetric else 2**bits - 1,
+        "SYMMETRIC": symmetric,
+        "ROWS": tile.rows,
+        "BLOCK": tile.block,
+        "num_warps": tile.warps,
+    }
+
+
+def empty_row_codes(
+    rows: int, columns: int, symmetric: bool, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Memory for codes int8 [rows, columns], scale float32 [rows, 1] and zero, [0, 1] if symmetric."""
+    codes = torch.empty((rows, columns), dtype=torch.int8, device=device)
+    scale = torch.empty((rows, 1), dtype=torch.float32, device=device)
+    zero = torch.empty((0 if symmetric else rows, 1), dtype=torch.float32, device=device)
+    return codes, scale, zero
+
+
+def loadable(x: Tensor) -> Tensor:
+    """x with its last axis dense, and in a dtype that the kernels load: float64 becomes float32."""
+    x = x.float() if x.dtype == torch.float64 else x
+    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 @triton.jit
@@ -54,20 +84,29 @@ def row_codes(y, TOP: tl.constexpr, SYMMETRIC: tl.constexpr):
     """
     faulty = tl.max(tl.where(y == y, 0, 1), axis=1)
     if SYMMETRIC:
+        low = tl.zeros_like(faulty).to(tl.float32)
         span = tl.max(tl.abs(y), axis=1)
     else:
         low = tl.minimum(tl.min(y, axis=1), 0.0)
         span = tl.maximum(tl.max(y, axis=1), 0.0) - low
     scale = tl.maximum(tl.div_rn(span, TOP * 1.0), SCALE_FLOOR)
     scale = tl.where(faulty > 0, float("nan"), scale)
+    zero = nearest(tl.div_rn(-low, scale))
     q = nearest(tl.div_rn(y, tl.broadcast_to(scale[:, None], y.shape)))
-    if SYMMETRIC:
-        zero = scale * 0.0
-    else:
-        zero = nearest(tl.div_rn(-low, scale))
-        q = tl.minimum(tl.maximum(q + zero[:, None], 0.0), TOP * 1.0) - (TOP + 1) // 2
+    if not SYMMETRIC:
+        q = clipped(q + zero[:, None], TOP, SYMMETRIC)
         zero = zero - (TOP + 1) // 2
     return whole_int8(q), scale, zero
+
+
+@triton.jit
+def clipped(q, TOP: tl.constexpr, SYMMETRIC: tl.constexpr):
+    """Whole numbers within -TOP .. TOP, or within 0 .. TOP and then (TOP + 1) / 2 less."""
+    if SYMMETRIC:
+        q = tl.minimum(tl.maximum(q, -TOP * 1.0), TOP * 1.0)
+    else:
+        q = tl.minimum(tl.maximum(q, 0.0), TOP * 1.0) - (TOP + 1) // 2
+    return q
 
 
 @triton.jit

@@ -30,6 +30,11 @@ class RowCodes(NamedTuple):
     scale: Tensor
     zero: Tensor | None = None
 
+    @classmethod
+    def of(cls, codes: Tensor, scale: Tensor, zero: Tensor, symmetric: bool) -> RowCodes:
+        """From what a custom op gives, whose zero is empty where codes are symmetric."""
+        return cls(codes, scale, None if symmetric else zero)
+
     def dequantize(self) -> Tensor:
         """The values that the codes stand for, float32[m, k]."""
         codes = self.codes.to(torch.float32)

@@ -6,13 +6,12 @@ correct rounding and round to nearest even.
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ..ahead import Build
-from ..triton_functions import row_codes, row_tile
+from ..triton_functions import empty_row_codes, loadable, row_codes, row_constants
 
 
 @triton.jit
@@ -35,37 +34,24 @@ def _quantize_rows(
 def quantize_rows(x: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor, Tensor]:
     """x float[m, k] -> codes int8 [m, k], scale float32 [m, 1], zero float32 [m, 1] ([0, 1] if symmetric)."""
     m, k = x.shape
-    x = x.float() if x.dtype == torch.float64 else x
-    x = x if x.stride(1) == 1 else x.contiguous()
-    codes = torch.empty((m, k), dtype=torch.int8, device=x.device)
-    scale = torch.empty((m, 1), dtype=torch.float32, device=x.device)
-    zero = torch.empty((0 if symmetric else m, 1), dtype=torch.float32, device=x.device)
+    x = loadable(x)
+    codes, scale, zero = empty_row_codes(m, k, symmetric, x.device)
     if m:
-        tile = row_tile(k)
-        _quantize_rows[(triton.cdiv(m, tile.rows),)](
-            x, codes, scale, zero, x.stride(0), m, **_constants(k, bits, symmetric)
-        )  # fmt: skip
+        constants = row_constants(k, bits, symmetric)
+        grid = (triton.cdiv(m, constants["ROWS"]),)
+        _quantize_rows[grid](x, codes, scale, zero, x.stride(0), m, **constants)
     return codes, scale, zero
 
 
-def _constants(k: int, bits: int, symmetric: bool) -> dict[str, int | bool]:
-    tile, top = row_tile(k), 2 ** (bits - 1) - 1 if symmetric else 2**bits - 1
-    return {
-        "K": k,
-        "TOP": top,
-        "SYMMETRIC": symmetric,
-        "ROWS": tile.rows,
-        "BLOCK": tile.block,
-        "num_warps": tile.warps,
-    }
-
-
-BUILDS = tuple(
-    Build(
-        f"1152 columns, 8-bit {name}",
-        _quantize_rows,
-        {"x_ptr": "*bf16", "codes_ptr": "*i8", "scale_ptr": "*fp32", "zero_ptr": "*fp32", "x_stride": "i32:16", "m": "i32"},
-        _constants(1152, 8, name == "symmetric"),
-    )
-    for name in ("symmetric", "asymmetric")
-)  # fmt: skip
+TYPES = {
+    "x_ptr": "*bf16",
+    "codes_ptr": "*i8",
+    "scale_ptr": "*fp32",
+    "zero_ptr": "*fp32",
+    "x_stride": "i32:16",
+    "m": "i32",
+}
+BUILDS = (
+    Build("1152 columns, symmetric", _quantize_rows, TYPES, row_constants(1152, 8, True)),
+    Build("1152 columns, asymmetric", _quantize_rows, TYPES, row_constants(1152, 8, False)),
+)

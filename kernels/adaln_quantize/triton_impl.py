@@ -1,0 +1,83 @@
+"""adaLN and row codes in Triton: a program holds whole rows in registers, reads x once and writes int8."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..ahead import Build
+from ..triton_functions import empty_row_codes, loadable, row_codes, row_constants
+
+
+@triton.jit
+def _adaln_quantize(
+    x_ptr, shift_ptr, scale_ptr, channel_scale_ptr, codes_ptr, row_scale_ptr, zero_ptr,
+    x_stride, shift_stride, scale_stride, m, t, eps,
+    K: tl.constexpr, TOP: tl.constexpr, SYMMETRIC: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """x [m, K], t rows per sample; shift, scale [m / t, K]; channel_scale [K] or None; ROWS rows per program."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, BLOCK)
+    inside = (row < m)[:, None] & (column < K)[None, :]  # [ROWS, BLOCK]
+    x = tl.load(x_ptr + row[:, None] * x_stride + column[None, :], mask=inside, other=0.0)
+    x = x.to(tl.float32)
+    centred = tl.where(inside, x - (tl.sum(x, axis=1) / K)[:, None], 0.0)
+    deviation = tl.sqrt_rn(tl.sum(centred * centred, axis=1) / K + eps)
+    n = centred / deviation[:, None]
+    sample = (row // t)[:, None]
+    scale = tl.load(scale_ptr + sample * scale_stride + column[None, :], mask=inside, other=0.0)
+    shift = tl.load(shift_ptr + sample * shift_stride + column[None, :], mask=inside, other=0.0)
+    y = n * (1.0 + scale.to(tl.float32)) + shift.to(tl.float32)
+    if channel_scale_ptr is not None:
+        s = tl.load(channel_scale_ptr + column, mask=column < K, other=1.0).to(tl.float32)
+        y = y / s[None, :]
+    codes, row_scale, zero = row_codes(y, TOP, SYMMETRIC)
+    tl.store(codes_ptr + row[:, None] * K + column[None, :], codes, mask=inside)
+    tl.store(row_scale_ptr + row, row_scale, mask=row < m)
+    if not SYMMETRIC:
+        tl.store(zero_ptr + row, zero, mask=row < m)
+
+
+def adaln_quantize(
+    x: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    channel_scale: Tensor | None,
+    signs: Tensor | None,
+    bits: int,
+    symmetric: bool,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As the custom op; `signs` must be None."""
+    assert signs is None, "obstacle() comes first"
+    b, t, c = x.shape
+    x = loadable(x.reshape(b * t, c))
+    shift, scale = loadable(shift), loadable(scale)
+    channel_scale = None if channel_scale is None else loadable(channel_scale)
+    codes, row_scale, zero = empty_row_codes(b * t, c, symmetric, x.device)
+    if b * t:
+        constants = row_constants(c, bits, symmetric)
+        _adaln_quantize[(triton.cdiv(b * t, constants["ROWS"]),)](
+            x, shift, scale, channel_scale, codes, row_scale, zero,
+            x.stride(0), shift.stride(0), scale.stride(0), b * t, t, eps, **constants,
+        )  # fmt: skip
+    return codes, row_scale, zero
+
+
+TYPES = {
+    "x_ptr": "*bf16",
+    "shift_ptr": "*bf16",
+    "scale_ptr": "*bf16",
+    "channel_scale_ptr": "*fp32",
+    "codes_ptr": "*i8",
+    "row_scale_ptr": "*fp32",
+    "zero_ptr": "*fp32",
+    "x_stride": "i32:16",
+    "shift_stride": "i32:16",
+    "scale_stride": "i32:16",
+    "m": "i32",
+    "t": "i32:16",
+    "eps": "fp32",
+}
+BUILDS = (Build("1152 channels, symmetric", _adaln_quantize, TYPES, row_constants(1152, 8, True)),)
