@@ -2,16 +2,20 @@
 
 A kernel's `BUILDS`, in `kernels/<op>/triton_impl.py`, say for which types and sizes. What comes out is
 counted, not measured: registers, spills and shared memory from the assembler's own report, instructions from
-the disassembly. Nothing runs, and nothing is said of speed.
+the disassembly. Nothing runs, and nothing is said of speed. `python -m kernels.ahead --write` stores the table, which
+the tests hold the kernels to and `docs/kernels.md` shows.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import re
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
@@ -19,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 FOLDER = Path(__file__).parent
-CONFIGS = FOLDER / "configs"
+STORED = FOLDER / "configs" / "ahead"
 
 
 class Target(NamedTuple):
@@ -40,10 +44,18 @@ TARGETS = {
         "cuda", 90, 32, 232448, r"wgmma\S*\.s8\.s8", r"(?:wgmma|mma\.sync)\S*\.bf16\.bf16"
     ),
     "sm_100": Target(
-        "cuda", 100, 32, 232448, r"tcgen05\.mma\S*kind::i8", r"(?:tcgen05\.mma|mma\.sync)\S*"
+        "cuda",
+        100,
+        32,
+        232448,
+        r"(?:tcgen05\.mma\S*kind::i8|mma\.sync\S*\.s8\.s8)\S*",
+        r"(?:tcgen05\.mma|mma\.sync)\S*",
     ),
     "gfx942": Target("hip", "gfx942", 64, 65536, r"v_mfma_i32\w*_i8", r"v_mfma_f32\w*_bf16"),
 }
+
+
+AMD_STAGES = 2  # what its 64 KiB of shared memory hold of a pipeline
 
 
 @dataclass(frozen=True)
@@ -71,9 +83,18 @@ class Row(NamedTuple):
     registers: int
     spills: int
     shared_bytes: int
-    mma: str  # the matrix instruction found, "" where none is wanted
+    mma: (
+        str | None
+    )  # the matrix instruction found, None where none is wanted, "" where it is missing
     instructions: int
-    faults: tuple[str, ...]
+
+    def faults(self) -> list[str]:
+        """What is wrong with it; spills and shared memory would cost time or stop a launch."""
+        limit = TARGETS[self.target].shared_limit
+        found = [f"{self.spills} bytes spilled"] if self.spills else []
+        if self.shared_bytes > limit:
+            found.append(f"{self.shared_bytes} bytes of shared memory, {limit} at most")
+        return [*found, "no matrix instruction"] if self.mma == "" else found
 
 
 def obstacle(target: str) -> str | None:
@@ -109,6 +130,8 @@ def compiled(op: str, build: Build, target: str) -> Row:
     kind = TARGETS[target]
     names = build.kernel.arg_names
     options = {k: v for k, v in build.constants.items() if k in ("num_warps", "num_stages")}
+    if kind.backend == "hip" and "num_stages" in options:
+        options["num_stages"] = min(AMD_STAGES, options["num_stages"])
     constants = {k: v for k, v in build.constants.items() if k not in options}
     constants |= {name: None for name in names if name not in build.types and name not in constants}
     signature = {
@@ -127,19 +150,45 @@ def compiled(op: str, build: Build, target: str) -> Row:
     )
     read = _nvidia if kind.backend == "cuda" else _amd
     registers, spills, instructions, assembly = read(made.asm, kind)
-    mma = ""
-    faults = []
+    mma = None
     if build.matrix:
         found = re.search(getattr(kind, build.matrix), assembly)
         mma = found[0] if found else ""
-        if not found:
-            faults.append(f"no {build.matrix} matrix instruction")
-    if spills:
-        faults.append(f"{spills} bytes spilled")
     shared = made.metadata.shared
-    if shared > kind.shared_limit:
-        faults.append(f"{shared} bytes of shared memory, {kind.shared_limit} at most")
-    return Row(op, build.name, target, registers, spills, shared, mma, instructions, tuple(faults))
+    return Row(op, build.name, target, registers, spills, shared, mma, instructions)
+
+
+def table(targets: Iterable[str]) -> list[Row]:
+    """Every build for every target. `obstacle` comes first."""
+    return [compiled(op, build, target) for op, build in builds() for target in targets]
+
+
+def stored(folder: Path = STORED) -> dict[str, list[Row]]:
+    """The tables that came with the repository, by the version of Triton that made them."""
+    return {
+        path.stem.removeprefix("triton-"): [Row(**row) for row in json.loads(path.read_text())]
+        for path in sorted(folder.glob("triton-*.json"))
+    }
+
+
+def main() -> None:
+    """Print the rows of the targets named, as JSON; with --write, store the table of all of them."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("targets", nargs="*", metavar="TARGET")
+    parser.add_argument("--write", action="store_true")
+    asked = parser.parse_args()
+    targets = list(TARGETS) if asked.write else asked.targets
+    for target in targets:
+        if reason := obstacle(target):
+            raise SystemExit(f"{target}: {reason}")
+    lines = ",\n".join(json.dumps(row._asdict()) for row in table(targets))
+    text = f"[\n{lines}\n]\n"
+    if asked.write:
+        import triton
+
+        STORED.mkdir(exist_ok=True)
+        (STORED / f"triton-{triton.__version__}.json").write_text(text, encoding="utf-8")
+    sys.stdout.write(text)
 
 
 def _nvidia(asm: Mapping[str, Any], kind: Target) -> tuple[int, int, int, str]:
@@ -182,3 +231,7 @@ def _number(pattern: str, text: str) -> int:
     if found is None:
         raise RuntimeError(f"the compiler's report has no '{pattern}'")
     return int(found[1])
+
+
+if __name__ == "__main__":
+    main()

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 BACKENDS = ("auto", "simulate", "integer", "triton")
 VARIABLE = "DQVIZ_BACKEND"
+LARGEST_ROW = 65536  # columns of a row that one program of a GPU kernel holds whole
 
 
 class Choice(NamedTuple):
@@ -27,8 +28,10 @@ class Choice(NamedTuple):
     why: str
 
 
-def triton_obstacle(device: Any) -> str | None:
-    """What prevents Triton kernels on tensors of a torch device, or None."""
+def triton_obstacle(device: Any, columns: int = 0) -> str | None:
+    """What prevents Triton kernels on rows of so many columns on a torch device, or None."""
+    if columns > LARGEST_ROW:
+        return f"rows of {columns} columns; a program holds {LARGEST_ROW} at most"
     if find_spec("triton") is None:
         return "triton is not installed: pip install 'triton>=3.7.1,<3.8' (Linux only)"
     if device.type == "cuda":

@@ -13,7 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-LARGEST_ROW = 65536  # columns of one row that a program can hold
+from .dispatch import LARGEST_ROW
+
 SCALE_FLOOR = tl.constexpr(1e-8)  # as in kernels/quantize_rows/reference.py
 MAGIC = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it leaves no bits behind the point
 
@@ -27,9 +28,8 @@ class Tile(NamedTuple):
 
 
 def row_tile(columns: int) -> Tile:
-    """The tile that holds whole rows. Raises ValueError beyond `LARGEST_ROW` columns."""
-    if columns > LARGEST_ROW:
-        raise ValueError(f"rows of {columns} columns; a program holds {LARGEST_ROW} at most")
+    """The tile that holds whole rows, of `LARGEST_ROW` columns at most."""
+    assert columns <= LARGEST_ROW, "obstacle() comes first"
     block = triton.next_power_of_2(columns)
     return Tile(max(1, 2048 // block), block, 4 if block <= 2048 else 8 if block <= 8192 else 16)
 
@@ -82,6 +82,14 @@ def row_codes(y, TOP: tl.constexpr, SYMMETRIC: tl.constexpr):
     TOP is the largest code. Asymmetric codes 0 .. TOP and their zero come with (TOP + 1) / 2 taken off.
     A row with nan gets the scale nan.
     """
+    scale, zero = row_range(y, TOP, SYMMETRIC)
+    codes = codes_on(y, scale[:, None], zero[:, None], TOP, SYMMETRIC)
+    return codes, scale, stored_zero(zero, TOP, SYMMETRIC)
+
+
+@triton.jit
+def row_range(y, TOP: tl.constexpr, SYMMETRIC: tl.constexpr):
+    """Scale and zero float32[r] of y float32[r, c]."""
     faulty = tl.max(tl.where(y == y, 0, 1), axis=1)
     if SYMMETRIC:
         low = tl.zeros_like(faulty).to(tl.float32)
@@ -91,12 +99,22 @@ def row_codes(y, TOP: tl.constexpr, SYMMETRIC: tl.constexpr):
         span = tl.maximum(tl.max(y, axis=1), 0.0) - low
     scale = tl.maximum(tl.div_rn(span, TOP * 1.0), SCALE_FLOOR)
     scale = tl.where(faulty > 0, float("nan"), scale)
-    zero = nearest(tl.div_rn(-low, scale))
-    q = nearest(tl.div_rn(y, tl.broadcast_to(scale[:, None], y.shape)))
+    return scale, nearest(tl.div_rn(-low, scale))
+
+
+@triton.jit
+def codes_on(y, scale, zero, TOP: tl.constexpr, SYMMETRIC: tl.constexpr):
+    """int8 codes of y on scales and zeros that broadcast to it."""
+    q = nearest(tl.div_rn(y, tl.broadcast_to(scale, y.shape)))
     if not SYMMETRIC:
-        q = clipped(q + zero[:, None], TOP, SYMMETRIC)
-        zero = zero - (TOP + 1) // 2
-    return whole_int8(q), scale, zero
+        q = clipped(q + zero, TOP, SYMMETRIC)
+    return whole_int8(q)
+
+
+@triton.jit
+def stored_zero(zero, TOP: tl.constexpr, SYMMETRIC: tl.constexpr):
+    """The zero that belongs to int8 codes."""
+    return zero if SYMMETRIC else zero - (TOP + 1) // 2
 
 
 @triton.jit

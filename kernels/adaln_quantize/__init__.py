@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..dispatch import Op, callable_module, triton_obstacle
 from ..quantize_rows import RowCodes
+from .rotation import rotation_orders
 
 OP = Op(__name__, {"simulate": "reference", "triton": "custom_op"})
 
@@ -42,8 +43,11 @@ def adaln_quantize(
 
 def _obstacle(x: Tensor, signs: Tensor | None, version: str) -> str | None:
     if signs is not None:
-        return "rotation inside it has no Triton version"
-    return triton_obstacle(x.device)
+        try:
+            rotation_orders(x.shape[2])
+        except ValueError as error:
+            return str(error)
+    return triton_obstacle(x.device, x.shape[2])
 
 
 def _check(

@@ -43,9 +43,9 @@ def _case(
     return run
 
 
-def _call(symmetric: bool, scaled: bool) -> tuple[Any, ...]:
-    x, shift, scale, channel_scale, _ = example(2, 5, 40)
-    return x, shift, scale, channel_scale if scaled else None, None, 8, symmetric, 1e-6
+def _call(symmetric: bool, transformed: bool) -> tuple[Any, ...]:
+    x, shift, scale, *transform = example(2, 5, 40)
+    return x, shift, scale, *(transform if transformed else (None, None)), 8, symmetric, 1e-6
 
 
 CASES = {
@@ -57,5 +57,5 @@ CASES = {
 # Arguments of the custom op: name -> f() -> them.
 CALLS = {
     "2x5x40": partial(_call, True, False),
-    "2x5x40 asymmetric, scaled": partial(_call, False, True),
+    "2x5x40 asymmetric, scaled and rotated": partial(_call, False, True),
 }

@@ -35,7 +35,7 @@ def gelu_quantize(
         raise ValueError(f"bits is {bits}; rows are quantized to 2 to 8 bits")
     if (zero is not None) != (scale is not None and not symmetric):
         raise ValueError("zero belongs to a static scale that is not symmetric, and to no other")
-    version = OP.chosen(backend, obstacle=lambda version: triton_obstacle(x.device))
+    version = OP.chosen(backend, obstacle=lambda version: triton_obstacle(x.device, x.shape[1]))
     if scale is None:
         return version.quantize(x, bits, symmetric, shift, migration)
     return version.quantize_statically(x, bits, scale, zero, shift, migration)

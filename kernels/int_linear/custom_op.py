@@ -108,7 +108,7 @@ def obstacle(weight: PackedWeight, act_bits: int | None, device: torch.device) -
             return f"weight groups of {weight.group_size} have no Triton version, those of 64 and 128 do"
         if weight.bits == 8 and weight.zero is not None:
             return "8-bit weights in groups with zeros of their own do not fit 8-bit operands"
-    return triton_obstacle(device)
+    return triton_obstacle(device, weight.in_features)
 
 
 def linear(

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..ahead import Build
+from ..ahead import AMD_STAGES, Build
 from ..triton_functions import gelu_tanh, loadable
 
 
@@ -193,6 +193,8 @@ def int_linear(
     if not y.numel():
         return y
     constants = _constants(k, packed, group, gelu, gate is not None)
+    if torch.version.hip:
+        constants["num_stages"] = min(AMD_STAGES, constants["num_stages"])
     grid = (triton.cdiv(m, constants["BM"]) * triton.cdiv(n, constants["BN"]),)
     strides = (
         codes.stride(0),

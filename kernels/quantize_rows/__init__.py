@@ -74,7 +74,7 @@ def quantize_rows_fp8(x: Tensor, granularity: str = "row", backend: str | None =
 def _obstacle(x: Tensor, granularity: str, version: str) -> str | None:
     if granularity != "row":
         return "one scale for the tensor has no Triton version"
-    return triton_obstacle(x.device)
+    return triton_obstacle(x.device, x.shape[1])
 
 
 def _check(x: Tensor, granularity: str) -> None:

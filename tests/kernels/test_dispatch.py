@@ -67,6 +67,7 @@ def test_what_prevents_triton_is_told_with_the_fix(monkeypatch: pytest.MonkeyPat
         assert (
             triton_obstacle(torch.device("cpu")) == "the tensors are on cpu, not on a CUDA device"
         )
+    assert "65536 at most" in str(triton_obstacle(torch.device("cuda"), 65537))
     monkeypatch.setattr("kernels.dispatch.find_spec", lambda name: None)
     for device in ("cpu", "cuda"):
         assert "triton is not installed: pip install" in str(triton_obstacle(torch.device(device)))

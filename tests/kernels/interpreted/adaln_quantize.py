@@ -8,6 +8,7 @@ from torch import Tensor
 
 from kernels.adaln_quantize import custom_op, reference, triton_impl
 from kernels.adaln_quantize.cases import example
+from kernels.adaln_quantize.rotation import rotation_orders
 from tests.kernels.rounding import assert_codes_of, assert_same_codes
 
 
@@ -23,6 +24,30 @@ def test_codes_stand_for_the_values_in_float64(
     exact = reference.values(x.double(), shift, scale, s, None, 1e-6)
     assert_codes_of(exact, *got, bits=8)
     assert_same_codes(got, custom_op.adaln_quantize(x, shift, scale, s, None, 8, symmetric, 1e-6))
+
+
+@pytest.mark.parametrize("scaled", [False, True], ids=["plain", "scaled"])
+@pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
+@pytest.mark.parametrize(("b", "t", "c"), [(2, 5, 384), (1, 9, 96), (2, 2, 1152), (1, 2, 16)])
+def test_rotated_codes_stand_for_the_values_in_float64(
+    b: int, t: int, c: int, symmetric: bool, scaled: bool
+) -> None:
+    x, shift, scale, channel_scale, signs = example(b, t, c)
+    s = channel_scale if scaled else None
+    got = triton_impl.adaln_quantize(x, shift, scale, s, signs, 8, symmetric, 1e-6)
+    exact = reference.values(x.double(), shift, scale, s, signs, 1e-6)
+    # The interpreter cuts bfloat16 off where a GPU rounds: both halves of a value, along each factor.
+    assert_codes_of(exact, *got, bits=8, rtol=5e-5)
+    expected = custom_op.adaln_quantize(x, shift, scale, s, signs, 8, symmetric, 1e-6)
+    assert_same_codes(got, expected, rtol=5e-5)
+
+
+def test_a_box_that_does_not_fit_is_refused_with_its_reason() -> None:
+    assert rotation_orders(1152) == (12, 12, 8)
+    assert rotation_orders(384) == (1, 24, 16)
+    for c, reason in ((1504, "rotate in blocks"), (49152, "elements padded|factors")):
+        with pytest.raises(ValueError, match=reason):
+            rotation_orders(c)
 
 
 def test_extreme_rows_and_other_bits() -> None:
