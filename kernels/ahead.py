@@ -202,7 +202,7 @@ def _nvidia(asm: Mapping[str, Any], kind: Target) -> tuple[int, int, int, str]:
     with tempfile.TemporaryDirectory() as folder:
         ptx, cubin = Path(folder) / "kernel.ptx", Path(folder) / "kernel.cubin"
         ptx.write_text(asm["ptx"])
-        command = [get_ptxas(kind.arch).path, "-v", f"--gpu-name={name[1]}", ptx, "-o", cubin]
+        command = [get_ptxas(int(kind.arch)).path, "-v", f"--gpu-name={name[1]}", ptx, "-o", cubin]
         told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
         path = f"{tools}{os.pathsep}{os.environ.get('PATH', '')}"
         cubin.write_bytes(asm["cubin"])

@@ -4,6 +4,8 @@ Imported by `kernels/*/triton_impl.py` only. Everything here also runs in Triton
 of `libdevice` and no bfloat16 arithmetic: operands are float32 from the load on.
 """
 
+# The type checker takes calls between kernels for calls that never return.
+# pyright: reportGeneralTypeIssues=false
 from __future__ import annotations
 
 from typing import Any, NamedTuple
@@ -30,7 +32,7 @@ class Tile(NamedTuple):
 def row_tile(columns: int) -> Tile:
     """The tile that holds whole rows, of `LARGEST_ROW` columns at most."""
     assert columns <= LARGEST_ROW, "obstacle() comes first"
-    block = triton.next_power_of_2(columns)
+    block = 1 << (columns - 1).bit_length()
     return Tile(max(1, 2048 // block), block, 4 if block <= 2048 else 8 if block <= 8192 else 16)
 
 

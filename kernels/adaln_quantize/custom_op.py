@@ -67,4 +67,4 @@ def quantize(
 ) -> RowCodes:
     """As the definition's, with int8 codes."""
     parts = adaln_quantize(x, shift, scale, channel_scale, signs, bits, symmetric, eps)
-    return RowCodes.of(*parts, symmetric)
+    return RowCodes.of(parts, symmetric)

@@ -10,6 +10,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton import knobs
 
 from ..ahead import Build
 from ..hadamard import matrix
@@ -163,15 +164,17 @@ def adaln_quantize(
 
 
 @lru_cache(maxsize=16)
-def _matrices(c: int, device: torch.device) -> tuple[Tensor, ...]:
+def _matrices(c: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """The three Hadamard factors, bfloat16, filled up with zeros to what the matrix unit takes."""
-    made = []
-    for order in rotation_orders(c):
+
+    def filled(order: int) -> Tensor:
         side = padded_order(order)
         h = torch.zeros((side, side), dtype=torch.bfloat16, device=device)
         h[:order, :order] = matrix(order).to(h)
-        made.append(h)
-    return tuple(made)
+        return h
+
+    first, second, third = rotation_orders(c)
+    return filled(first), filled(second), filled(third)
 
 
 def _rotated_constants(c: int, bits: int, symmetric: bool) -> dict[str, Any]:
@@ -187,7 +190,7 @@ def _rotated_constants(c: int, bits: int, symmetric: bool) -> dict[str, Any]:
         "ROWS": 8,
         **dict(zip(("N1", "N2", "N3"), orders)),
         **dict(zip("ABC", sides)),
-        "UPCAST": bool(triton.knobs.runtime.interpret),
+        "UPCAST": bool(knobs.runtime.interpret),
         "num_warps": 4 if volume <= 4096 else 8 if volume <= 8192 else 16,
         "num_stages": 1,  # rows fetched ahead would take 130 KiB of shared memory
     }

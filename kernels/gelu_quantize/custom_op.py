@@ -62,7 +62,7 @@ def quantize(
 ) -> RowCodes:
     """As the definition's, with int8 codes."""
     parts = gelu_quantize(x, bits, symmetric, shift, migration, None, None)
-    return RowCodes.of(*parts, symmetric)
+    return RowCodes.of(parts, symmetric)
 
 
 def quantize_statically(
@@ -75,4 +75,4 @@ def quantize_statically(
 ) -> RowCodes:
     """As the definition's, with int8 codes."""
     parts = gelu_quantize(x, bits, zero is None, shift, migration, scale, zero)
-    return RowCodes.of(*parts, zero is None)
+    return RowCodes.of(parts, zero is None)

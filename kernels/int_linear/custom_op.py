@@ -122,7 +122,7 @@ def linear(
 ) -> Tensor:
     """x float[m, k] -> y [m, n]."""
     parts = row_op.quantize_rows(x, act_bits, act_symmetric)
-    return multiply(RowCodes.of(*parts, act_symmetric), weight, bias, act_bits, after, dtype)
+    return multiply(RowCodes.of(parts, act_symmetric), weight, bias, act_bits, after, dtype)
 
 
 def multiply(

@@ -5,6 +5,8 @@ transposed load. Nibbles are left in the high half of a byte, 16 times too large
 Rows beyond m and n read rows that exist and are not stored.
 """
 
+# The type checker takes calls between kernels for calls that never return.
+# pyright: reportGeneralTypeIssues=false
 from __future__ import annotations
 
 from typing import Any

@@ -31,8 +31,9 @@ class RowCodes(NamedTuple):
     zero: Tensor | None = None
 
     @classmethod
-    def of(cls, codes: Tensor, scale: Tensor, zero: Tensor, symmetric: bool) -> RowCodes:
+    def of(cls, parts: tuple[Tensor, Tensor, Tensor], symmetric: bool) -> RowCodes:
         """From what a custom op gives, whose zero is empty where codes are symmetric."""
+        codes, scale, zero = parts
         return cls(codes, scale, None if symmetric else zero)
 
     def dequantize(self) -> Tensor:

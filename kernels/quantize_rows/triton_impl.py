@@ -4,6 +4,8 @@ Codes are int8; see `RowCodes`. Integers are those of the definition, bit for bi
 correct rounding and round to nearest even.
 """
 
+# The type checker takes calls between kernels for calls that never return.
+# pyright: reportGeneralTypeIssues=false
 from __future__ import annotations
 
 import triton

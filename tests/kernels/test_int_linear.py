@@ -476,8 +476,8 @@ def test_gelu_or_gate_and_residual_come_after_the_bias(backend: str) -> None:
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_int8_codes_of_a_gpu_kernel_multiply_on_the_cpu_too(symmetric: bool, backend: str) -> None:
     weight, x = example_weight(20, 64, 4), rows_of(6, 64)
-    codes, scale, zero = row_op.as_int8(x, 8, symmetric)
-    got = multiply(RowCodes.of(codes, scale, zero, symmetric), weight, None, 8, backend)
+    rows = RowCodes.of(row_op.as_int8(x, 8, symmetric), symmetric)
+    got = multiply(rows, weight, None, 8, backend)
     assert torch.equal(got, int_linear(x, weight, None, 8, symmetric, backend))
 
 
