@@ -6,7 +6,7 @@
                 size_mb          10^6 bytes of the transformer's file
                 latency_ratio    least seconds of one evaluation over those in 16 bit (`quant.roofline`)
 
-Weights are decided once, from the cells of all steps; activations for every window, from its cells. An activation of
+Costs are those of a typical sample (`quant.typical_costs`). Weights are decided once, from the cells of all steps; activations for every window, from its cells. An activation of
 16 bits keeps the one stored weight and costs nothing in quality: without a budget that counts activations it is
 what is chosen. Costs of single cells are expected to add up, which `quant.loss_calibration` holds against plans that were drawn.
 
@@ -31,6 +31,7 @@ from .roofline import Attention, Device, attention_seconds, site_seconds
 from .schema import Bits, Format, Plan, SitePlan
 from .sensitivity.cells import KEPT, Cell, Row, format_of
 from .support import unfit
+from .typical_costs import typical_costs
 
 BUDGETS = ("avg_bits", "activation_bits", "size_mb", "latency_ratio")
 BITS_OF: dict[Operand, str] = {"weight": "avg_bits", "activation": "activation_bits"}
@@ -166,7 +167,7 @@ def posed(
     """
     rows = list(rows)
     metric = _metric(rows, metric)
-    values = {r.cell: r for r in rows if r.metric == metric}
+    values = typical_costs(r for r in rows if r.metric == metric)
     card = methods()[blueprint.method]
     names = list(dict.fromkeys(cell.site for cell in values))
     sites = [s for s in blueprint.sites if s.name in set(names)]

@@ -25,7 +25,7 @@ import numpy as np
 from .decisions import Choice, Item, Key, Label, Operand, Problem
 from .mixed_precision import BITS_OF
 
-DESIGN = "near solved"  # how plans are drawn: calibrations on others are not taken for these
+DESIGN = "near solved, typical costs"  # of plans and of the costs that they are told by: calibrations on others are not taken
 SIGMA = 0.5  # of the logarithm of a cost: a factor of 1.6
 
 

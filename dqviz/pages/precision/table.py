@@ -15,8 +15,9 @@ from quant.loss_calibration import Calibration
 from quant.mixed_precision import METRICS
 from quant.roofline import DEVICES, Attention, attention_seconds, site_seconds
 from quant.schema import BLOCK_FORMATS, Bits
-from quant.sensitivity.cells import KEPT, OPERANDS, WIDTHS, format_of, metric_of
+from quant.sensitivity.cells import KEPT, OPERANDS, WIDTHS, Cell, format_of, metric_of
 from quant.support import unfit
+from quant.typical_costs import typical_costs
 
 from ...plots.arrays import SEQUENTIAL
 from ..exports import Source
@@ -181,7 +182,11 @@ def _formats(opened: Opened) -> list[dict[str, Any]]:
 
 
 def _cells(opened: Opened, metric: str) -> dict[str, dict[str, dict[str, list[Any]]]]:
-    """operand -> label -> value, lo, hi, noise and inside_floor, each site by site and window by window."""
+    """operand -> label -> value, cost, lo, hi, noise and inside_floor, each site by site and window by window.
+
+    `value` is the mean over samples, `cost` what plans add up.
+    """
+    costs = typical_costs(row for row in opened.rows if row.metric == metric)
     place = {site.name: n for n, site in enumerate(opened.sites)}
     windows = len(opened.blueprint.windows)
     found: dict[str, dict[str, dict[str, list[Any]]]] = {operand: {} for operand in OPERANDS}
@@ -193,10 +198,13 @@ def _cells(opened: Opened, metric: str) -> dict[str, dict[str, dict[str, list[An
         width = 1 if of_weight else windows
         empty: list[Any] = [None] * (len(place) * width)
         columns = found[line["operand"]].setdefault(
-            str(line["bits"]), {n: list(empty) for n in ("value", "inside_floor", *_NUMBERS)}
+            str(line["bits"]),
+            {n: list(empty) for n in ("value", "cost", "inside_floor", *_NUMBERS)},
         )
         at = place[line["site"]] * width + (line["window"] or 0)
         columns["value"][at] = _rounded(line["value"], 12)
+        cell = Cell(**{name: line[name] for name in Cell.model_fields})
+        columns["cost"][at] = _rounded(costs[cell].value, 12)
         columns["inside_floor"][at] = None if line["inside_floor"] is None else int(line["inside_floor"])  # fmt: skip
         for name in _NUMBERS:
             columns[name][at] = _rounded(line[name], 4)

@@ -34,8 +34,8 @@ export function inspector({ data, plan, view, folder }) {
   function several(cells) {
     const layers = new Set(cells.map((cell) => plan.siteOf(cell))).size;
     const rows = view.swept.map((bits) => {
-      const told = cells.map((cell) => plan.told(view.metric, cell, bits)).filter((found) => found && found.value !== null);
-      return el("tr", {}, el("th", { scope: "row" }, `${bits} bits`), el("td", { class: "dq-num" }, told.length ? short(told.reduce((sum, f) => sum + Math.max(f.value, 0), 0)) : "–"),
+      const told = cells.map((cell) => plan.told(view.metric, cell, bits)).filter((found) => found && found.cost !== null);
+      return el("tr", {}, el("th", { scope: "row" }, `${bits} bits`), el("td", { class: "dq-num" }, told.length ? short(told.reduce((sum, f) => sum + Math.max(f.cost, 0), 0)) : "–"),
         el("td", { class: "dq-num" }, `${told.filter((f) => f.inside_floor).length} of ${told.length}`));
     });
     node.replaceChildren(
@@ -44,7 +44,7 @@ export function inspector({ data, plan, view, folder }) {
         el("table", { class: "dq-table dq-compact" },
           el("thead", {}, el("tr", {}, ["bits", "sum of costs", "in the floor"].map((t, i) => el("th", { scope: "col", class: i ? "dq-num" : null }, t)))),
           el("tbody", {}, rows))),
-      el("p", { class: "dq-sub" }, `${new Map(data.metrics).get(view.metric)}, each cell rounded alone; ${data.evidence}, tier ${data.tier}, ${data.method}. Choose one cell for its interval.`));
+      el("p", { class: "dq-sub" }, `${new Map(data.metrics).get(view.metric)}, each cell rounded alone, of a typical sample; ${data.evidence}, tier ${data.tier}, ${data.method}. Choose one cell for its interval.`));
   }
   show([]);
   return { node, show };

@@ -20,13 +20,13 @@ export function planOf(data) {
   const siteOf = (cell) => Math.floor(cell / columns);
   const operandOf = (cell) => (columnOf(cell) ? "activation" : "weight");
 
-  // What the table says of a cell at a format: {value, lo, hi, noise, inside_floor}; 16 bits cost nothing.
+  // What the table says of a cell at a format: {value, cost, lo, hi, noise, inside_floor}; 16 bits cost nothing.
   function told(metric, cell, label) {
     const operand = operandOf(cell);
     const table = data.cells[metric][operand][label];
-    if (!table) return label === "16" ? { value: 0, lo: 0, hi: 0, noise: 0, inside_floor: 1 } : null;
+    if (!table) return label === "16" ? { value: 0, cost: 0, lo: 0, hi: 0, noise: 0, inside_floor: 1 } : null;
     const at = operand === "weight" ? siteOf(cell) : siteOf(cell) * data.windows.length + columnOf(cell) - 1;
-    return { value: table.value[at], lo: table.lo[at], hi: table.hi[at], noise: table.noise[at], inside_floor: table.inside_floor[at] };
+    return { value: table.value[at], cost: table.cost[at], lo: table.lo[at], hi: table.hi[at], noise: table.noise[at], inside_floor: table.inside_floor[at] };
   }
 
   // Why a cell cannot have a format; "" where it can.
@@ -69,7 +69,7 @@ export function planOf(data) {
 
   const loss = (metric) => {
     let sum = 0;
-    for (let cell = 0; cell < count; cell++) sum += Math.max(0, told(metric, cell, data.formats[now.labels[cell]].label)?.value ?? 0);
+    for (let cell = 0; cell < count; cell++) sum += Math.max(0, told(metric, cell, data.formats[now.labels[cell]].label)?.cost ?? 0);
     return sum;
   };
 

@@ -129,7 +129,7 @@ export function planDiff({ data, plan, view, bases, fetchPlan }) {
     const bySite = new Map();
     for (const cell of cells) bySite.set(plan.siteOf(cell), [...(bySite.get(plan.siteOf(cell)) ?? []), cell]);
     let delta = 0;
-    const cost = (cell, label) => Math.max(0, plan.told(view.metric, cell, label)?.value ?? 0);
+    const cost = (cell, label) => Math.max(0, plan.told(view.metric, cell, label)?.cost ?? 0);
     for (const cell of cells) delta += cost(cell, plan.label(cell)) - cost(cell, named(other[cell]));
     const rows = [...bySite].slice(0, MOST_LINES).map(([s, own]) => el("tr", {}, el("th", { scope: "row" }, `${data.sites[s].block} · ${data.sites[s].label}`),
       el("td", {}, changes(own)), el("td", { class: "dq-num" }, signed(own.reduce((sum, cell) => sum + cost(cell, plan.label(cell)) - cost(cell, named(other[cell])), 0)))));
