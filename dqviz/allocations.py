@@ -94,14 +94,24 @@ class Allocations(Measurements):
         with self._database() as db:
             for row in rows:
                 held = row["record"]
-                told = {name: record[name] for name in ("predicted_loss", "calibration")}
-                if _samples(record) >= _samples(held):
-                    told["verified"] = record["verified"]
+                news = ("predicted_loss", "calibration", "verified", "warnings")
+                told = {name: record[name] for name in news}
                 if held.get("by_hand") is not None:
                     told["by_hand"] = record["by_hand"]
                 changed = dump({**held, **told})
                 db.execute("UPDATE allocations SET record = ? WHERE id = ?", (changed, row["id"]))
         return str(rows[-1]["name"]) if rows else None
+
+    def verification(self, sensitivity: str, metric: str, plan: str) -> dict[str, Any] | None:
+        """What was measured of a plan (by its fingerprint) on the most samples, however it was asked for."""
+        found = [
+            row["record"]["verified"]
+            for row in self.allocations()
+            if (row["sensitivity"], row["plan"]) == (sensitivity, plan)
+            and row["record"]["table"]["metric"] == metric
+            and row["record"]["verified"] is not None
+        ]
+        return max(found, key=lambda verified: verified["n"], default=None)
 
     def plan_loss(self, key: str) -> dict[str, Any] | None:
         """What a plan lost on some samples; None where it was not drawn on them."""
@@ -124,7 +134,7 @@ class Allocations(Measurements):
             )
 
     def calibrations(self, sensitivity: str, metric: str) -> Sequence[dict[str, Any]]:
-        """Records of the calibrations of one sweep (by its key) and metric, in order.
+        """Records of the calibrations of one sweep (by its key) and metric, the one that most was drawn for last.
 
         Those on plans of another design than `quant.random_plans` has now are left out.
         """
@@ -136,10 +146,10 @@ class Allocations(Measurements):
                 (sensitivity, metric),
             ).fetchall()
         records = [json.loads(row["record"]) for row in rows]
-        return [record for record in records if record.get("design") == DESIGN]
+        return sorted((r for r in records if r.get("design") == DESIGN), key=_drawn)
 
     def add_calibration(self, sensitivity: str, metric: str, record: Mapping[str, Any]) -> None:
-        """Keep a calibration; later ones count."""
+        """Keep a calibration."""
         self._check_writable()
         with self._database() as db:
             db.execute(
@@ -148,6 +158,6 @@ class Allocations(Measurements):
             )
 
 
-def _samples(record: Mapping[str, Any]) -> int:
-    """That a plan was verified on."""
-    return len((record.get("verified") or {}).get("seeds", ()))
+def _drawn(record: Mapping[str, Any]) -> int:
+    """Samples that were drawn for a calibration."""
+    return len(record["calibration"]["plans"]) * len(record["seeds"])

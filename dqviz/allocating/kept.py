@@ -78,7 +78,7 @@ def keep(
     of_groups = set() if request.groups else {"groups", "group_metrics", "scan"}
     asked = request.model_dump(mode="json", exclude=_NO_QUESTION | of_groups)
     key = fingerprint({**asked, "sensitivity": row["key"]})
-    held = _held(task, key, chosen)
+    held = task.study.verification(row["name"], task.posed.metric, result["plan"])
     if held is not None and (verified is None or held["n"] > verified["n"]):
         result["verified"] = held  # what was drawn before is not forgotten
         if verified is not None:
@@ -97,14 +97,6 @@ def keep(
     if request.out is not None:
         write_json(request.out, plan)
     return {**result, "allocation": name, "study": str(task.study.folder)}
-
-
-def _held(task: Task, key: str, chosen: Chosen) -> dict[str, Any] | None:
-    """The verification that the study has of this plan as the answer to this question."""
-    for row in task.study.allocations():
-        if (row["key"], row["plan"]) == (key, chosen.plan.fingerprint):
-            return row["record"]["verified"]
-    return None
 
 
 # What is no part of the question, only of how it is answered.

@@ -20,6 +20,7 @@ from ..studies import place
 
 PLAN_SEEDS = tuple(range(300_000, 300_008))
 MOST_DRAWN = 200  # splits that the longer of the paper's scans has
+MOST_CALIBRATED = 64  # plans; coverage holds each against curves of all others
 VERIFY_FROM = 400_000  # first seed of a verification
 
 
@@ -112,9 +113,9 @@ def check_fields(request: AllocateRequest) -> None:
             raise unknown("budget", name, BUDGETS, f"They are: {', '.join(BUDGETS)}")
         if not bound > 0:
             raise BadInput(f"budget {name}={bound:g} is out of range; above 0")
-    if request.calibrate and not FEWEST <= request.calibrate <= 1000:
+    if request.calibrate and not FEWEST <= request.calibrate <= MOST_CALIBRATED:
         raise BadInput(
-            f"calibrate {request.calibrate} is out of range; {FEWEST} to 1000 plans, or 0 for none"
+            f"calibrate {request.calibrate} is out of range; {FEWEST} to {MOST_CALIBRATED} plans, or 0 for none"
         )
     if not 0 <= request.verify <= 10_000:
         raise BadInput(f"verify {request.verify} is out of range; 0 to 10000 samples")

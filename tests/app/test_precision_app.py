@@ -83,9 +83,9 @@ def test_the_page_holds_all_that_totals_are_made_of(ask: Ask) -> None:
     )
     assert ratio == pytest.approx(used["latency_ratio"], rel=1e-12)
     told = data["cells"]["latent_error"]
-    loss = sum(told["weight"][w]["value"][i] for i, w in enumerate(plan["weight"]))
+    loss = sum(told["weight"][w]["cost"][i] for i, w in enumerate(plan["weight"]))
     for k, labels in enumerate(plan["activation"]):
-        loss += sum(told["activation"][a]["value"][2 * i + k] for i, a in enumerate(labels))
+        loss += sum(told["activation"][a]["cost"][2 * i + k] for i, a in enumerate(labels))
     assert loss == pytest.approx(solved["loss"], rel=1e-9)
 
 

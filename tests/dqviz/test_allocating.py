@@ -159,7 +159,7 @@ def test_default_seeds_have_none_in_common() -> None:
         ({"budgets": ["avg_bits=4", "avg_bits=5"]}, "budget avg_bits was given twice, 4 and 5"),
         ({"budgets": {"average": 4}}, "unknown budget 'average'"),
         ({"budgets": {"avg_bits": 0}}, "avg_bits=0 is out of range"),
-        ({"calibrate": 3}, "calibrate 3 is out of range; 12 to 1000"),
+        ({"calibrate": 3}, "calibrate 3 is out of range; 12 to 64"),
         ({"plan_seeds": "400000", "verify": 1}, "share seed 400000"),
         ({"latency_device": "abacus"}, "unknown device 'abacus'"),
         ({"batch_size": 0}, "batch size 0"),
@@ -200,6 +200,20 @@ def test_the_verification_on_most_samples_is_kept(study: Path) -> None:
     assert more["verified"]["per_sample"][:4] == pytest.approx(first["verified"]["per_sample"])
     (row,) = Study.open(study).allocations()
     assert row["record"]["verified"] == more["verified"]
+
+
+def test_a_plan_that_was_verified_is_known_however_it_is_asked_for(study: Path) -> None:
+    first = allocate(asked(study, verify=3))
+    again = allocate(asked(study, budgets={**BOTH, "size_mb": 1000.0}, verify=2))
+    assert again["plan"] == first["plan"]
+    assert again["allocation"] != first["allocation"]
+    assert again["verified"] == first["verified"]
+
+
+def test_the_calibration_that_most_was_drawn_for_counts(study: Path) -> None:
+    allocate(asked(study, calibrate=12, plan_seeds="300000-300001"))
+    allocate(asked(study, calibrate=12, plan_seeds="300000"))
+    assert allocate(asked(study))["calibration"]["seeds"] == [300000, 300001]
 
 
 def test_a_verification_goes_with_its_plan(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
