@@ -55,15 +55,24 @@ def test_it_goes_on_where_it_was_stopped(
     assert page.count("| gradient |") == 5  # costs, and two metrics over windows and over all steps
 
 
-@pytest.mark.skipif(not RESULTS.is_file(), reason="the full run is not committed yet")
 def test_the_page_is_made_from_the_numbers() -> None:
     found = json.loads(RESULTS.read_text(encoding="utf-8"))
     assert RESULTS.with_suffix(".md").read_text(encoding="utf-8") == sensitivity.markdown(found)
 
 
-@pytest.mark.skipif(not RESULTS.is_file(), reason="the full run is not committed yet")
-def test_gradients_rank_as_exact_flips_do_at_a_small_part_of_their_time() -> None:
+def test_gradients_rank_as_exact_flips_do() -> None:
     found = json.loads(RESULTS.read_text(encoding="utf-8"))
-    lines = sensitivity.targets(found)[2:]
-    assert len(lines) == 3 * len(found["kinds"])
-    assert all(line.endswith("| yes |") for line in lines), lines
+    ranks = [line for line in sensitivity.targets(found) if "rank by latent error" in line]
+    assert len(ranks) == 2 * len(found["kinds"])
+    assert all(line.endswith("| yes |") for line in ranks), ranks
+
+
+def test_what_was_missed_is_said() -> None:
+    def tier(name: str, seconds: float) -> dict[str, object]:
+        of = {"latent_error": {"spearman_outside": 0.5}}
+        return {"tier": name, "seconds": seconds, "agreement": {"window": of, "all": of}}
+
+    kind = {"kind": "plain", "tiers": [tier("gradient", 10.0), tier("exact", 40.0)]}
+    lines = sensitivity.targets({"kinds": [kind]})[2:]
+    assert [line.split("|")[-2].strip() for line in lines] == ["no", "no", "no"]
+    assert "1/4" in lines[2]
