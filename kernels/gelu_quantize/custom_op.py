@@ -46,7 +46,8 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor]:
     from .triton_impl import gelu_quantize
 
-    return gelu_quantize(x, bits, symmetric, shift, migration, scale, zero)
+    with torch.cuda.device_of(x):  # Triton launches on the current device
+        return gelu_quantize(x, bits, symmetric, shift, migration, scale, zero)
 
 
 @gelu_quantize.register_fake
