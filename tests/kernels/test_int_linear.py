@@ -23,13 +23,12 @@ from kernels.int_linear import (
     choose,
     cpu,
     int_linear,
-    multiply,
     prepare,
     tuned,
     why,
 )
 from kernels.int_linear.cases import example_weight
-from kernels.quantize_rows import RowCodes, quantize_rows, quantize_rows_fp8
+from kernels.quantize_rows import quantize_rows
 from tests.kernels.linears import exact, needs_onednn, relative, rows_of
 
 
@@ -345,29 +344,3 @@ def test_inputs_that_do_not_fit_are_named() -> None:
         int_linear(rows_of(2, 24).to("meta"), w)
     with pytest.raises(ValueError, match="bits is 9"):
         int_linear(rows_of(2, 24), w, act_bits=9)
-
-
-@pytest.mark.parametrize("backend", ["simulate", pytest.param("integer", marks=needs_onednn)])
-@pytest.mark.parametrize("zero", [None, 37.0])
-def test_rows_that_were_quantized_elsewhere_keep_their_scale(
-    backend: str, zero: float | None
-) -> None:
-    """One scale for all rows, as static ranges have: the sums are those of the codes given."""
-    weight = example_weight(24, 64, bits=4)
-    codes = torch.randint(-100 if zero is None else 0, 101, (9, 64)).float()
-    scale = torch.full((9, 1), 0.03)
-    zeros = None if zero is None else torch.full((9, 1), zero)
-    wanted = (codes.double() - (zero or 0.0)) * 0.03 @ weight.dequantize().double().T
-    rows = RowCodes(codes.clone(), scale, zeros)
-    found = multiply(rows, weight, None, 8, backend)
-    assert relative(found, wanted) < 1e-6
-
-
-@pytest.mark.parametrize("backend", ["integer", "triton"])
-def test_codes_that_are_8_bit_floats_are_refused_with_their_reason(backend: str) -> None:
-    weight = example_weight(24, 64, bits=8)
-    rows = quantize_rows_fp8(rows_of(5, 64))
-    with pytest.raises(RuntimeError, match=f"backend {backend}: 8-bit floats have no integer"):
-        multiply(rows, weight, backend=backend)
-    wanted = rows.dequantize().double() @ weight.dequantize().double().T
-    assert relative(multiply(rows, weight), wanted) < 1e-6

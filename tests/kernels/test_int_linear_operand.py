@@ -1,4 +1,4 @@
-"""What a GPU computes integer linears from, and what comes after the product."""
+"""What integer linears multiply: the operand of a GPU, rows quantized elsewhere; and what comes after the product."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kernels.int_linear import (
     operand,
 )
 from kernels.int_linear.cases import example_weight
-from kernels.quantize_rows import RowCodes, quantize_rows
+from kernels.quantize_rows import RowCodes, quantize_rows, quantize_rows_fp8
 from kernels.quantize_rows import custom_op as row_op
 from tests.kernels.linears import exact, needs_onednn, relative, rows_of
 
@@ -150,3 +150,29 @@ def test_an_epilogue_that_does_not_fit_is_refused() -> None:
         ValueError, match=r"gate has shape \(4, 20\); needs \(b, 20\) with b samples"
     ):
         int_linear(x, weight, after=GatedResidual(rows_of(4, 20), rows_of(6, 20)))
+
+
+@pytest.mark.parametrize("backend", ["simulate", pytest.param("integer", marks=needs_onednn)])
+@pytest.mark.parametrize("zero", [None, 37.0])
+def test_rows_that_were_quantized_elsewhere_keep_their_scale(
+    backend: str, zero: float | None
+) -> None:
+    """One scale for all rows, as static ranges have: the sums are those of the codes given."""
+    weight = example_weight(24, 64, bits=4)
+    codes = torch.randint(-100 if zero is None else 0, 101, (9, 64)).float()
+    scale = torch.full((9, 1), 0.03)
+    zeros = None if zero is None else torch.full((9, 1), zero)
+    wanted = (codes.double() - (zero or 0.0)) * 0.03 @ weight.dequantize().double().T
+    rows = RowCodes(codes.clone(), scale, zeros)
+    found = multiply(rows, weight, None, 8, backend)
+    assert relative(found, wanted) < 1e-6
+
+
+@pytest.mark.parametrize("backend", ["integer", "triton"])
+def test_codes_that_are_8_bit_floats_are_refused_with_their_reason(backend: str) -> None:
+    weight = example_weight(24, 64, bits=8)
+    rows = quantize_rows_fp8(rows_of(5, 64))
+    with pytest.raises(RuntimeError, match=f"backend {backend}: 8-bit floats have no integer"):
+        multiply(rows, weight, backend=backend)
+    wanted = rows.dequantize().double() @ weight.dequantize().double().T
+    assert relative(multiply(rows, weight), wanted) < 1e-6
