@@ -182,9 +182,9 @@ def exports() -> str:
 
 def kernels_ahead() -> str:
     """What compilers say of every Triton kernel, from the newest stored table."""
-    from kernels.ahead import TARGETS, stored
+    from kernels.ahead import TARGETS, newest
 
-    triton, rows = max(stored().items(), key=lambda item: [int(n) for n in item[0].split(".")])
+    triton, rows = newest()
     found = {(row.op, row.config, row.target): row for row in rows}
     names = dict.fromkeys((row.op, row.config) for row in rows)
 

@@ -22,6 +22,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from packaging.version import Version
+
 FOLDER = Path(__file__).parent
 STORED = FOLDER / "configs" / "ahead"
 
@@ -49,7 +51,7 @@ TARGETS = {
         32,
         232448,
         r"(?:tcgen05\.mma\S*kind::i8|mma\.sync\S*\.s8\.s8)\S*",
-        r"(?:tcgen05\.mma|mma\.sync)\S*",
+        r"tcgen05\.mma\S*kind::f16\S*|mma\.sync\S*\.bf16\.bf16\S*",  # kind::f16 is bfloat16 too
     ),
     "gfx942": Target("hip", "gfx942", 64, 65536, r"v_mfma_i32\w*_i8", r"v_mfma_f32\w*_bf16"),
 }
@@ -169,6 +171,11 @@ def stored(folder: Path = STORED) -> dict[str, list[Row]]:
         path.stem.removeprefix("triton-"): [Row(**row) for row in json.loads(path.read_text())]
         for path in sorted(folder.glob("triton-*.json"))
     }
+
+
+def newest() -> tuple[str, list[Row]]:
+    """The newest version of Triton that has a stored table, and the table."""
+    return max(stored().items(), key=lambda item: Version(item[0]))
 
 
 def main() -> None:

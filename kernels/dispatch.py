@@ -88,14 +88,17 @@ class Op:
         """Decide which version runs.
 
         `obstacle(backend)` names what prevents a version, or None; `prefer()` decides for ``auto``.
-        An op without integer arithmetic of its own runs its definition under ``integer``.
+        An op without integer arithmetic of its own runs its definition under ``integer``; one without a
+        Triton version does so where `DQVIZ_BACKEND` alone asks for ``triton``, which is meant for the others.
         Raises RuntimeError, naming reason and fix, if the version asked for cannot run.
         """
         asked = requested(backend)
         if asked == "auto" and prefer is not None:
             return prefer()
-        if asked in ("auto", "integer") and "integer" not in self.versions:
-            return Choice("simulate", f"simulate: {self.name} has one version for all backends")
+        named = backend not in (None, "auto")
+        lacking = "integer" if asked == "auto" else asked
+        if lacking not in self.versions and not (asked == "triton" and named):
+            return Choice("simulate", f"simulate: no {lacking} version; the definition runs")
         if asked in ("auto", "simulate"):
             return Choice(
                 "simulate",

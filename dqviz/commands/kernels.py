@@ -32,10 +32,26 @@ def kernels(
     text = table(("operation", "runs here", "why"), rows)
     if target:
         data["kernels"] = found = _compiled(target)
-        columns = ("op", "config", "registers", "spills", "shared_bytes", "mma", "instructions")
-        text = table(columns, [[row[name] or "-" for name in columns] for row in found])
+        columns = (
+            "op",
+            "config",
+            "registers",
+            "spills",
+            "shared_bytes",
+            "mma",
+            "instructions",
+            "faults",
+        )
+        text = table(columns, [[_cell(row[name]) for name in columns] for row in found])
         text += f"\n\nCompiled for {target}, not yet measured on a GPU."
     show(data, json_, text)
+
+
+def _cell(value: Any) -> str:
+    """A value of a row: "-" where there is none, "missing" where one is wanted and was not found."""
+    if isinstance(value, list):
+        return "; ".join(value) or "-"
+    return "-" if value is None else "missing" if value == "" else str(value)
 
 
 def _compiled(target: str) -> list[dict[str, Any]]:

@@ -38,7 +38,8 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor]:
     from .triton_impl import adaln_quantize
 
-    return adaln_quantize(x, shift, scale, channel_scale, signs, bits, symmetric, eps)
+    with torch.cuda.device_of(x):  # Triton launches on the current device
+        return adaln_quantize(x, shift, scale, channel_scale, signs, bits, symmetric, eps)
 
 
 @adaln_quantize.register_fake

@@ -27,7 +27,8 @@ def gelu_quantize(
     """Codes of `bits` (2..8) bits for (gelu(x) - shift) / migration; x float[m, c], shift and migration [c].
 
     With a static `scale` [1] every row takes it, with `zero` [1] too where `symmetric` is False, and what lies
-    beyond the range is clipped; without, each row finds its own.
+    beyond the range is clipped; without, each row finds its own. A row with nan shows it: int8 codes, which
+    have none, come with the scale nan, also where it is static.
     Raises ValueError for shapes that do not belong together, RuntimeError if the backend cannot do it.
     """
     _check(x, shift, migration, scale, zero)

@@ -20,13 +20,18 @@ def gelu_quantize(
     scale: Tensor | None,
     zero: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """x [m, c] -> codes int8 [m, c], scale float32 [m, 1], zero the same ([0, 1] if symmetric)."""
+    """x [m, c] -> codes int8 [m, c], scale float32 [m, 1], zero the same ([0, 1] if symmetric).
+
+    int8 has no nan: where a row has one, its code is 0 and the row's scale is nan, a static one too.
+    """
     if scale is None:
         return as_int8(reference.values(x, shift, migration), bits, symmetric)
     rows = reference.quantize_statically(x, bits, scale, zero, shift, migration)
     codes, half = rows.codes, 0 if rows.zero is None else 2 ** (bits - 1)
     zeros = codes.new_empty((0, 1)) if rows.zero is None else rows.zero - half
-    return (codes - half).to(torch.int8), rows.scale.clone(), zeros
+    faulty = codes.isnan()
+    scale = torch.where(faulty.any(1, keepdim=True), torch.nan, rows.scale)
+    return (codes - half).masked_fill_(faulty, 0.0).to(torch.int8), scale, zeros
 
 
 @gelu_quantize.register_kernel("cuda")
@@ -41,7 +46,8 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor]:
     from .triton_impl import gelu_quantize
 
-    return gelu_quantize(x, bits, symmetric, shift, migration, scale, zero)
+    with torch.cuda.device_of(x):  # Triton launches on the current device
+        return gelu_quantize(x, bits, symmetric, shift, migration, scale, zero)
 
 
 @gelu_quantize.register_fake

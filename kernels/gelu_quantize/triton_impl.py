@@ -41,7 +41,8 @@ def _gelu_quantize(
             if migration_ptr is not None:
                 v = tl.div_rn(v, by)
             q = q - nearest(tl.div_rn(v, tl.broadcast_to(s, v.shape)))[None, :]
-        scale = tl.broadcast_to(s, (ROWS,))
+        faulty = tl.max(tl.where(q == q, 0, 1), axis=1)  # before the clipping, which drops nan
+        scale = tl.where(faulty > 0, float("nan"), tl.broadcast_to(s, (ROWS,)))
         zero = tl.zeros((ROWS,), tl.float32)
         if static_zero_ptr is not None:
             z = tl.load(static_zero_ptr)

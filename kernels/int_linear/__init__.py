@@ -125,6 +125,8 @@ def choose(
     stored = prepared.weight
 
     def obstacle(version: str) -> str | None:
+        if x.is_floating_point() and x.element_size() == 1:
+            return "8-bit floats have no integer products"
         find = {"integer": cpu.obstacle, "triton": custom_op.obstacle}[version]
         key = (version, x.device.type, act_bits)
         return prepared.fact(key, partial(find, stored, act_bits, x.device))

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..dispatch import triton_obstacle
 from ..quantize_rows import RowCodes
 from ..quantize_rows import custom_op as row_op
-from .operand import GROUPS, from_nibbles, operand
+from .operand import GROUPS, from_nibbles, groups_fit, operand
 from .reference import finished
 from .weight import After, GatedResidual, PackedWeight, Prepared
 
@@ -73,9 +73,10 @@ def _(
 ) -> Tensor:
     from .triton_impl import int_linear
 
-    return int_linear(
-        codes, row_scale, row_zero, data, scale, sums, shift, bias, gate, residual, group, gelu, dtype
-    )  # fmt: skip
+    with torch.cuda.device_of(codes):  # Triton launches on the current device
+        return int_linear(
+            codes, row_scale, row_zero, data, scale, sums, shift, bias, gate, residual, group, gelu, dtype
+        )  # fmt: skip
 
 
 @int_linear.register_fake
@@ -106,8 +107,10 @@ def obstacle(weight: PackedWeight, act_bits: int | None, device: torch.device) -
     if weight.scale.shape[1] > 1:
         if weight.group_size not in GROUPS:
             return f"weight groups of {weight.group_size} have no Triton version, those of 64 and 128 do"
-        if weight.bits == 8 and weight.zero is not None:
-            return "8-bit weights in groups with zeros of their own do not fit 8-bit operands"
+        if not groups_fit(weight):
+            return (
+                "weights in groups whose codes less zeros leave -128..127 do not fit 8-bit operands"
+            )
     return triton_obstacle(device, weight.in_features)
 
 

@@ -61,6 +61,14 @@ def operand(weight: PackedWeight) -> Operand:
     return Operand(data, weight.scale.T.contiguous(), sums, shift, group)
 
 
+def groups_fit(weight: PackedWeight) -> bool:
+    """Whether every q - z of a weight in groups is an int8, and every z - 8 that goes along with nibbles."""
+    numbers = [weight.integers()]
+    if weight.bits <= 4:
+        numbers.append(weight.zeros().int() - 8)
+    return all(bool(((t >= -128) & (t <= 127)).all()) for t in numbers)
+
+
 def nibbles(q: Tensor) -> Tensor:
     """q [n, k], -8 .. 7 -> uint8 [n, 64 ceil(k / 128)]."""
     n, k = q.shape

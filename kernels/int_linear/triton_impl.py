@@ -189,6 +189,7 @@ def int_linear(
     packed = data.dtype == torch.uint8
     codes, row_scale = loadable(codes), row_scale.contiguous()
     row_zero = None if row_zero is None else row_zero.contiguous()
+    bias = None if bias is None else bias.contiguous()
     gate = None if gate is None else loadable(gate)
     residual = None if residual is None else loadable(residual)
     y = torch.empty((m, n), dtype=dtype, device=codes.device)

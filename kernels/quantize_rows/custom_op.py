@@ -22,7 +22,8 @@ def quantize_rows(x: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor
 def _(x: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor, Tensor]:
     from .triton_impl import quantize_rows
 
-    return quantize_rows(x, bits, symmetric)
+    with torch.cuda.device_of(x):  # Triton launches on the current device
+        return quantize_rows(x, bits, symmetric)
 
 
 @quantize_rows.register_fake

@@ -37,9 +37,37 @@ def test_a_target_gives_a_row_for_every_kernel(
     assert row == {**ROW._asdict(), "faults": [], "evidence": "predicted"}
     assert main(["kernels", "--target", "sm_90"]) == 0
     printed = capsys.readouterr()
-    assert "98304" in printed.out
+    head, values = (line.split() for line in printed.out.splitlines()[:2])
+    assert dict(zip(head, values, strict=True)) == {
+        "op": "int_linear",
+        "config": "w8a8",
+        "registers": "150",
+        "spills": "0",
+        "shared_bytes": "98304",
+        "mma": "wgmma",
+        "instructions": "800",
+        "faults": "-",
+    }
     assert "not yet measured on a GPU" in printed.out
     assert "compiling int_linear: w8a8" in printed.err
+
+
+def test_faults_and_a_missing_matrix_instruction_are_printed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = ROW._replace(spills=8, mma="")
+    monkeypatch.setattr(ahead, "obstacle", lambda target: None)
+    monkeypatch.setattr(
+        ahead, "builds", lambda: iter([("int_linear", ahead.Build("w8a8", None, {}))])
+    )
+    monkeypatch.setattr(ahead, "compiled", lambda op, build, target: row)
+    assert main(["kernels", "--target", "sm_90"]) == 0
+    printed = capsys.readouterr().out.splitlines()[1]
+    assert "missing" in printed.split()
+    assert printed.endswith("8 bytes spilled; no matrix instruction")
+    monkeypatch.setattr(ahead, "compiled", lambda op, build, target: ROW._replace(mma=None))
+    assert main(["kernels", "--target", "sm_90"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[5] == "-"
 
 
 def test_an_unknown_target_is_bad_input_and_a_missing_compiler_is_not(

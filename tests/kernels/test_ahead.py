@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -81,8 +82,23 @@ def test_the_version_that_is_pinned_has_a_table_without_faults() -> None:
     assert not complaints(rows, rows)
 
 
+def test_the_newest_table_is_that_of_the_newest_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    for older, newer in (("3.9.1", "3.10.0"), ("3.8.0rc1", "3.8.0"), ("3.7.1", "3.7.1+git1")):
+        tables: dict[str, list[Row]] = {newer: [], older: []}
+        monkeypatch.setattr(ahead, "stored", lambda tables=tables: tables)
+        assert ahead.newest()[0] == newer
+
+
+def test_a_matrix_instruction_counts_only_for_its_own_numbers() -> None:
+    for row in ahead.newest()[1]:
+        if row.mma:
+            kind = TARGETS[row.target]
+            found = {name for name in ("int8", "half") if re.search(getattr(kind, name), row.mma)}
+            assert found == {"int8" if row.op == "int_linear" else "half"}, row
+
+
 def test_each_way_of_getting_worse_is_seen() -> None:
-    row = next(r for r in ahead.stored()[max(ahead.stored())] if r.mma and r.target == "sm_90")
+    row = next(r for r in ahead.newest()[1] if r.mma and r.target == "sm_90")
     where = f"{row.op}, {row.config}, sm_90"
     for worse, said in (
         ({"spills": 8}, "8 bytes spilled"),

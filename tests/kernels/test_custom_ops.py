@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -115,3 +117,30 @@ assert "pip install" in ahead.obstacle("sm_90")
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("op", "name"), CALLS, ids=lambda s: s.replace(" ", "-"))
+def test_kernels_are_launched_on_the_device_of_their_tensors(
+    op: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton launches on the current device, which need not be that of the tensors."""
+    arguments = import_module(f"kernels.{op}.cases").CALLS[name]()
+    current: list[Tensor] = []
+
+    @contextmanager
+    def device_of(x: Tensor) -> Iterator[None]:
+        current.append(x)
+        yield
+        current.pop()
+
+    def launched(*args: object) -> tuple[Tensor, ...]:
+        assert current[0] is arguments[0]
+        return (torch.ones(1),)
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    stand_in = ModuleType(f"kernels.{op}.triton_impl")
+    setattr(stand_in, op, launched)
+    monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
+    registered = getattr(import_module(f"kernels.{op}.custom_op"), op)._backend_fns["cuda"]
+    assert len(registered(*arguments)) == 1
+    assert not current

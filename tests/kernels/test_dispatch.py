@@ -52,6 +52,22 @@ def test_a_missing_triton_version_is_an_error_and_missing_integer_arithmetic_is_
     assert PLAIN.choose("integer").backend == "simulate"
 
 
+def test_an_op_without_the_version_of_the_environment_runs_its_definition(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert PLAIN.choose().why == "simulate: no integer version; the definition runs"
+    monkeypatch.setenv("DQVIZ_BACKEND", "triton")
+    for backend in (None, "auto"):
+        expected = Choice("simulate", "simulate: no triton version; the definition runs")
+        assert PLAIN.choose(backend) == expected
+    with pytest.raises(RuntimeError, match="hadamard has no triton version"):
+        PLAIN.choose("triton")
+    codes = torch.arange(8, dtype=torch.uint8).view(1, 8)
+    packed = kernels.bitpack.pack(codes, 3)
+    assert torch.equal(kernels.bitpack.unpack(packed, 3, 8), codes)
+    assert kernels.hadamard(torch.ones(1, 4)).shape == (1, 4)
+
+
 def test_the_environment_reaches_the_ops(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DQVIZ_BACKEND", "triton")
     with pytest.raises(RuntimeError, match="quantize_rows cannot run with backend triton"):

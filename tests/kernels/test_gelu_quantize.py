@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kernels.gelu_quantize import gelu_quantize, reference
+from kernels.gelu_quantize import custom_op, gelu_quantize, reference
 from kernels.gelu_quantize.cases import example
 from kernels.quantize_rows import quantize_rows
 from quant.rounding import static_codes
@@ -62,6 +62,19 @@ def test_static_codes_are_those_of_the_engine(symmetric: bool) -> None:
     k = reference.whole_shift(v, by, scale)
     fmt = Format(kind="int", bits=8, symmetric=symmetric)
     assert torch.equal(got.codes, static_codes(g, fmt, scale, zero, k))
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_nan_shows_in_int8_codes_on_a_static_scale(symmetric: bool) -> None:
+    x, _, _ = example(3, 40)
+    scale, zero = torch.tensor([0.05]), None if symmetric else torch.tensor([9.0])
+    expected = custom_op.quantize_statically(x, 8, scale, zero, None, None)
+    x[1, 5] = float("nan")
+    rows = custom_op.quantize_statically(x, 8, scale, zero, None, None)
+    assert rows.codes.dtype == torch.int8
+    assert int(rows.codes[1, 5]) == 0
+    assert rows.dequantize()[1].isnan().all()
+    assert torch.equal(rows.dequantize()[[0, 2]], expected.dequantize()[[0, 2]])
 
 
 def test_bad_input_is_named() -> None:

@@ -49,6 +49,24 @@ def test_far_ends_and_half_precision() -> None:
         assert_codes_of(reference.values(x.to(dtype).double(), None, None), *got, bits=8)
 
 
+@pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
+@pytest.mark.parametrize("static", [True, False], ids=["static", "dynamic"])
+def test_a_row_of_nan_shows_and_harms_no_other(static: bool, symmetric: bool) -> None:
+    x, shift, by = example(4, 40)
+    scale = torch.tensor([0.05]) if static else None
+    zero = torch.tensor([9.0]) if static and not symmetric else None
+    expected = triton_impl.gelu_quantize(x, 8, symmetric, shift, by, scale, zero)
+    x[1, 5] = float("nan")
+    rest = [0, 2, 3]
+    for version in (triton_impl, custom_op):
+        codes, scales, _ = version.gelu_quantize(x, 8, symmetric, shift, by, scale, zero)
+        assert scales.isnan().flatten().tolist() == [False, True, False, False]
+        torch.testing.assert_close(scales[rest], expected[1][rest])
+        assert int((codes[rest].int() - expected[0][rest].int()).abs().max()) <= 1
+        if static:
+            assert int(codes[1, 5]) == 0
+
+
 def test_views() -> None:
     x, shift, by = example(6, 50)
     expected = triton_impl.gelu_quantize(x, 8, True, shift, by, None, None)

@@ -146,13 +146,17 @@ def test_half_precision_streams_and_outputs(dtype: torch.dtype, tolerance: float
     assert_close(got, exact(rows, weight, None, after), tolerance)
 
 
-def test_views_of_rows_and_none_at_all() -> None:
+def test_views_of_rows_and_bias_and_none_at_all() -> None:
     weight, (codes, scale, _) = example_weight(9, 40, 4), rows_of(6, 40, True)
     wide = torch.full((6, 64), 99, dtype=torch.int8)
     wide[:, 5:45] = codes
     expected = product((codes, scale, None), weight)
     for view in (wide[:, 5:45], codes.T.contiguous().T):
         assert torch.equal(product((view, scale, None), weight), expected)
+    bias = torch.randn(9, 3, generator=torch.Generator().manual_seed(1))[:, 1]
+    rows = (codes, scale, None)
+    assert torch.equal(product(rows, weight, bias), product(rows, weight, bias.contiguous()))
+    assert_close(product(rows, weight, bias), exact(rows, weight, bias), 1e-6)
     assert product((codes[:0], scale[:0], None), weight).shape == (0, 9)
 
 
