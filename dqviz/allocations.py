@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quant.errors import unknown
+from quant.random_plans import DESIGN
 
 from .files import dump, now
 from .measurements import Measurements, free_row, has_table, slug
@@ -91,7 +92,10 @@ class Allocations(Measurements):
             )
 
     def calibrations(self, sensitivity: str, metric: str) -> Sequence[dict[str, Any]]:
-        """Records of the calibrations of one sweep (by its key) and metric, in order."""
+        """Records of the calibrations of one sweep (by its key) and metric, in order.
+
+        Those on plans of another design than `quant.random_plans` has now are left out.
+        """
         with self._database() as db:
             if not has_table(db, "calibrations"):
                 return []
@@ -99,7 +103,8 @@ class Allocations(Measurements):
                 "SELECT record FROM calibrations WHERE sensitivity = ? AND metric = ? ORDER BY id",
                 (sensitivity, metric),
             ).fetchall()
-        return [json.loads(row["record"]) for row in rows]
+        records = [json.loads(row["record"]) for row in rows]
+        return [record for record in records if record.get("design") == DESIGN]
 
     def add_calibration(self, sensitivity: str, metric: str, record: Mapping[str, Any]) -> None:
         """Keep a calibration; later ones count."""

@@ -12,6 +12,7 @@ from quant.sources import Source
 
 from .export import base_of
 from .files import faults
+from .planning import quiet_diffusers
 
 if TYPE_CHECKING:
     from quant.schema import Sampler
@@ -77,5 +78,6 @@ def _sampler(
     if all(len(set(site.activations)) == 1 for site in plan.sites.values()):
         return None
     whole = (checkpoint / "model_index.json").is_file()
+    quiet_diffusers()
     named = base or (str(checkpoint) if whole else base_of(checkpoint))
     return open_model(Source(ref=named, offline=offline), device="cpu").sampler(steps)

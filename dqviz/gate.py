@@ -60,7 +60,8 @@ def judge(
     """Hold the runs of a study against bounds; what `dqviz gate` prints.
 
     Args:
-        folder: a study, or a folder whose subfolders are studies.
+        folder: a study, or a folder whose subfolders are studies; those among them that nothing was ever compared in
+            are left out, and listed under `skipped`.
         bounds: by key of a paired metric (`quant.metrics`), and "size_mb". Whether a bound is a least or a
             greatest value follows from the metric's direction.
         run: name of the run that is judged; by default every quantized run of the latest comparison.
@@ -77,7 +78,8 @@ def judge(
             "a gate needs a bound, e.g. --min-psnr 30, or a run to hold against: --against"
         )
     verdicts = []
-    for study in _studies(folder):
+    studies, skipped = _studies(folder)
+    for study in studies:
         for record in _judged(study, run, against):
             verdicts += [_verdict(study, record, cards, n, b) for n, b in bounds.items()]
             if against is not None:
@@ -88,6 +90,7 @@ def judge(
         "bounds": [asdict(verdict) for verdict in verdicts],
         "missed": [verdict.sentence() for verdict in verdicts if not verdict.passed],
         "met": [verdict.sentence() for verdict in verdicts if verdict.passed],
+        "skipped": [str(study.folder) for study in skipped],
     }
 
 
@@ -116,11 +119,18 @@ def _cards(bounds: Mapping[str, float]) -> dict[str, MetricCard]:
     return cards
 
 
-def _studies(folder: Path) -> list[Study]:
+def _studies(folder: Path) -> tuple[list[Study], list[Study]]:
+    """What is judged, and what holds nothing to judge: sweeps, captures, plans."""
     inside = sorted(f.parent for f in folder.glob(f"*/{MANIFEST}")) if folder.is_dir() else []
     if (folder / MANIFEST).is_file() or not inside:
-        return [Study.open(folder, read_only=True)]
-    return [Study.open(path, read_only=True) for path in inside]
+        return [Study.open(folder, read_only=True)], []
+    found = [Study.open(path, read_only=True) for path in inside]
+    compared = [study for study in found if study.comparisons()]
+    if not compared:
+        raise BadInput(
+            f"none of the studies in {folder} holds a comparison to judge; make one: dqviz compare"
+        )
+    return compared, [study for study in found if study not in compared]
 
 
 def _judged(study: Study, run: str | None, against: str | None) -> Sequence[Mapping[str, Any]]:

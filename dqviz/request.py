@@ -204,6 +204,7 @@ def check_shape(size: tuple[int, int] | None, frames: int | None) -> None:
 
 def check_windows(windows: int, steps: int | None) -> None:
     """Stop at a number of step windows that no sampler, or not this one, can be cut into."""
+    check_sampling(steps, None)
     most = steps or MAX_STEPS
     if not 1 <= windows <= most:
         raise BadInput(f"windows {windows} is out of range; 1 to {most}, the number of steps")
@@ -216,6 +217,15 @@ def _bits_per_method(request: CompareRequest) -> tuple[Bits | None, ...]:
                 f"--plan {request.plan} and --bits {','.join(request.bits)} were both given; "
                 "a plan names its own bits, leave --bits out"
             )
+        for flag, given in (
+            (f"--windows {request.windows}", request.windows != 1),
+            (f"--group-size {request.group_size}", request.group_size is not None),
+        ):
+            if given:
+                raise BadInput(
+                    f"--plan {request.plan} and {flag} were both given; a plan has windows and formats of its "
+                    f"own, leave {flag.split()[0]} out"
+                )
         return (None,) * len(request.methods)
     if request.methods and not request.bits:
         raise BadInput("no bits were given; e.g. --bits w4a8, or --plan FILE")

@@ -134,9 +134,9 @@ def allocated(made: Mapping[str, Any]) -> str:
         inside = percent(found["coverage"])
         how = f"calibrated on {found['plans']} drawn plans, {inside} of them inside their interval"
     rows = [
-        ("bits of weights", f"{made['avg_bits']:.3f}"),
+        ("bits of weights", f"{made['avg_bits']:.3f}, codes alone; scales are in the size"),
         ("bits of activations", f"{made['activation_bits']:.3f}"),
-        ("size", size(made)),
+        ("size", _megabytes(made)),
         ("loss, predicted", f"{_loss(loss)}; {how}"),
     ]
     if latency is not None:
@@ -145,6 +145,8 @@ def allocated(made: Mapping[str, Any]) -> str:
     if drawn is not None:
         mean = f"mean {_loss(drawn)}, {drawn['n']} samples"
         rows.append(("loss, drawn", f"{_loss(drawn['typical'])}; {mean}"))
+    if made["groups"]:
+        rows += _of_groups(made["groups"])
     if made["refined"]:
         rows.append(("refined", _refined(made["refined"])))
     gap = f"{100 * made['gap']:.2g} % above the least possible sum at most"
@@ -159,6 +161,26 @@ def allocated(made: Mapping[str, Any]) -> str:
     if made["out"] is not None:
         lines.append(f"plan: {made['out']}")
     return "\n\n".join(lines)
+
+
+def _megabytes(made: Mapping[str, Any]) -> str:
+    """As budgets count them: 10^6 bytes."""
+    share = 100 * made["size_bytes"] / made["fp16_bytes"]
+    return f"{made['size_bytes'] / 1e6:.2f} MB ({share:.0f} % of 16 bit)"
+
+
+def _of_groups(told: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Metric groups: what each is ranked by, and the split that was taken of how many."""
+    rows = [("groups", ", ".join(f"{group} by {m}" for group, m in told["metrics"].items()))]
+    for name in ("avg_bits", "activation_bits"):
+        tried = told.get(name, ())
+        for one in (candidate for candidate in tried if candidate["taken"]):
+            bits = ", ".join(f"{group} {b:.3f}" for group, b in one["bits"].items())
+            drawn = sum(candidate["drawn"] is not None for candidate in tried)
+            of = f"k {one['k']:.2f}; {len(tried)} tried, {drawn} drawn"
+            lost = "" if one["drawn"] is None else f", typical loss {one['drawn']:.3g}"
+            rows.append((f"split of {name}", f"{bits}; {of}{lost}"))
+    return rows
 
 
 def _refined(told: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ the band is an option.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 
@@ -71,8 +71,10 @@ def group_budgets(
     return {g: k.get(g, 1.0) * base for g in sizes}
 
 
-def scan(target: float, operand: Operand) -> list[tuple[float, float]]:
+def scan(target: float, operand: Operand, *, split: bool = True) -> list[tuple[float, float]]:
     """B and k of every candidate, in the released ranges; the largest B first.
+
+    Without a content group there is nothing to split: k is 1, and B alone is tried.
 
     Raises BadInput for a target of which nothing is left.
     """
@@ -81,7 +83,8 @@ def scan(target: float, operand: Operand) -> list[tuple[float, float]]:
             f"target {target:g} is no average of bits to scan below; above {BELOW} works"
         )
     averages = np.linspace(target, target - BELOW, BUDGETS)
-    return [(float(b), float(k)) for b in averages for k in np.linspace(*SCAN[operand])]
+    ratios = np.linspace(*SCAN[operand]) if split else (1.0,)
+    return [(float(b), float(k)) for b in averages for k in ratios]
 
 
 def candidates(
@@ -89,11 +92,13 @@ def candidates(
     groups: Mapping[str, Collection[Key]],
     sizes: Mapping[str, float],
     *,
-    content: str,
+    content: str | None,
     target: float,
     operand: Operand,
+    splits: Sequence[tuple[float, float]] | None = None,
     band: float | None = None,
     resource: str = "bits",
+    units: Mapping[str, float] | None = None,
     gap: float = 1e-4,
     seconds: float = 10.0,
 ) -> Iterator[Candidate]:
@@ -103,11 +108,13 @@ def candidates(
         problem: items of one operand; bits times numbers under the name of `resource`.
         groups: the items of every group, each item in one.
         sizes: P_g.
-        content: the group that k belongs to; all others share a budget per number.
+        content: the group that k belongs to; all others share a budget per number. None: there is none, and k is 1.
         target: B at most, average bits.
         operand: whose k are scanned.
+        splits: B and k of every candidate; None: those of `scan`.
         band: bits to both sides of B_g (`BAND` as released); None: B_g is an upper bound.
-        resource: what `sizes` times bits is counted in.
+        resource: what bits are counted in.
+        units: of every group, how much of the resource one bit of B_g is; None: its size.
         gap: of every group's solution.
         seconds: for every group.
 
@@ -115,17 +122,18 @@ def candidates(
     together across groups.
     """
     parts = _parts(problem, groups)
-    if content not in groups:
+    units = units or sizes
+    if content is not None and content not in groups:
         raise unknown("group", content, groups)
     if set(sizes) != set(groups):
         raise BadInput(f"sizes are of {', '.join(sizes)}; groups are {', '.join(groups)}")
     if band is not None and not 0 < band < target:
         raise BadInput(f"band {band:g} is out of range; as released it is {BAND}")
-    for average, k in scan(target, operand):
-        bits = group_budgets(sizes, average, {content: k})
+    for average, k in splits or scan(target, operand, split=content is not None):
+        bits = group_budgets(sizes, average, {} if content is None else {content: k})
         try:
             found = {
-                g: _solved(part, bits[g], sizes[g], band, resource, gap, seconds)
+                g: _solved(part, bits[g], units[g], band, resource, gap, seconds)
                 for g, part in parts.items()
             }
         except BadInput as error:
@@ -137,14 +145,14 @@ def candidates(
 def _solved(
     part: Problem,
     bits: float,
-    size: float,
+    unit: float,
     band: float | None,
     resource: str,
     gap: float,
     seconds: float,
 ) -> Allocation:
-    upper = {resource: (bits + (band or 0.0)) * size}
-    lower = None if band is None else {resource: max(0.0, bits - band) * size}
+    upper = {resource: (bits + (band or 0.0)) * unit}
+    lower = None if band is None else {resource: max(0.0, bits - band) * unit}
     return solve(part, upper, gap=gap, seconds=seconds, least=lower)
 
 

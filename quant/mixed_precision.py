@@ -16,29 +16,28 @@ the whole transformer.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from math import fsum
 
 import numpy as np
 
 from .blueprint import Blueprint, SiteFacts
 from .cards import Card, methods
-from .decisions import Choice, Item, Key, Label, Pair, Problem
+from .decisions import Choice, Item, Key, Label, Operand, Pair, Problem
 from .errors import BadInput, unknown
+from .pins import label_of, pinned, tied
 from .roofline import Attention, Device, attention_seconds, site_seconds
 from .schema import Bits, Format, Plan, SitePlan
 from .sensitivity.cells import KEPT, Cell, Row, format_of
 from .support import unfit
 
 BUDGETS = ("avg_bits", "activation_bits", "size_mb", "latency_ratio")
+BITS_OF: dict[Operand, str] = {"weight": "avg_bits", "activation": "activation_bits"}
 THE_REST = Key("everything else")
 FULL = int(KEPT)  # label of a side that stays in 16 bit
 MB = 10**6
 METRICS = ("latent_error",)  # by which formats are chosen, where a table has it; else by its first
-TIED = ("_q", "_k", "_v")  # endings of roles that `--tie qkv` holds together
 
 
 @dataclass(frozen=True)
@@ -49,11 +48,30 @@ class Posed:
     metric: str
     problem: Problem
     samples: Mapping[tuple[Key, Label], tuple[float, ...]]  # cost of a choice in every sample
+    remarks: tuple[str, ...] = ()  # of how pins were written
+
+    @property
+    def decides_inputs(self) -> bool:
+        """Whether any input may be anything but 16 bits."""
+        inputs = (i for i in self.problem.items if i.key.operand == "activation")
+        return any(len(item.choices) > 1 for item in inputs)
 
     def cost(self, chosen: Mapping[Key, Label]) -> float:
         """Of a plan: the sum over its cells."""
         losses = {i.key: {c.label: c.loss for c in i.choices} for i in self.problem.items}
         return fsum(losses[key][label] for key, label in chosen.items())
+
+    def used(self, chosen: Mapping[Key, Label]) -> dict[str, float]:
+        """What a plan takes of every resource."""
+        found: dict[str, list[float]] = {name: [] for name in self.problem.resources}
+        for item in self.problem.items:
+            for name, use in next(
+                c.uses for c in item.choices if c.label == chosen[item.key]
+            ).items():
+                found[name].append(use)
+        for pair in self.problem.pairs:
+            found[pair.resource].append(pair.table[chosen[pair.first], chosen[pair.second]])
+        return {name: fsum(uses) for name, uses in found.items()}
 
     def costs(self, chosen: Mapping[Key, Label]) -> np.ndarray | None:
         """The same for every sample, float64[n]; None where the table has no samples."""
@@ -172,14 +190,14 @@ def posed(
     if device is not None and full_seconds is not None and _counted(offered):
         rest["latency_ratio"] = _seconds(blueprint, device, names) / full_seconds
         pairs = _pairs(blueprint, sites, items, device, full_seconds)
-    items.append(Item(THE_REST, (Choice("kept", 0.0, rest),)))
+    fixed = pinned(items, pins)
     problem = Problem(
-        items=tuple(items),
+        items=(*items, Item(THE_REST, (Choice("kept", 0.0, rest),))),
         pairs=tuple(pairs),
-        pins=_pins(items, pins),
-        ties=_ties(sites, len(blueprint.windows), ties),
+        pins=fixed.labels,
+        ties=tied(sites, len(blueprint.windows), ties),
     )
-    return Posed(blueprint, metric, problem, samples)
+    return Posed(blueprint, metric, problem, samples, fixed.remarks)
 
 
 def _metric(rows: Sequence[Row], metric: str | None) -> str:
@@ -207,7 +225,7 @@ def _item(
     of_weight = key.operand == "weight"
     bits = offered if of_weight else tuple(dict.fromkeys((*offered, KEPT)))
     for text in bits:
-        label, fmt = _label(text), format_of(text, key.operand)
+        label, fmt = label_of(text), format_of(text, key.operand)
         why = unfit(card, fmt, None) if of_weight else unfit(card, None, fmt)
         row = values.get(_cell(blueprint, key, text))
         told = None if row is None else row.value
@@ -215,7 +233,7 @@ def _item(
             illegal[label] = why or "no number was measured"
             continue
         width = int(KEPT) if fmt is None else fmt.bits
-        uses = {"avg_bits" if of_weight else "activation_bits": width * size}
+        uses = {BITS_OF[key.operand]: width * size}
         if of_weight:
             uses["size_mb"] = blueprint.bytes[key.site][text] / MB
         choices.append(Choice(label, max(0.0, told or 0.0), uses))
@@ -229,10 +247,6 @@ def _cell(blueprint: Blueprint, key: Key, bits: str) -> Cell:
     """Of a decision; in a single window it is that of all steps."""
     window = key.window if len(blueprint.windows) > 1 else None
     return Cell(site=key.site, operand=key.operand, window=window, bits=bits)
-
-
-def _label(text: str) -> Label:
-    return int(text) if text.isdigit() else text
 
 
 def _format(label: Label, operand: str) -> Format | None:
@@ -294,68 +308,3 @@ def _bits(weight: Label, activation: Label) -> Bits | None:
     if weight == FULL:
         return None
     return Bits(weight=int(weight), activation=None if activation == FULL else int(activation))
-
-
-_PIN = re.compile(r"(?P<name>.+?)(?:@(?P<window>\d+))?=(?:w(?P<weight>\w+?))?(?:a(?P<input>\w+))?")
-
-
-def _pins(items: Sequence[Item], texts: Iterable[str]) -> dict[Key, Label]:
-    """Choices that are fixed; a later pin of the same item counts."""
-    found: dict[Key, Label] = {}
-    for text in texts:
-        match = _PIN.fullmatch(text)
-        if match is None or not (match["weight"] or match["input"]):
-            raise BadInput(
-                f"pin '{text}' is not understood; write NAME=w8a8, 'PATTERN=w8' or NAME@2=a8 (of window 2)"
-            )
-        if match["window"] and match["weight"]:
-            raise BadInput(f"pin '{text}': weights have no windows; write {match['name']}=w{match['weight']}")  # fmt: skip
-        names = _matching(items, match["name"], "pin")
-        for item in items:
-            if item.key.site not in names:
-                continue
-            bits = match["weight"] if item.key.operand == "weight" else match["input"]
-            elsewhere = match["window"] and item.key.window != int(match["window"])
-            if bits and not elsewhere:
-                found[item.key] = _label(bits)
-        windows = {item.key.window for item in items if item.key.window is not None}
-        if match["window"] and int(match["window"]) not in windows:
-            raise BadInput(f"pin '{text}': there is no window {match['window']}; 0 to {max(windows)} are")  # fmt: skip
-    return found
-
-
-def _matching(items: Sequence[Item], pattern: str, what: str) -> set[str]:
-    names = dict.fromkeys(item.key.site for item in items if item.key != THE_REST)
-    found = {name for name in names if fnmatchcase(name, pattern)}
-    if not found:
-        raise unknown(f"site in {what}", pattern, names)
-    return found
-
-
-def _ties(
-    sites: Sequence[SiteFacts], windows: int, asked: Iterable[str]
-) -> tuple[frozenset[Key], ...]:
-    """Items that take the same bits: weights of tied sites, and their inputs window by window."""
-    found = []
-    for tie in asked:
-        for names in _tied(sites, tie):
-            found.append(frozenset(Key(name) for name in names))
-            for k in range(windows):
-                found.append(frozenset(Key(name, "activation", k) for name in names))
-    return tuple(found)
-
-
-def _tied(sites: Sequence[SiteFacts], tie: str) -> list[list[str]]:
-    if tie != "qkv":
-        found = [s.name for s in sites if fnmatchcase(s.name, tie)]
-        if len(found) < 2:
-            raise BadInput(
-                f"tie '{tie}' finds {len(found)} layers, and holds two or more together; write qkv, or a pattern "
-                "such as '*.attn1.*'"
-            )
-        return [found]
-    groups: dict[str, list[str]] = {}
-    for site in sites:
-        if site.role.endswith(TIED):
-            groups.setdefault(site.input_of, []).append(site.name)
-    return [names for names in groups.values() if len(names) > 1]

@@ -58,12 +58,34 @@ def allocate(
             "--latency-device", metavar="NAME", help="Device that latency is predicted for."
         ),
     ] = "a100-80gb",
+    groups: Annotated[
+        bool,
+        typer.Option(
+            "--groups", help="Decide every metric group apart, by its own metric (ViDiT-Q-MP)."
+        ),
+    ] = False,
+    group_metric: Annotated[
+        list[str],
+        typer.Option(
+            "--group-metric",
+            metavar="GROUP=KEY",
+            help="Metric of a group, e.g. visual=ssim_loss; default the best that the table has.",
+        ),
+    ] = NO_LIST,
+    scan: Annotated[
+        int,
+        typer.Option(
+            "--scan",
+            metavar="N",
+            help="With --groups: draw N splits of each budget, take the best.",
+        ),
+    ] = 0,
     calibrate: Annotated[
         int,
         typer.Option(
             "--calibrate",
             metavar="N",
-            help="Draw N random plans and hold predictions against them; 12 or more.",
+            help="Draw N plans near solved ones and hold predictions against them; 12 or more.",
         ),
     ] = 0,
     refine: Annotated[
@@ -112,6 +134,9 @@ def allocate(
             "pins": pin,
             "ties": tie,
             "latency_device": latency_device,
+            "groups": groups,
+            "group_metrics": group_metric,
+            "scan": scan,
             "gap": gap,
             "limit": limit,
             "calibrate": calibrate,

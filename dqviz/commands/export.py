@@ -10,6 +10,7 @@ import typer
 from ..terminal import complain
 from .base import Json, Offline, show
 
+DEQUANTIZED = "dequantized weight"  # how `quant.exports.opened` begins
 SHOWN = 5  # lossy sites that are listed for people; --json has all
 
 
@@ -45,15 +46,28 @@ def export(
     show(made, json_, _text(made))
 
 
+def _sums(lossy: list[dict[str, Any]]) -> list[str]:
+    """What befell several sites alike, a line for each kind."""
+    count = len({loss["site"] for loss in lossy if loss["written"].startswith(DEQUANTIZED)})
+    whole = {loss["written"] for loss in lossy}
+    if count:
+        each = f"{count} site was" if count == 1 else f"{count} sites were"
+        return [f"  {each} dequantized: ordinary layers in full size, without the savings"]
+    return [f"  all of them: {whole.pop()}"] if len(whole) == 1 and len(lossy) > 1 else []
+
+
 def _text(made: dict[str, Any]) -> str:
-    """Where it is, how large, and what it does not hold."""
+    """Where it is, how large, and what it does not hold: in sum, then for a few sites."""
     lossy = made["lossy"]
-    lines = [f"{made['out']}: {made['format']}, {made['size_bytes'] / 2**20:.2f} MiB"]
+    size = made["size_bytes"]
+    lines = [f"{made['out']}: {made['format']}, "]
+    lines[0] += f"{size / 1e6:.2f} MB" if size >= 10_000 else f"{size} bytes"
     if not lossy:
         lines[0] += "; nothing is lost"
         return lines[0]
     sites = {loss["site"] for loss in lossy}
-    lines[0] += f"; {len(sites)} site{'s' * (len(sites) > 1)} not as in the checkpoint:"
+    lines[0] += f"; {len(sites)} site{'s' * (len(sites) > 1)} not as in the checkpoint"
+    lines += _sums(lossy)
     lines += [f"  {x['site']}: {x['lost']} -> {x['written']}" for x in lossy[:SHOWN]]
     if len(lossy) > SHOWN:
         lines.append(f"  and {len(lossy) - SHOWN} more: --json lists them")

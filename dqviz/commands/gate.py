@@ -61,6 +61,8 @@ def gate(
     bounds = bounds_of(given, options_of(bound))
     found = judge(study, bounds, run=run, against=against)
     missed, met = found.pop("missed"), found.pop("met")
+    for study_ in found["skipped"]:
+        complain(f"note: {study_} has nothing to gate: nothing was compared in it")
     show(found, json_, "\n".join(met) or "no bound is met")
     for sentence in missed:
         complain(sentence)

@@ -149,7 +149,7 @@ def quantize(
     shared = sharing_sentence(made["sharing"])
     share = 100 * made["size_bytes"] / made["fp16_bytes"]
     text = (
-        f"{made['out']}: {made['method']} {made['bits']}, {made['size_bytes'] / 2**20:.2f} MiB "
+        f"{made['out']}: {made['method']} {made['bits']}, {made['size_bytes'] / 1e6:.2f} MB "
         f"({share:.0f} % of 16 bit), {made['bits_per_weight']:.2f} bits per weight; "
         f"{len(made['scope']['quantized'])} sites quantized, {len(made['scope']['kept'])} kept"
         f"{shared and '; ' + shared}"

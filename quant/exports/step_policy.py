@@ -21,8 +21,8 @@ from ..errors import BadInput
 from ..generation import timesteps_of
 from ..plans import steps_of
 from ..schema import Plan, SitePlan
-from . import ExportCard, Exported
-from .opened import Opened
+from . import ExportCard, Exported, Lossy
+from .opened import Opened, activations
 
 CARD = ExportCard(
     key="step-policy",
@@ -36,6 +36,7 @@ CARD = ExportCard(
     steps=True,
 )
 
+WRITTEN = "no weights and no formats: the steps in 16 bit alone"
 NAMED = 3  # offending sites that an error lists
 
 
@@ -61,7 +62,11 @@ def write(checkpoint: Opened, out: Path) -> Exported:
     }
     fragment = {"quantization_config": {"runtime": {"diffusion_step_policy": policy}}}
     out.write_text(json.dumps(fragment, indent=1) + "\n", encoding="utf-8")
-    return Exported((out,), warnings=tuple(warnings))
+    lossy = tuple(
+        Lossy(name, f"weight {site.weight or 'in floating point'}; {activations(site)}", WRITTEN)
+        for name, site in checkpoint.sites.items()
+    )
+    return Exported((out,), lossy, tuple(warnings))
 
 
 def _in_16_bit(plan: Plan, sites: dict[str, SitePlan]) -> list[bool]:

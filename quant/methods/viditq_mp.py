@@ -40,6 +40,7 @@ from ..balancing import Candidate, balanced, output_error, required, transform_o
 from ..calibration import InputStatistics
 from ..cards import Card, Option, Preset
 from ..effort import GroupShape, Work, judging, mixing, rounding
+from ..errors import BadInput
 from ..group_budgets import group_budgets
 from ..schema import Plan, SitePlan, Value
 from ..site_tensors import Transform
@@ -144,6 +145,11 @@ def allocated(items: Mapping[str, Sequence[Item]], target: float, k: float) -> d
         for group, of in items.items()
     }
     shares = {CONTENT: k} if CONTENT in sizes and len(sizes) > 1 else {}
+    if k != 1 and not shares:
+        raise BadInput(
+            f"option k={k:g} shares bits between layers of content and others, and this model has only "
+            f"those of {', '.join(sizes)}; leave k away"
+        )
     budgets = group_budgets(sizes, target, shares)
     found: dict[str, int] = {}
     for group, of in items.items():

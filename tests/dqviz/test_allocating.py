@@ -56,7 +56,9 @@ def asked(study: Path, **more: Any) -> AllocateRequest:
 def test_a_lone_table_makes_a_plan_and_says_that_its_interval_is_missing(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dqviz.allocating.load", lambda *_, **__: pytest.fail("nothing is drawn"))
+    monkeypatch.setattr(
+        "dqviz.allocating.drawn.load", lambda *_, **__: pytest.fail("nothing is drawn")
+    )
     out = tmp_path / "plan.json"
     made = allocate(asked(study, out=out))
     said = {"avg_bits", "size_bytes", "predicted_loss", "gap", "binding", "seconds", "plan"}
@@ -154,6 +156,7 @@ def test_default_seeds_have_none_in_common() -> None:
         ({"budgets": {}}, "no budget was given"),
         ({"budgets": ["avg_bits"]}, "budget 'avg_bits' is not understood"),
         ({"budgets": ["avg_bits=four"]}, "budget 'avg_bits=four' is not understood"),
+        ({"budgets": ["avg_bits=4", "avg_bits=5"]}, "budget avg_bits was given twice, 4 and 5"),
         ({"budgets": {"average": 4}}, "unknown budget 'average'"),
         ({"budgets": {"avg_bits": 0}}, "avg_bits=0 is out of range"),
         ({"calibrate": 3}, "calibrate 3 is out of range; 12 to 1000"),
@@ -173,7 +176,7 @@ def test_bad_input_is_one_line_before_a_study_is_read(more: dict[str, Any], says
     [
         ({"plan_seeds": "200003-200009", "calibrate": 12}, "--plan-seeds and the sweep share seed 200003"),
         ({"sensitivity": "gradient"}, "unknown sensitivity 'gradient'; nearest: gradient-rtn"),
-        ({"pins": ["*.ff.net.3=w8"]}, "unknown site in pin"),
+        ({"pins": ["*.ff.net.3=w8"]}, "finds no layer of the table; nearest"),
         ({"pins": ["*=w8"]}, "pinned cells already exceed avg_bits=4.5 .*w8"),
         ({"budgets": {"size_mb": 0.001}}, "size_mb=0.001 is out of reach"),
     ],
@@ -185,6 +188,77 @@ def test_what_the_study_can_tell_is_one_line_too(
         allocate(asked(study, **more))
     assert "\n" not in str(error.value)
     assert Study.open(study).allocations() == []
+
+
+def test_the_verification_on_most_samples_is_kept(study: Path) -> None:
+    first = allocate(asked(study, verify=4))
+    fewer = allocate(asked(study, verify=2))
+    assert fewer["verified"] == first["verified"]
+    assert any("verified on 4 samples before; those are kept, not the 2" in w for w in fewer["warnings"])  # fmt: skip
+    more = allocate(asked(study, verify=5))
+    assert more["verified"]["n"] == 5
+    assert more["verified"]["per_sample"][:4] == pytest.approx(first["verified"]["per_sample"])
+    (row,) = Study.open(study).allocations()
+    assert row["record"]["verified"] == more["verified"]
+
+
+def test_a_verification_goes_with_its_plan(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another solution of the same question was not drawn."""
+    from dqviz.allocating import task
+
+    first = allocate(asked(study, verify=2))
+    real = task.solve
+    monkeypatch.setattr(task, "solve", lambda problem, _, **how: real(problem, {**BOTH, "avg_bits": 4.0}, **how))  # fmt: skip
+    other = allocate(asked(study))
+    assert other["allocation"] == first["allocation"]
+    assert other["plan"] != first["plan"]
+    assert other["verified"] is None
+
+
+def test_calibrations_on_plans_of_another_design_are_not_taken(study: Path) -> None:
+    made = allocate(asked(study, calibrate=12, plan_seeds="300000"))
+    assert any("on 1 sample each, which hardly tell" in w for w in made["warnings"])
+    held = Study.open(study)
+    (row,) = held.sensitivities()
+    (record,) = held.calibrations(row["key"], "latent_error")
+    del record["design"]
+    record["seeds"] = [7]
+    held.add_calibration(row["key"], "latent_error", record)
+    assert len(held.calibrations(row["key"], "latent_error")) == 1
+    assert allocate(asked(study))["calibration"]["seeds"] == [300000]
+
+
+def test_a_prediction_beyond_the_plans_that_were_drawn_says_so(study: Path) -> None:
+    allocate(asked(study, calibrate=12, plan_seeds="300000-300003"))
+    inside = allocate(asked(study))
+    assert not inside["warnings"]
+    free = allocate(asked(study, budgets={"activation_bits": 16}))
+    assert any("is outside those of the plans that were drawn" in w for w in free["warnings"])
+    assert free["predicted_loss"]["lo"] < free["predicted_loss"]["mean"]
+
+
+def test_pins_that_contradict_each_other_are_told(study: Path) -> None:
+    pins = ["*.ff.net.2=w8a8", "*.attn1.to_q=w6", "*.ff.net.2=w4", f"{FF}=w6"]
+    made = allocate(asked(study, pins=pins))
+    told = [w for w in made["warnings"] if "pinned" in w]
+    assert told == ["*.ff.net.2 is pinned to w8 and later to w4; the later pin counts"]
+
+
+def test_a_pin_that_finds_nothing_names_a_few_layers(study: Path) -> None:
+    with pytest.raises(BadInput, match="finds no layer of the table; nearest: ") as error:
+        allocate(asked(study, pins=["blocks.0.attn1.*=w8"]))
+    assert 1 <= str(error.value).count("transformer_blocks") <= 5
+
+
+def test_a_table_without_inputs_says_how_to_sweep_them(study: Path, tiny_dit: Path) -> None:
+    request = {"model": str(tiny_dit), "out": study, "bits": "4,8", "windows": 1, "tier": "weight"}
+    sweep(SweepRequest.parse({**request, "seeds": "200000"}))
+    with pytest.raises(
+        BadInput, match="tier weight has no cells of inputs; sweep them: dqviz sens"
+    ):
+        allocate(asked(study))
+    made = allocate(asked(study, budgets={"avg_bits": 5}))
+    assert not any("no budget counts activations" in w for w in made["warnings"]), "they cannot be"
 
 
 def test_a_study_without_a_table_says_how_to_get_one(tiny_study: Path, tmp_path: Path) -> None:

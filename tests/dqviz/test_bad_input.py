@@ -161,6 +161,14 @@ def plan_and_bits(place: Place) -> list[str]:
     return place.compare("--plan", place.plan(lambda plan: None), "--bits", "w4a8")
 
 
+def plan_and_windows(place: Place) -> list[str]:
+    return place.compare("--plan", place.plan(lambda plan: None), "--windows", "2")
+
+
+def plan_and_groups_of_inputs(place: Place) -> list[str]:
+    return place.compare("--plan", place.plan(lambda plan: None), "--group-size", "32")
+
+
 def pickled_candidate(place: Place) -> list[str]:
     folder = place.tmp / "pickled"
     folder.mkdir()
@@ -219,6 +227,12 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], tuple[str, ...]]] = {
         ("/nowhere/plan.json", "no such file"),
     ),
     "plan and bits": (plan_and_bits, ("--plan", "leave --bits out")),
+    "plan and windows": (plan_and_windows, ("--plan", "leave --windows out")),
+    "plan and group size": (plan_and_groups_of_inputs, ("--plan", "leave --group-size out")),
+    "sweep in no steps": (
+        lambda p: ["sensitivity", str(p.model), "--bits", "4", "--steps", "-1"],
+        ("steps -1 is out of range", "--steps 20"),
+    ),
     "bits a method cannot do": (  # not w8a9, which would be refused as well
         lambda p: p.compare("--bits", "w9a9"),
         ("'w9a9'", "try w8a8"),

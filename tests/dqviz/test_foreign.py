@@ -57,10 +57,52 @@ def test_people_read_what_is_lost(folders, tmp_path, capsys):
     assert main(argv) == 0
     printed = capsys.readouterr().out
     assert "12 sites not as in the checkpoint" in printed
+    assert "dequantized" not in printed
     assert "and 7 more" in printed
     argv = ["export", str(folders["plain"]), "--to", "dqviz", "--out", str(tmp_path / "b")]
     assert main(argv) == 0
     assert "nothing is lost" in capsys.readouterr().out
+
+
+def test_sites_that_were_dequantized_are_told_in_sum_first(tiny_dit, tmp_path, capsys):
+    made = [
+        "quantize",
+        str(tiny_dit),
+        "--method",
+        "quarot",
+        "--bits",
+        "w4a8",
+        "--out",
+        str(tmp_path / "q"),
+    ]
+    assert main(made) == 0
+    for key in ("torchao", "comfyui"):
+        out = tmp_path / f"{key}{list_exports()[key].suffix}"
+        capsys.readouterr()
+        assert main(["export", str(tmp_path / "q"), "--to", key, "--out", str(out)]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert (
+            lines[1].strip()
+            == "12 sites were dequantized: ordinary layers in full size, without the savings"
+        )
+        assert "->" in lines[2]
+
+
+def test_a_step_policy_says_what_it_does_not_carry(folders, tiny_dit, tmp_path, capfd):
+    """And is as quiet on stderr as others, though it loads a pipeline."""
+    out = tmp_path / "policy.json"
+    line = [str(folders["windows"]), "--to", "step-policy", "--base", str(tiny_dit), "--out"]
+    capfd.readouterr()
+    assert main(["export", *line, str(out)]) == 0
+    printed = capfd.readouterr()
+    assert printed.err == ""
+    assert "12 sites not as in the checkpoint" in printed.out
+    assert "no weights and no formats" in printed.out
+    found = dqviz.export_to(
+        folders["windows"], "step-policy", tmp_path / "b.json", base=str(tiny_dit)
+    )
+    assert len(found["lossy"]) == 12
+    assert all("int8" in loss["lost"] for loss in found["lossy"])
 
 
 def test_an_unknown_format_is_told_the_formats(folders, tmp_path, capsys):

@@ -86,7 +86,7 @@ def test_json_is_one_object_either_way(tiny_study, capsys):
     for bound, code in (("-1000", 0), ("200", 4)):
         assert main(["gate", str(tiny_study), "--min-psnr", bound, "--json"]) == code
         found = json.loads(capsys.readouterr().out)
-        assert set(found) == {"passed", "bounds"}
+        assert set(found) == {"passed", "bounds", "skipped"}
         assert found["passed"] == (code == 0)
         for one in found["bounds"]:
             assert {"name", "bound", "value", "lo", "hi", "passed", "run"} <= set(one)
@@ -172,3 +172,17 @@ def test_a_folder_of_studies_is_judged_as_a_whole(tiny_study, tmp_path):
         shutil.copytree(tiny_study, tmp_path / name)
     found = judge(tmp_path, {"psnr_db": -1000.0}, run=RUN)
     assert [Path(b["study"]).name for b in found["bounds"]] == ["one", "two"]
+
+
+def test_a_study_with_a_sweep_alone_has_nothing_to_gate(tiny_study, tmp_path, capsys):
+    shutil.copytree(tiny_study, tmp_path / "one")
+    manifest = Study.open(tiny_study).manifest
+    Study.open_or_create(tmp_path / "swept", manifest["model"], manifest["versions"])
+    found = judge(tmp_path, {"psnr_db": -1000.0}, run=RUN)
+    assert [Path(b["study"]).name for b in found["bounds"]] == ["one"]
+    assert found["skipped"] == [str(tmp_path / "swept")]
+    assert main(["gate", str(tmp_path), "--min-psnr", "-1000", "--run", RUN]) == 0
+    assert "swept has nothing to gate" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "one")
+    with pytest.raises(BadInput, match=r"none of the studies in .* holds a comparison to judge"):
+        judge(tmp_path, {"psnr_db": 1.0})

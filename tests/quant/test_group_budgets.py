@@ -74,6 +74,16 @@ def test_every_group_is_solved_within_its_own_budget():
         assert total <= 400 * candidate.target * (1 + 1e-12)
 
 
+def test_without_a_content_group_only_the_average_is_scanned():
+    problem, _, _ = four()
+    groups = {"visual": [item.key for item in problem.items]}
+    found = tried(problem, groups, {"visual": 400.0}, content=None)
+    assert [c.k for c in found] == [1.0] * 10
+    assert [c.bits["visual"] for c in found] == [c.target for c in found]
+    assert found[0].target == 5
+    assert found[-1].target == pytest.approx(4.7)
+
+
 def test_the_band_refuses_what_upper_budgets_alone_allow():
     """Two sites of equal size have averages in steps of half a bit: few splits lie within 0.02 of one."""
     found = tried(*four(), band=BAND)

@@ -86,6 +86,12 @@ def test_equal_layers_keep_equal_bits() -> None:
     assert set(viditq_mp.allocated({"none": items(a=1.0, b=1.0, c=1.0)}, 5.0, 1.0).values()) == {5}
 
 
+def test_k_without_a_content_group_is_refused(model, seen) -> None:
+    """It would change nothing."""
+    with pytest.raises(BadInput, match=r"k=0\.8 shares bits between layers of content and others, .* only those of visual"):  # fmt: skip
+        quantize(model, KEY, uniform_plan(model, parse_bits("w4a8")), {"k": 0.8}, seen)
+
+
 def test_a_plan_with_bits_of_its_own_is_taken_as_it_is(model, seen) -> None:
     plan = uniform_plan(model, parse_bits("w4a8"))
     name = "transformer_blocks.0.ff.net.2"
