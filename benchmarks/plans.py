@@ -1,7 +1,7 @@
 """Solved plans against plans that nobody solved for, at equal bytes; and predicted losses against measured ones.
 
-    make plans                                          (dit-emoji plain and with drifting outliers, 256 seeds; an hour)
-    .venv/bin/python -m benchmarks.plans --kinds plain --budgets 4 --samples 16 --out /tmp/plans
+    make plans                                          (dit-emoji plain and with drifting outliers, 64 and 256 seeds; an hour)
+    .venv/bin/python -m benchmarks.plans --kinds plain --budgets 4 --closest 16 --out /tmp/plans
 
 Weights take 2 to 8 bits, inputs 8, rounded to nearest. A plan is solved from each tier's table for at most the bytes of
 uniform bits, and drawn on seeds that the table, the calibration and the choice never saw. The plan that is claimed about is `gradient`: what
@@ -9,7 +9,8 @@ uniform bits, and drawn on seeds that the table, the calibration and the choice 
 does: the better of both on the seeds of the choice. Rivals: `benchmarks/rival_plans.py`.
 
 Losses are compared by their logarithms, sample by sample (in dB): rounding turns a sample now and then into another picture, which
-costs a hundred times what it costs the others, and a mean of losses is the count of those.
+costs a hundred times what it costs the others, and a mean of losses is the count of those. Uniform bits are the closest rival: that pair
+is drawn on more samples than the others.
 
 Tables and drawn plans are kept in `.plans/`: a run that was stopped goes on. Writes plans.json and plans.md into --out (docs/results).
 """
@@ -64,6 +65,9 @@ RANDOM = 5
 DRAWN_FROM = 300_000  # seeds of calibrations and of the choice between plans
 VERIFIED_FROM = 400_000  # seeds of the comparison
 AT_ONCE = 64  # samples that are kept together
+CLOSEST = "uniform"  # the rival that is drawn on as many samples as the plan that is claimed about
+
+ENGINE = ("torch", "diffusers")  # libraries that numbers here depend on
 
 Drawn = dict[str, Any]  # a plan as it is kept: widths, bytes, losses
 
@@ -94,8 +98,8 @@ class Trial:
         self.tables = {tier: posed(self.blueprint, self._rows(tier)) for tier in TIERS}
         self.chosen_on = self._losses(DRAWN_FROM, given.chosen_on)
         self.verified_on = [
-            self._losses(VERIFIED_FROM + n, min(AT_ONCE, given.samples - n))
-            for n in range(0, given.samples, AT_ONCE)
+            self._losses(VERIFIED_FROM + n, min(AT_ONCE, given.closest - n))
+            for n in range(0, given.closest, AT_ONCE)
         ]
 
     def _losses(self, first: int, count: int) -> PlanLoss:
@@ -103,7 +107,9 @@ class Trial:
         return PlanLoss(model, METHOD, {}, None, samples, self.subject.sampler)
 
     def _about(self, **what: Any) -> dict[str, Any]:
-        return {**self.subject.depends_on, "method": METHOD, "inputs": INPUTS, **what}
+        engine = {name: version for name, version in versions().items() if name in ENGINE}
+        kept_under = {**self.subject.depends_on, "versions": engine}
+        return {**kept_under, "method": METHOD, "inputs": INPUTS, **what}
 
     def _rows(self, tier: str) -> list[Row]:
         """Weight cells of all steps, one for every width."""
@@ -243,7 +249,8 @@ class Trial:
         """One plan on the seeds of the comparison, beside what was predicted of it."""
         table = self.tables[REFINED]
         ways = self.ways(table, widths)
-        losses = np.concatenate([self.loss(of, widths, name) for of in self.verified_on])
+        on = self.verified_on if name in (CLAIMED, CLOSEST) else self.verified_on[:1]
+        losses = np.concatenate([self.loss(of, widths, name) for of in on])
         weights = {site.name: site.weights for site in self.blueprint.sites}
         whole = sum(weights[n] for n in widths)
         return {
@@ -282,11 +289,12 @@ class Trial:
 def pairs(plans: list[Drawn]) -> list[dict[str, Any]]:
     """What the plan that is claimed about gains over each other, in dB of the loss and in the relative error itself."""
     rivals = {p["plan"]: np.array([p["per_sample"]]) for p in plans}
-    own = rivals.pop(CLAIMED)[0]
+    claimed = rivals.pop(CLAIMED)[0]
     drawn = [rivals.pop(f"random {n}") for n in range(RANDOM)]
     rivals["random"] = np.concatenate(drawn)
     found = []
     for name, losses in rivals.items():  # [plans, n]
+        own = claimed[: losses.shape[1]]
         gain = paired_difference(decibels(losses).mean(0), decibels(own), "lower")
         error = paired_difference(np.sqrt(losses).mean(0), np.sqrt(own), "lower")
         found.append({"against": name, "db": gain.to_json(), "error": error.to_json()})
@@ -315,7 +323,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
             "table": list(parse_seeds(given.seeds)),
             "calibration": list(CALIBRATION),
             "choice": [DRAWN_FROM, given.chosen_on],
-            "comparison": [VERIFIED_FROM, given.samples],
+            "comparison": [VERIFIED_FROM, given.closest],
         },
         "versions": versions(),
         "device": device(),
@@ -336,7 +344,12 @@ def main() -> int:
     parser.add_argument(
         "--chosen-on", type=int, default=16, help="samples of calibration and choice"
     )
-    parser.add_argument("--samples", type=int, default=256, help="of the comparison")
+    parser.add_argument(
+        "--closest",
+        type=int,
+        default=256,
+        help="samples of the closest pair; others have 64 of them",
+    )
     parser.add_argument("--calibrate", type=int, default=16, help="plans to calibrate with")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--probes", type=int, default=8)

@@ -20,14 +20,13 @@ def shown(pair: dict[str, Any]) -> bool:
 
 def markdown(found: dict[str, Any]) -> str:
     """The page."""
-    samples = found["seeds"]["comparison"][1]
     lines = [
         "# Solved plans beside others at equal bytes",
         "",
         "Written by `make plans` from `docs/results/plans.json`; do not edit.",
         "",
         f"`{found['model']}`, weights of {found['bits'][0]} to {found['bits'][-1]} bits, inputs of {found['inputs']}, rounded to nearest; "
-        f"{samples} samples that no table, calibration or choice has seen; {found['device']}; torch {found['versions']['torch']}; {found['date']}. Simulated.",
+        f"samples that no table, calibration or choice has seen; {found['device']}; torch {found['versions']['torch']}; {found['date']}. Simulated.",
         f"Losses are squared relative errors of the final latent; typical is their geometric mean. A gain is that of the plan `{CLAIMED}`,",
         "sample by sample, in dB of the loss, with its 95 % bootstrap interval; **bold** where that excludes 0. The last column is the",
         "mean difference of the relative error itself, which samples that became other pictures decide.",
@@ -64,8 +63,8 @@ def _summary(found: dict[str, Any]) -> Iterator[str]:
 
 
 def _table(budget: dict[str, Any]) -> Iterator[str]:
-    yield "| plan | average bits | bytes | typical loss | gain of `gradient`, dB | error less by |"
-    yield "|---|---:|---:|---:|---:|---:|"
+    yield "| plan | average bits | bytes | samples | typical loss | gain of `gradient`, dB | error less by |"
+    yield "|---|---:|---:|---:|---:|---:|---:|"
     gains = {p["against"]: p for p in budget["pairs"]}
     for name in (CLAIMED, *gains):
         of = [p for p in budget["plans"] if p["plan"] == name or p["plan"].startswith(f"{name} ")]
@@ -73,7 +72,7 @@ def _table(budget: dict[str, Any]) -> Iterator[str]:
         loss = bootstrap(logs)
         typical = f"{np.exp(loss.mean):.2e} ({np.exp(loss.lo or loss.mean):.2e} to {np.exp(loss.hi or loss.mean):.2e})"
         gain, error = ("", "") if name == CLAIMED else _gain(gains[name])
-        yield f"| `{name}` | {bits:.3f} | {size:,.0f} | {typical} | {gain} | {error} |"
+        yield f"| `{name}` | {bits:.3f} | {size:,.0f} | {len(logs)} | {typical} | {gain} | {error} |"
 
 
 def _bits(plan: dict[str, Any]) -> float:
