@@ -10,6 +10,7 @@ PORT ?= 7860
 ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+TORCHAO := $(shell grep -om1 'torchao==[0-9.]*' pyproject.toml)
 
 .PHONY: help app test check docs pictures recorded support quality balance ablations efforts allocation sharing capture sensitivity plans transforms learned peers lock clean env
 
@@ -32,7 +33,7 @@ check: env ## format, lint, types, import contracts
 docs: env ## rewrite the generated blocks and tables of the documentation
 	@$(BIN)/python -m docs.generate --write
 
-env: $(VENV)/.installed $(VENV)/.project
+env: $(VENV)/.installed $(VENV)/.project $(VENV)/torchao/.$(TORCHAO)
 
 # The lock pins versions, not files: the torch wheel differs from machine to machine.
 $(VENV)/.installed: requirements.lock
@@ -47,6 +48,12 @@ $(VENV)/.installed: requirements.lock
 
 $(VENV)/.project: pyproject.toml $(VENV)/.installed
 	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# What `dqviz export --to torchao` writes is reopened with it, in a process of its own: no other import finds it here.
+$(VENV)/torchao/.$(TORCHAO): | $(VENV)/.installed
+	@rm -rf $(VENV)/torchao
+	@$(PIP) install --no-deps --target $(VENV)/torchao $(TORCHAO)
 	@touch $@
 
 pictures: env ## docs/pictures/*.png: every page over the recorded study, light and dark, wide and narrow

@@ -17,7 +17,11 @@ from .measurements import Measurements, free_row, has_table, slug
 
 
 class Allocations(Measurements):
-    """Plans under budgets, of one study."""
+    """Plans under budgets, of one study.
+
+    A plan that a person set is fixed by pins as a whole. Its record has `by_hand`: the `budgets`, `pins` and `ties`
+    that it was set under, so that it can be taken up again where it was left.
+    """
 
     def allocations(self) -> list[dict[str, Any]]:
         """Every allocation in order: id, name, key, created, sensitivity, plan (fingerprint), record."""
@@ -47,6 +51,9 @@ class Allocations(Measurements):
     ) -> str:
         """Keep a plan with what is said of it; one that answers the same question gives way. Returns its name.
 
+        A plan with `by_hand` that the study keeps already, of this table and metric, is not kept twice: what was
+        measured of it goes to the one that is there.
+
         Args:
             wanted: name of a new one; the next free one is taken.
             key: fingerprint of what was asked for.
@@ -55,6 +62,10 @@ class Allocations(Measurements):
             record: what is said of it.
         """
         self._check_writable()
+        if record.get("by_hand") is not None and (
+            known := self._known(sensitivity, plan[0], record)
+        ):
+            return known
         with self._database() as db:
             db.execute("INSERT OR IGNORE INTO plans VALUES (?, ?)", (plan[0], dump(plan[1])))
             held = db.execute("SELECT name FROM allocations WHERE key = ?", (key,)).fetchone()
@@ -70,6 +81,27 @@ class Allocations(Measurements):
                 (name, key, now(), sensitivity, plan[0], dump(record)),
             )
         return name
+
+    def _known(self, sensitivity: str, plan: str, record: Mapping[str, Any]) -> str | None:
+        """Tell every allocation of a plan what is new of it; the name of the latest, or None where there is none."""
+        metric = record["table"]["metric"]
+        rows = [
+            row
+            for row in self.allocations()
+            if (row["sensitivity"], row["plan"]) == (sensitivity, plan)
+            and row["record"]["table"]["metric"] == metric
+        ]
+        with self._database() as db:
+            for row in rows:
+                held = row["record"]
+                told = {name: record[name] for name in ("predicted_loss", "calibration")}
+                if _samples(record) >= _samples(held):
+                    told["verified"] = record["verified"]
+                if held.get("by_hand") is not None:
+                    told["by_hand"] = record["by_hand"]
+                changed = dump({**held, **told})
+                db.execute("UPDATE allocations SET record = ? WHERE id = ?", (changed, row["id"]))
+        return str(rows[-1]["name"]) if rows else None
 
     def plan_loss(self, key: str) -> dict[str, Any] | None:
         """What a plan lost on some samples; None where it was not drawn on them."""
@@ -114,3 +146,8 @@ class Allocations(Measurements):
                 "INSERT INTO calibrations (sensitivity, metric, created, record) VALUES (?, ?, ?, ?)",
                 (sensitivity, metric, now(), dump(record)),
             )
+
+
+def _samples(record: Mapping[str, Any]) -> int:
+    """That a plan was verified on."""
+    return len((record.get("verified") or {}).get("seeds", ()))

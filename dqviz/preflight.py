@@ -111,7 +111,7 @@ def look(
     quiet_diffusers()
     model = outline(located, request.dtype, request.device, request.size, request.frames)
     runs = _runs(request)
-    sampler = _sampler(model, request)
+    sampler = sampler_asked(model, request)
     given: dict[str, Any] = {
         "sampler": sampler,
         "record": getattr(request, "record", None),
@@ -121,7 +121,7 @@ def look(
     least = need(model, work, runs, batch_size=1, **given)
     if low_memory and found.streamed_bytes is None:
         raise BadInput(f"--low-memory: {found.why_not}")
-    free, room = _free_memory(request.device), machine.free_disk(folder)
+    free, room = free_memory(request.device), machine.free_disk(folder)
     chosen, why = _choice(found, free, low_memory)
     wanted = found.streamed_bytes if chosen else found.memory_bytes
     assert wanted is not None
@@ -150,7 +150,7 @@ def look(
         if found.streamed_bytes is None
         else (evaluations + 3) * sum(f.stat().st_size for f in located.files),
         seconds=_seconds(model, request, work, runs, sampler),
-        untimed=_untimed(model, runs),
+        untimed=untimed(model, runs),
         drawing_known=bool(model.shapes),
         low_memory=chosen,
         why=why,
@@ -219,7 +219,7 @@ def _advice(found: Need, least: Need, free: int, work: str, low: bool, runs: Seq
     return "use a smaller model, --batch-size 1, or a larger machine"
 
 
-def _free_memory(device: str) -> int:
+def free_memory(device: str) -> int:
     """Of where the model computes."""
     import torch
 
@@ -228,7 +228,8 @@ def _free_memory(device: str) -> int:
     return machine.available_memory()
 
 
-def _sampler(model: Outline, request: Any) -> Sampler:
+def sampler_asked(model: Outline, request: Any) -> Sampler:
+    """The card's, with the steps and guidance of the request."""
     card = model.target.sampler
     steps = card.steps if request.steps is None else request.steps
     guidance = card.guidance if request.guidance is None else request.guidance
@@ -289,7 +290,7 @@ def _seconds(
     return total
 
 
-def _untimed(model: Outline, runs: Sequence[Run]) -> str:
+def untimed(model: Outline, runs: Sequence[Run]) -> str:
     """Why no time is told; empty where it is."""
     if not model.shapes:
         return "the configuration does not tell how large a picture is"

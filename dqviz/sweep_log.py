@@ -1,9 +1,10 @@
 """The cells of a sweep on disk: a line each, as they are found, and at the end the table.
 
-    sensitivity/.KEY.unfinished.jsonl    a line for each cell: its rows, and what it took
+    sensitivity/.KEY.unfinished.jsonl    a line for each cell: its rows, and what it took; where all cells come at
+                                         once, before them a line for each batch of samples: what it gave and took
     sensitivity/NAME.jsonl               the finished table, a line for each row (`quant.sensitivity.table`)
 
-A line that a killed process cut off goes when the sweep goes on; a line that is there is a cell that is done.
+A line that a killed process cut off goes when the sweep goes on; a line that is there is a cell, or a batch, that is done.
 Cells may be found in any order: a cluster measures several at once. The table has that of the sweep, and no
 times, so it is the same however a sweep went.
 """
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from quant.errors import BadInput
-from quant.sensitivity.cells import Row
+from quant.sensitivity.cells import Batch, Row
 
 from .files import dump, faults, write_text
 
@@ -45,13 +46,28 @@ class SweepLog:
 
     def add(self, rows: Sequence[Row], took: Mapping[str, float]) -> None:
         """One cell more."""
-        line = {"rows": [row.to_json() for row in rows], **{name: took[name] for name in TOOK}}
+        self._append({"rows": [row.to_json() for row in rows]}, took)
+
+    def add_batch(self, batch: Batch, took: Mapping[str, float]) -> None:
+        """One batch of samples more."""
+        self._append({"batch": batch.to_json()}, took)
+
+    def _append(self, found: dict[str, Any], took: Mapping[str, float]) -> None:
+        line = {**found, **{name: took[name] for name in TOOK}}
         with faults(self.file), self.file.open("a", encoding="utf-8") as stream:
             stream.write(dump(line) + "\n")
         self._lines.append(line)
 
     def __len__(self) -> int:
-        return len(self._lines)
+        """Cells."""
+        return sum("rows" in line for line in self._lines)
+
+    @property
+    def batches(self) -> tuple[Batch, ...]:
+        """What batches of samples gave, in the order that they ended."""
+        return tuple(
+            Batch.parse(line["batch"], str(self.file)) for line in self._lines if "batch" in line
+        )
 
     @property
     def rows(self) -> list[Row]:
@@ -59,7 +75,7 @@ class SweepLog:
         return _rows(self._lines, self.file)
 
     def total(self, name: str) -> float:
-        """Seconds or evaluations over all cells, whenever they were measured."""
+        """Seconds or evaluations over all cells and batches, whenever they were measured."""
         return sum(line[name] for line in self._lines)
 
 
@@ -69,7 +85,7 @@ def read_cells(file: Path) -> list[Row]:
 
 
 def _rows(lines: Sequence[Mapping[str, Any]], file: Path) -> list[Row]:
-    return [Row.parse(row, str(file)) for line in lines for row in line["rows"]]
+    return [Row.parse(row, str(file)) for line in lines for row in line.get("rows", ())]
 
 
 def whole_lines(file: Path) -> list[str]:

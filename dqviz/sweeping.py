@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,24 +16,22 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from quant import cards
 from quant.errors import BadInput, Cancelled, unknown
-from quant.schema import Sample, Sampler, Window, disjoint, fingerprint
+from quant.schema import disjoint, fingerprint
 from quant.seen_layout import CalibrationOptions
 from quant.sensitivity import list_tiers
-from quant.sensitivity.cells import cells_of, format_of
+from quant.sensitivity.cells import format_of
 from quant.sensitivity.floor import floors, noise
 from quant.sensitivity.table import flat
-from quant.sources import check_source, locate
+from quant.sources import check_source
 from quant.support import unfit
 
-from .drawing import sampler_of, samples_of
 from .events import Done, OnEvent
 from .planning import (
-    load,
-    needed_memory,
     needs_statistics,
     statistics_file,
     watched_statistics,
 )
+from .preflight import PREFLIGHT, require
 from .request import (
     ModelRequest,
     Names,
@@ -47,27 +44,22 @@ from .request import (
     outlier_words,
     seeds_text,
     source_words,
-    split_options,
 )
 from .studies import place, writable
 from .study import Study, check_folder, default_folder
+from .sweep_inputs import Inputs, inputs_of, measure_cells, reads_statistics
 from .sweep_log import SweepLog, unfinished
+from .sweep_preflight import SweepPreflight, of_request
+from .terminal import counted
 from .watch import Watch
 
 if TYPE_CHECKING:
     from quant.blueprint import Blueprint
     from quant.calibration import Seen
-    from quant.models import Model
-    from quant.sensitivity.cells import Cell, Row
-    from quant.sensitivity.sampling import Counter
-    from quant.sensitivity.task import Settings
 
 SWEEP_SEEDS = tuple(range(200_000, 200_008))
 PARTS = 1000  # of a sweep, for its progress
-_TOOK = ("calls", "evaluations", "backward_calls")
 _ADDRESS = re.compile(r"auto|[\w.-]+:\d{1,5}")
-
-Keep = Callable[[Sequence["Row"], Mapping[str, float]], None]  # rows of a cell, what it took
 
 
 class SweepRequest(ModelRequest):
@@ -105,7 +97,7 @@ def check_fields(request: SweepRequest) -> None:
         raise BadInput(f"bits '{','.join(request.bits)}': each width once")
     if not 1 <= request.probes <= 4096:
         raise BadInput(f"probes {request.probes} is out of range; 1 to 4096, e.g. --probes 8")
-    _pattern(request.sites)
+    _check_pattern(request.sites)
     if request.ray is not None and not _ADDRESS.fullmatch(request.ray):
         raise BadInput(
             f"ray '{request.ray}' is no address of a cluster; write HOST:PORT as `ray start` told it, e.g. "
@@ -175,9 +167,10 @@ def sweep(
     each of one sample with both guidance branches, over all attempts and workers), `backward_calls`, `naive_calls` (what drawing every cell whole and
     by itself takes), `noise_floor` (for each metric, operand and whether of all steps), `noise` (standard error
     by metric and bits), `groups` (metric group by site), `evidence`, `device`, `samples`, `seeds`, `reused` (it was there
-    already), `resumed_cells` (taken over from an attempt that was stopped), `command`, `request`.
+    already), `resumed_cells` and `resumed_samples` (taken over from an attempt that was stopped, the latter by tiers that
+    measure all cells at once), `command`, `request`.
 
-    Raises BadInput or EnvironmentFault before anything is measured; Cancelled with the finished cells kept.
+    Raises BadInput or EnvironmentFault before anything is measured; Cancelled with finished cells and batches kept.
     """
     check_source(request.source)
     check_fields(request)
@@ -196,33 +189,11 @@ def sweep(
             held = _measure(task)
         except Cancelled:
             raise Cancelled(
-                "cancelled; finished cells are kept, and the same sweep goes on from there"
+                "cancelled; what is finished is kept, and the same sweep goes on from there"
             ) from None
     watch.finish()
     watch.emit(Done(held))
     return held
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What a request asks of the engine: the same in every process that measures cells of it."""
-
-    request: SweepRequest
-    model: Model
-    memory_bytes: int  # that loading and measuring it takes, predicted
-    sites: tuple[str, ...]
-    samples: tuple[Sample, ...]
-    calibration: tuple[Sample, ...]
-    sampler: Sampler
-    windows: tuple[Window, ...]
-    settings: Settings
-    options: dict[str, Any]  # of the method, defaults included
-
-    @property
-    def cells(self) -> tuple[Cell, ...]:
-        """Every cell, in the order of the table."""
-        operands, bits = list_tiers()[self.request.tier].operands, self.request.bits
-        return cells_of(self.sites, bits, len(self.windows), operands, whole=self.settings.whole)
 
 
 @dataclass(frozen=True)
@@ -231,6 +202,7 @@ class _Task(Inputs):
 
     watch: Watch
     study: Study
+    fits: SweepPreflight
     manifest: dict[str, Any]  # equal manifests mean equal tables
 
     @property
@@ -239,79 +211,15 @@ class _Task(Inputs):
         return fingerprint(self.manifest)
 
 
-def inputs_of(request: SweepRequest) -> Inputs:
-    """Load the model and check all that only it can tell; raises BadInput or EnvironmentFault."""
-    from quant.plans import windows_for
-    from quant.quantization import parse_options
-    from quant.sensitivity.task import Settings
-
-    (given,) = split_options((request.method,), request.options)
-    options = parse_options(request.method, given)
-    settings = Settings(
-        batch_size=request.batch_size,
-        probes=request.probes,
-        both_ways=request.both_ways,
-        pictures=request.pictures,
-    )
-    located = locate(request.source)
-    model = load(located, request.device, request.dtype, outliers=request.outliers)
-    sites = _found(request, model)
-    sampler = sampler_of(model, request)
-    return Inputs(
-        request=request,
-        model=model,
-        memory_bytes=needed_memory(located, request.outliers),
-        sites=sites,
-        samples=samples_of(model, request, request.seeds),
-        calibration=samples_of(model, request, request.calibration_seeds),
-        sampler=sampler,
-        windows=windows_for(sampler, request.windows),
-        settings=settings,
-        options=options.to_json(),
-    )
-
-
-def measure_cells(
-    inputs: Inputs,
-    seen: Seen | None,
-    done: Collection[Cell],
-    keep: Keep,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> None:
-    """Measure every cell that is not done, in this process; `keep` gets the rows of each as it is found."""
-    from quant.sensitivity.sampling import Counter
-    from quant.sensitivity.sweep import measure
-
-    from .records import classifier_of
-
-    request, counter = inputs.request, Counter()
-    measure(
-        request.tier,
-        inputs.model,
-        inputs.sites,
-        request.bits,
-        inputs.windows,
-        inputs.samples,
-        inputs.sampler,
-        method=request.method,
-        options=inputs.options,
-        seen=seen,
-        classifier=classifier_of(inputs.model) if request.tier == "exact" else None,
-        settings=inputs.settings,
-        counter=counter,
-        done=done,
-        on_rows=_keeper(keep, counter),
-        on_progress=on_progress,
-    )
-
-
 def _prepare(request: SweepRequest, folder: Path, watch: Watch) -> _Task:
     """The inputs, and then the study, which is opened last."""
     from .records import describe, versions
 
-    inputs = inputs_of(request)
+    fits = of_request(request, folder)
+    require(fits)
+    inputs = inputs_of(request, preflighted=True)
     study = Study.open_or_create(folder, describe(inputs.model), versions())
-    task = _Task(**vars(inputs), watch=watch, study=study, manifest={})
+    task = _Task(**vars(inputs), watch=watch, study=study, fits=fits, manifest={})
     return replace(task, manifest=_manifest(task))
 
 
@@ -321,7 +229,7 @@ def _manifest(task: _Task) -> dict[str, Any]:
 
     model, request = task.model, task.request
     calibration = None
-    if _calibrated(request):
+    if reads_statistics(request):
         calibration = manifest_of(model, task.calibration, task.sampler, CalibrationOptions())
     return {
         "model": task.study.manifest["model"]["fingerprint"],
@@ -340,30 +248,13 @@ def _manifest(task: _Task) -> dict[str, Any]:
     }
 
 
-def _calibrated(request: SweepRequest) -> bool:
-    """Whether statistics are read: by the method, or to weigh the weights' errors."""
-    return not list_tiers()[request.tier].draws or needs_statistics([request.method])
-
-
-def _pattern(text: str | None) -> re.Pattern[str]:
+def _check_pattern(text: str | None) -> None:
     try:
-        return re.compile(text or "")
+        re.compile(text or "")
     except re.error as error:
         raise BadInput(
             f"sites '{text}' is no regular expression ({error}); e.g. --sites 'attn1|ff'"
         ) from None
-
-
-def _found(request: SweepRequest, model: Model) -> tuple[str, ...]:
-    """Names of the sites that are asked for, in the order of the model."""
-    free = [site.name for site in model.sites if site.kept_reason is None]
-    found = tuple(name for name in free if _pattern(request.sites).search(name))
-    if not found:
-        raise BadInput(
-            f"sites '{request.sites}' finds none of the {len(free)} layers that are not kept in 16 bit, "
-            f"e.g. {free[0]}; list them: dqviz layers {model.ref}"
-        )
-    return found
 
 
 def _held(task: _Task) -> dict[str, Any] | None:
@@ -380,6 +271,7 @@ def _measure(task: _Task) -> dict[str, Any]:
     from .records import device_name
 
     request, model, watch = task.request, task.model, task.watch
+    watch.stage(PREFLIGHT, task.fits.sentence())
     watch.plan(PARTS)
     seen = _statistics(task)
     groups = {site.name: site.group for site in model.sites if site.name in set(task.sites)}
@@ -393,12 +285,13 @@ def _measure(task: _Task) -> dict[str, Any]:
         record={"groups": groups, "evidence": evidence},
     )
     log = SweepLog(task.study.folder / unfinished(task.key))
-    resumed = len(log)
-    cells = f"{len(task.sites)} sites at {', '.join(request.bits)} bits"
+    resumed, kept = len(log), log.batches
+    cells = f"{counted(len(task.sites), 'site')} at {', '.join(request.bits)} bits"
     watch.stage("sensitivity", f"measuring {cells}, tier {request.tier}", PARTS, name)
     done = frozenset(row.cell for row in log.rows)
     if request.ray is None:
-        measure_cells(task, seen, done, log.add, partial(_tell, watch))
+        tell = partial(_tell, watch)
+        measure_cells(task, seen, done, log.add, tell, kept=kept, keep_batch=log.add_batch)
     else:
         from .spreading import spread
 
@@ -429,6 +322,7 @@ def _measure(task: _Task) -> dict[str, Any]:
         "samples": len(task.samples),
         "seeds": list(request.seeds),
         "resumed_cells": resumed,
+        "resumed_samples": sum(len(batch.samples) for batch in kept),
         "outliers": None if model.outliers is None else model.outliers.to_json(),
         "command": as_command(request),
         "request": request.to_json(),
@@ -458,7 +352,7 @@ def _blueprint(task: _Task) -> Blueprint:
 
 def _statistics(task: _Task) -> Seen | None:
     """The calibration, where one is read; recorded first, as a stage of its own, where it is not there."""
-    if not _calibrated(task.request):
+    if not reads_statistics(task.request):
         return None
     steps = 0
     if _statistics_file(task) is None:
@@ -483,16 +377,3 @@ def _statistics_file(task: _Task) -> Path | None:
 
 def _tell(watch: Watch, done: int, total: int) -> None:
     watch.advance_to(done / max(total, 1), PARTS)
-
-
-def _keeper(keep: Keep, counter: Counter) -> Callable[[Sequence[Row]], None]:
-    """Hands the rows of each cell on, with what was spent since the cell before."""
-    last: list[Any] = [time.perf_counter(), replace(counter)]
-
-    def hand_on(rows: Sequence[Row]) -> None:
-        now = time.perf_counter()
-        took = {name: getattr(counter, name) - getattr(last[1], name) for name in _TOOK}
-        keep(rows, {"seconds": now - last[0], **took})
-        last[:] = [now, replace(counter)]
-
-    return hand_on

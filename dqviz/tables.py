@@ -7,7 +7,7 @@ from typing import Any
 
 from quant.cards import methods
 
-from .terminal import duration
+from .terminal import counted, duration
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -101,17 +101,18 @@ def probed(made: Mapping[str, Any]) -> str:
 
 
 def swept(made: Mapping[str, Any]) -> str:
-    """A sweep in a few lines, with its noise floor."""
+    """A sweep in a few lines, with its noise floor; a recorded one tells no time."""
+    took = "" if made["seconds"] is None else f" in {duration(made['seconds'])}"
     lines = [
         f"{made['study']}: sensitivity {made['sensitivity']}"
         + (", which was there already" if made["reused"] else ""),
-        f"{made['cells']} cells of {made['sites']} sites, tier {made['tier']}, {made['method']}; "
-        f"{made['evidence']}, {made['samples']} samples",
-        f"{made['denoiser_calls']} evaluations instead of {made['naive_calls']} in {duration(made['seconds'])}; "
-        f"{made['file']}",
+        f"{counted(made['cells'], 'cell')} of {counted(made['sites'], 'site')}, tier {made['tier']}, "
+        f"{made['method']}; {made['evidence']}, {counted(made['samples'], 'sample')}",
+        f"{counted(made['denoiser_calls'], 'evaluation')} instead of {made['naive_calls']}{took}; {made['file']}",
     ]
-    if made["resumed_cells"]:
-        lines.append(f"{made['resumed_cells']} cells were taken over from a stopped attempt")
+    if made["resumed_cells"] or made["resumed_samples"]:
+        kept = f"{counted(made['resumed_cells'], 'cell')} and {counted(made['resumed_samples'], 'sample')}"
+        lines.append(f"taken over from a stopped attempt: {kept}")
     floors = [
         (
             floor["metric"],

@@ -82,6 +82,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def counted(count: int, what: str) -> str:
+    """`1 cell`, `2 cells`; `backward passes` of `backward pass`."""
+    return f"{count} {what}{'' if count == 1 else 'es' if what.endswith('s') else 's'}"
+
+
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
     """Ctrl-C asks politely: the yielded function says so; a second Ctrl-C stops at once."""

@@ -21,6 +21,7 @@ from .pricing import least
 
 _TRIES = 16  # plans that HiGHS takes for allowed by rounding
 _DIGITS = 6
+_NAMED = 5  # pinned cells that an error lists
 _FEW = 32  # pins that are tried one by one
 
 
@@ -197,9 +198,11 @@ def _all(arrays: Arrays, budgets: Sequence[int]) -> str:
 
 
 def _cells(free: Arrays, problem: Problem, sets: Sequence[int]) -> str:
-    """The pinned items of these sets, as people write them."""
+    """The pinned items of these sets, as people write them: a few, and how many more."""
     pins = problem.pins
-    return ", ".join(i.key.at(pins[i.key]) for n in sets for i in free.sets[n] if i.key in pins)
+    named = [i.key.at(pins[i.key]) for n in sets for i in free.sets[n] if i.key in pins]
+    more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+    return ", ".join(named[:_NAMED]) + more
 
 
 def _up(arrays: Arrays, picks: Picks, r: int) -> str:

@@ -82,27 +82,34 @@ def rows(found: Blueprint, bits: tuple[str, ...] = ("3", "4", "8"), seed: int = 
     return made
 
 
-def write_table(
-    folder: Path,
+def write_table(folder: Path, **table: Any) -> Study:
+    """A study with one finished table, as `add_table` takes it."""
+    study = Study.create(folder, MODEL, {"dqviz": "0"})
+    add_table(study, "gradient-rtn", **table)
+    return study
+
+
+def add_table(
+    study: Study,
+    name: str,
     *,
     blocks: int = 3,
     windows: int = 2,
     steps: int = 10,
     bits: tuple[str, ...] = ("3", "4", "8"),
     **record: Any,
-) -> Study:
-    """A study with one finished table."""
+) -> None:
+    """A finished table of a study."""
     found = blueprint(blocks, windows, steps, bits)
     groups = {s.name: s.group for s in found.sites}
-    study = Study.create(folder, MODEL, {"dqviz": "0"})
-    name = study.begin_sensitivity(
-        "gradient-rtn", "key", {}, tier="gradient", method="rtn", record={"groups": groups}
+    key = "key" if name == "gradient-rtn" else name
+    begun = study.begin_sensitivity(
+        name, key, {}, tier="gradient", method="rtn", record={"groups": groups}
     )
-    request = {"model": "dit-emoji", "bits": list(bits), "out": str(folder)}
+    request = {"model": "dit-emoji", "bits": list(bits), "out": str(study.folder)}
     told = {
         "evidence": "simulated", "groups": groups, "bits": list(bits), "samples": 4, "request": request,
         "command": f"dqviz sensitivity dit-emoji --bits {','.join(bits)}",
     }  # fmt: skip
     table = flat(rows(found, bits), groups, "simulated")
-    study.end_sensitivity(name, table, found.to_json(), {**told, **record})
-    return study
+    study.end_sensitivity(begun, table, found.to_json(), {**told, **record})

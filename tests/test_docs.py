@@ -146,6 +146,13 @@ def test_the_lock_pins_every_direct_dependency_that_make_installs() -> None:
     assert not [line for line in lines if "+" in line.split("#")[0] or "://" in line]
 
 
+def test_torchao_is_pinned_once_and_is_in_no_environment_that_people_run() -> None:
+    """diffusers imports what it finds, and every command would wait for it: `make env` puts it aside."""
+    assert "torchao" not in (ROOT / "requirements.lock").read_text()
+    pins = re.findall(r"torchao==[\d.]+", (ROOT / "pyproject.toml").read_text())
+    assert len(pins) == 1
+
+
 # -- commands
 
 

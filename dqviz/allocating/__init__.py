@@ -54,7 +54,7 @@ def allocate(
     `calibration` {plans, coverage, factor, seeds} or null, `gap`, `binding`, `bound`, `status`, `seconds` of the
     solution that was taken, `refined` (null, or the typical loss `before` and `after` costs were taken anew, and which was taken), `verified` (null, or the measured loss {mean, lo, hi},
     `typical` {mean, lo, hi} of the geometric mean, with its samples and seeds), `groups` (null, or `metrics` by group and for each budget the
-    splits that were tried: `target`, `k`, `bits` by group, `drawn` typical loss, `refused`, `taken`; `bound` is null then, and `gap` the largest of the groups'), `table` {sensitivity, tier, metric, evidence}, `budgets`, `pins`, `ties`, `warnings`, `study`, `command`.
+    splits that were tried: `target`, `k`, `bits` by group, `drawn` typical loss, `refused`, `taken`; `bound` is null then, and `gap` the largest of the groups'), `table` {sensitivity, tier, metric, evidence}, `budgets`, `pins`, `ties`, `by_hand` (null, or what a plan was set under that the app sent), `warnings`, `study`, `command`.
 
     Raises BadInput for what cannot be kept, naming the pins in the way; Cancelled with what was drawn kept.
     """

@@ -71,6 +71,7 @@ def keep(
         "budgets": dict(request.budgets),
         "pins": list(request.pins),
         "ties": list(request.ties),
+        "by_hand": request.by_hand,
         "warnings": _warnings(task, chosen, record, groups),
         "command": as_command(request),
     }
@@ -109,7 +110,7 @@ def _held(task: Task, key: str, chosen: Chosen) -> dict[str, Any] | None:
 # What is no part of the question, only of how it is answered.
 _NO_QUESTION = {
     *("study", "sensitivity", "out", "device", "dtype", "batch_size"),
-    *("limit", "calibrate", "verify", "plan_seeds"),
+    *("limit", "calibrate", "verify", "plan_seeds", "by_hand"),
 }
 
 
@@ -141,13 +142,14 @@ def _warnings(
 def _of_groups(task: Task, metrics: Mapping[str, str]) -> list[str]:
     """Where groups are not what the paper means by them."""
     found = []
-    if CONTENT not in metrics:
-        only = len(metrics) == 1
-        what = f"all layers are of metric group {next(iter(metrics))}, and" if only else "so"
+    alone = "a scan is over averages (B) alone"
+    if len(metrics) == 1:
         found.append(
-            "no layer is of the group content, which a class-conditional model does not have: "
-            f"{what} budgets are split evenly (k = 1), and a scan is over averages alone"
+            f"all layers are of metric group {next(iter(metrics))}: nothing is split, and {alone}; on a "
+            "class-conditional model content cannot be told apart"
         )
+    elif CONTENT not in metrics:
+        found.append(f"no layer is of metric group content: k stays 1, and {alone}")
     if len(metrics) > 1 and len(set(metrics.values())) == 1:
         found.append(
             f"every group is ranked by {next(iter(metrics.values()))}: table {task.row['name']} has no metric of "

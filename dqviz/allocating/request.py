@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator
 
@@ -85,6 +85,7 @@ class AllocateRequest(Value):
     device: str = "auto"
     dtype: str = "auto"
     batch_size: int = 8
+    by_hand: dict[str, Any] | None = None  # of a plan that `pins` fix as a whole: see `Allocations`
 
     @classmethod
     def parse(cls, data: object, where: str = "request") -> Self:

@@ -194,9 +194,14 @@ def preflight(
 ) -> None:
     """Print what a request would take; exit code 3 where it does not fit."""
     from ..preflight import of_request
+
+    show_preflight(of_request(request, work, folder, low_memory), as_json)
+
+
+def show_preflight(found: Any, as_json: bool) -> None:
+    """Print a `dqviz.preflight.Preflight`; exit code 3 where it does not fit."""
     from ..terminal import complain
 
-    found = of_request(request, work, folder, low_memory)
     show(found.to_json(), as_json, found.sentence())
     if not found.fits:
         complain(found.refusal)

@@ -26,6 +26,7 @@ from .base import (
     OutlierFactor,
     OutlierKind,
     OutlierSeed,
+    Preflight,
     Prompts,
     PromptsFile,
     Revision,
@@ -36,6 +37,7 @@ from .base import (
     outliers_of,
     prompts_of,
     show,
+    show_preflight,
     source_fields,
     watched,
 )
@@ -122,10 +124,13 @@ def sensitivity(
             "--ray", metavar="ADDRESS", help="Measure on a Ray cluster: HOST:PORT, or auto."
         ),
     ] = None,
+    preflight_: Preflight = False,
     json_: Json = False,
 ) -> None:
     """Measure what rounding each layer costs."""
-    from ..sweeping import SweepRequest, sweep
+    from ..study import default_folder
+    from ..sweep_preflight import of_request
+    from ..sweeping import SweepRequest, check_fields, sweep
     from ..tables import swept
 
     request = SweepRequest.parse(
@@ -158,6 +163,11 @@ def sensitivity(
         },
         "command line",
     )
+    if preflight_:
+        check_fields(request)
+        folder = request.out or default_folder(request.model, request.outliers, request.loras)
+        show_preflight(of_request(request, folder), json_)
+        return
     with watched() as (progress, cancelled):
         made = sweep(request, progress, cancelled)
     show(made, json_, swept(made))

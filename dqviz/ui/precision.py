@@ -131,14 +131,10 @@ class Precision:
         }
 
     def load(self, query: Mapping[str, Any]) -> dict[str, Any]:
-        """A plan of the study."""
+        """A plan of the study, and what it was chosen under."""
         opened = self._asked(query)
         held = self._study(opened)
-        row = page.load(opened, held.allocations(), query.get("name"))
-        return {
-            "plan": opened.of_plan(held.allocated_plan(str(row["name"]))),
-            "record": row["record"],
-        }
+        return page.load(opened, held.allocations(), query.get("name"), held.allocated_plan)
 
     def suggest(self, query: Mapping[str, Any]) -> dict[str, Any]:
         """A plan within budgets, at once."""
@@ -157,9 +153,16 @@ class Precision:
         return {**told, "command": allocating.as_command(self._request(question, whole=True))}
 
     def curve(self, query: Mapping[str, Any]) -> dict[str, Any]:
-        """Plans over budgets."""
+        """Plans over budgets, and those of the study beside them."""
         question = self._question(query)
-        return page.curve(question, self._calibration(question))
+        held = self._study(question.opened)
+        plans = {
+            str(a["name"]): held.allocated_plan(str(a["name"]))
+            for a in held.allocations()
+            if (a["sensitivity"], a["record"]["table"]["metric"])
+            == (question.opened.row["name"], question.metric)
+        }
+        return page.curve(question, self._calibration(question), plans)
 
     def file(self, query: Mapping[str, Any]) -> dict[str, Any]:
         """The plan for download."""
@@ -218,6 +221,7 @@ class Precision:
         """The question for `allocate`; `whole` pins every cell to what the plan has."""
         opened = question.opened
         budgets, pins = question.budgets, question.words
+        by_hand = question.under if whole else None
         if whole:
             pins = opened.words(
                 {k: b for k, b in question.chosen.items() if k.site in opened.blueprint.bytes}
@@ -232,6 +236,7 @@ class Precision:
                 "pins": pins,
                 "ties": [] if whole else list(question.ties),
                 "latency_device": question.device,
+                "by_hand": by_hand,
             },
             "the page",
         )

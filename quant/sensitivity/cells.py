@@ -1,4 +1,4 @@
-"""Cells and rows: what is rounded, and what it costs. No torch in here.
+"""Cells, rows and batches: what is rounded, and what it costs. No torch in here.
 
 A row keeps its value per sample, so that whatever adds up costs later (a plan's predicted loss) has an
 interval as well. `noise` is the standard error of the value from split halves of the samples,
@@ -10,13 +10,13 @@ one draw for each row; `quant.sensitivity.floor` pools it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from ..errors import BadInput
 from ..intervals import bootstrap
-from ..schema import BLOCK_FORMATS, Format, Value
+from ..schema import BLOCK_FORMATS, Format, Sample, Value
 from . import Operand
 
 OPERANDS: tuple[Operand, ...] = ("weight", "activation")
@@ -87,6 +87,26 @@ class Row(Value):
             per_sample=each,
             per_step=steps,
         )
+
+
+Found = Mapping[Cell, np.ndarray]  # float64[n, m] of a batch: m numbers of each of n samples
+
+
+class Batch(Value):
+    """What a tier found of some samples; null for what is not finite."""
+
+    samples: tuple[Sample, ...]
+    cells: tuple[Cell, ...]
+    numbers: tuple[tuple[tuple[float | None, ...], ...], ...]  # [cells][samples][m]
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample], found: Found) -> Batch:
+        """From numbers by cell."""
+        numbers = tuple(
+            tuple(tuple(float(v) if np.isfinite(v) else None for v in row) for row in values)
+            for values in found.values()
+        )
+        return cls(samples=tuple(samples), cells=tuple(found), numbers=numbers)
 
 
 def split_half(values: np.ndarray) -> float | None:

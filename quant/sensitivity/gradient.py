@@ -35,7 +35,8 @@ from torch import Tensor, nn
 from ..learning import generator
 from ..schema import Sample
 from . import TierCard
-from .cells import Row
+from .batches import all_samples
+from .cells import Cell, Row
 from .sampling import Replay, Run
 from .task import Key, Task, tapped
 
@@ -57,23 +58,25 @@ def metrics(task: Task) -> tuple[str, ...]:
 
 def rows(task: Task) -> Iterator[list[Row]]:
     """All after the last batch."""
-    products: dict[Key, list[Tensor]] = {key: [] for key in task.keys}
-    norms = []
-    for index in range(len(task.batches)):
-        found, norm = inner_products(task, index)
-        norms.append(norm)
-        for key, part in found.items():
-            products[key].append(part)
-    whole = {key: torch.cat(parts, dim=2).numpy() for key, parts in products.items()}
-    norm = torch.cat(norms).numpy()  # [n]
+    found = all_samples(task, task.cells, costs)
     for cell in task.cells:
-        of = whole[cell.site, cell.operand, cell.bits][list(task.steps_in(cell.window))]
-        yield [Row.of(cell, "latent_error", cost(of, norm))]
+        yield [Row.of(cell, "latent_error", found[cell][:, 0])]
+
+
+def costs(task: Task, index: int) -> dict[Cell, np.ndarray]:
+    """C of every cell for the samples of one batch, float64[n, 1]."""
+    products, norm = inner_products(task, index)
+    found = {}
+    for cell in task.cells:
+        of = products[cell.site, cell.operand, cell.bits][list(task.steps_in(cell.window))]
+        found[cell] = cost(of.numpy(), norm.numpy())[:, None]
+    return found
 
 
 def cost(products: np.ndarray, norm: np.ndarray) -> np.ndarray:
     """C per sample from v . J_lt dy_lt [steps, K, n] and ||z_0||^2 [n]: the sum over steps is squared."""
-    return np.square(products.sum(0)).mean(0) / norm
+    own = np.ascontiguousarray(products.T)  # [n, K, steps]: added up alike however many samples
+    return np.square(own.sum(2)).mean(1) / norm
 
 
 def directions(sample: Sample, shape: tuple[int, ...], count: int, seed: int) -> Tensor:

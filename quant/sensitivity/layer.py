@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from . import TierCard
-from .cells import Row
+from .batches import all_samples
+from .cells import Cell, Row
 from .task import Key, Task, tapped
 
 CARD = TierCard(
@@ -37,22 +38,27 @@ def metrics(task: Task) -> tuple[str, ...]:
 
 def rows(task: Task) -> Iterator[list[Row]]:
     """All after the one pass."""
-    errors = output_errors(task)
+    whole = tuple(dict.fromkeys(_whole(cell) for cell in task.cells))
+    found = all_samples(task, whole, output_errors)
     for cell in task.cells:
-        own = errors[cell.site, cell.operand, cell.bits][list(task.steps_in(cell.window))]  # [s, n]
+        own = found[_whole(cell)][:, list(task.steps_in(cell.window))].T  # [s, n]
         yield [Row.of(cell, "output_error", own.mean(0), per_step=own.mean(1))]
 
 
-def output_errors(task: Task) -> dict[Key, np.ndarray]:
-    """e_t of every key, float64[steps, n]."""
-    steps = len(task.drawer.timesteps)
-    parts: dict[Key, list[Tensor]] = {key: [] for key in task.keys}
-    for index, batch in enumerate(task.batches):
-        found = {key: torch.zeros(steps, len(batch), dtype=torch.float64) for key in task.keys}
-        _one_batch(task, index, found)
-        for key, errors in found.items():
-            parts[key].append(errors)
-    return {key: torch.cat(errors, dim=1).numpy() for key, errors in parts.items()}
+def _whole(cell: Cell) -> Cell:
+    """The cell of all steps: e_t of its steps serve all windows."""
+    return cell.model_copy(update={"window": None})
+
+
+def output_errors(task: Task, index: int) -> dict[Cell, np.ndarray]:
+    """e_t of every cell of all steps for the samples of one batch, float64[n, steps]."""
+    shape = len(task.drawer.timesteps), len(task.batches[index])
+    found = {key: torch.zeros(shape, dtype=torch.float64) for key in task.keys}
+    _one_batch(task, index, found)
+    return {
+        Cell(site=site, operand=operand, bits=bits): errors.T.numpy()
+        for (site, operand, bits), errors in found.items()
+    }
 
 
 def _one_batch(task: Task, index: int, found: dict[Key, Tensor]) -> None:

@@ -4,6 +4,8 @@ The order is that of `cells_of`: operand, bits as they were asked for, sites as 
 before the windows. A cell's rows come together. So a sweep that was stopped goes on by being told which cells
 are there (`done`), and ends with the table that one that was never stopped has: no row depends on what else is
 measured in the same call. The exception is what it says: `*_saved` of tier `exact` is about all asked sites.
+Tiers that measure all cells at once have no row before their last batch: they hand on what every batch gives, and
+are told which batches are there (`kept`).
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from ..evaluate import Classifier
 from ..models import Model
 from ..schema import Sample, Sampler, Window
 from . import TierCard, list_tiers, load_tier
-from .cells import Bits, Cell, Row, cells_of, format_of
+from .cells import Batch, Bits, Cell, Row, cells_of, format_of
 from .rounded import RoundedLayers
 from .sampling import Counter, Drawer
 from .task import Settings, Task
@@ -55,7 +57,9 @@ def measure(
     settings: Settings | None = None,
     counter: Counter | None = None,
     done: Collection[Cell] = frozenset(),
+    kept: Sequence[Batch] = (),
     on_rows: Callable[[list[Row]], None] | None = None,
+    on_batch: Callable[[Batch], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Outcome:
     """Measure every cell that is not done.
@@ -75,7 +79,9 @@ def measure(
         settings: batches, random directions, both ways.
         counter: counts evaluations while they happen; a new one unless it is given.
         done: cells whose rows are there already.
+        kept: batches of an earlier call with the same arguments, of tiers that measure all cells at once.
         on_rows: called with the rows of each cell, as soon as they are there; may raise `Cancelled`.
+        on_batch: called with what each batch gave, as soon as it ends, by those tiers; may raise `Cancelled`.
         on_progress: called with (parts done, parts in all); may raise `Cancelled`.
 
     Raises BadInput for what cannot be measured, before anything is evaluated.
@@ -109,6 +115,8 @@ def measure(
         seen=seen,
         classifier=classifier,
         on_progress=on_progress,
+        kept=tuple(kept),
+        on_batch=on_batch,
     )
     for rows in _in_order(card, task):
         if on_rows is not None:

@@ -16,7 +16,7 @@ from ..evaluate import Classifier
 from ..models import Model
 from ..plans import steps_of
 from ..schema import Sample, Sampler, Value, Window
-from .cells import Bits, Cell, Operand
+from .cells import Batch, Bits, Cell, Operand
 from .rounded import RoundedLayers
 from .sampling import Drawer
 
@@ -50,6 +50,8 @@ class Task:
     seen: Seen | None = None
     classifier: Classifier | None = None
     on_progress: Callable[[int, int], None] | None = None
+    kept: tuple[Batch, ...] = ()  # of tiers that measure all cells at once: what is there already
+    on_batch: Callable[[Batch], None] | None = None
     steps: tuple[tuple[int, ...], ...] = field(init=False)  # of each window
 
     def __post_init__(self) -> None:
@@ -74,6 +76,11 @@ class Task:
         """Tell how far a tier is; may raise `Cancelled`."""
         if self.on_progress is not None:
             self.on_progress(done, total)
+
+    def end_batch(self, batch: Batch) -> None:
+        """Hand on what a batch gave."""
+        if self.on_batch is not None:
+            self.on_batch(batch)
 
     def by_sample(self, y: Tensor, count: int, site: str) -> Tensor:
         """y of a batch of `count` samples as [branches, count, ...]: both guidance branches are one output."""

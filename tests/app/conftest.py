@@ -254,9 +254,11 @@ def new_page(browser: Any) -> Iterator[Callable[..., Any]]:
     def failed(error: Any) -> None:
         errors.append(str(error))
 
-    def open_page(width: int = 1280, dark: bool = False) -> Any:
+    def open_page(width: int = 1280, dark: bool = False, touch: bool = False) -> Any:
         context = browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"
+            viewport={"width": width, "height": 900},
+            color_scheme="dark" if dark else "light",
+            has_touch=touch,
         )
         contexts.append(context)
         page = context.new_page()

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dqviz.allocating import AllocateRequest, allocate
-from dqviz.study import Study, studies_root
+from dqviz.study import RECORDED, Study, studies_root
 from dqviz.ui.bench import Bench
 from dqviz.ui.precision import Precision, server_functions
+from quant.random_plans import DESIGN
 from quant.schema import Plan
 from tests.app.conftest import FakeCompare
 from tests.tables import blueprint, write_table
@@ -187,8 +190,6 @@ def test_without_a_table_the_page_says_what_to_run(bench: Bench) -> None:
 def test_a_plan_is_kept_and_verified_by_a_job(
     swept: Path, tiny_dit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import shutil
-
     monkeypatch.setenv("DQVIZ_HOME", str(tmp_path / "home"))
     studies_root().mkdir(parents=True)
     shutil.copytree(swept, studies_root() / "real")
@@ -208,12 +209,108 @@ def test_a_plan_is_kept_and_verified_by_a_job(
     again = ask(study="real")
     (kept,) = again["allocations"]
     assert kept["verified"]["seeds"] == made["verified"]["seeds"]
-    assert kept["predicted_loss"]["mean"] == pytest.approx(made["predicted_loss"]["mean"])
+    shown = ask("curve", **question(again))["kept"][kept["name"]]
+    assert shown["predicted"]["mean"] == pytest.approx(made["predicted_loss"]["mean"])
     loaded = ask("load", study="real", table=data["table"], name=kept["name"])
     assert loaded["plan"] == plan
     assert "unknown plan 'x'" in ask("load", study="real", table=data["table"], name="x")["error"]
     told = ask("start", **question(data), verify=-1)
     assert "not a whole number" in told["error"]
+
+
+def test_measuring_a_kept_plan_adds_to_it(
+    swept: Path, tiny_dit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DQVIZ_HOME", str(tmp_path / "home"))
+    studies_root().mkdir(parents=True)
+    folder = Path(shutil.copytree(swept, studies_root() / "real"))
+    bench = Bench(compare=FakeCompare(), models=[{"key": str(tiny_dit), "title": "Tiny"}])
+    ask, jobs = asking(bench), []
+    monkeypatch.setattr(bench.desk, "submit", lambda kind, asked: jobs.append(asked) or Job)
+    budgets = {"avg_bits": 6.0, "activation_bits": 8.0}
+    made = allocate(AllocateRequest.parse({"study": folder, "budgets": budgets, "ties": ["qkv"]}))
+    data = ask()
+    name = made["allocation"]
+    loaded = ask("load", study="real", table=data["table"], name=name)
+    assert (loaded["budgets"], loaded["qkv"], loaded["pins"]) == (budgets, True, [])
+    desk = {**question(data, budgets=budgets, qkv=True), "plan": loaded["plan"]}
+    for verify in (3, 2):
+        ask("start", **desk, verify=verify, calibrate=0)
+        assert allocate(AllocateRequest.parse(jobs[-1]))["allocation"] == name
+        (kept,) = Study.open(folder, read_only=True).allocations()
+        assert len(kept["record"]["verified"]["seeds"]) == 3, "fewer seeds do not take its place"
+    assert kept["record"]["budgets"] == budgets
+    assert kept["record"]["pins"] == []
+
+
+def test_a_plan_set_by_hand_comes_back_with_what_it_was_set_under(ask: Ask) -> None:
+    data = ask()
+    site = next(i for i, s in enumerate(data["sites"]) if s["name"] == FF)
+    plan = uniform(data)
+    plan["weight"][site], plan["activation"][1][site] = "3", "4"
+    pins = [3 * site, 3 * site + 2]
+    budgets = {"size_mb": 0.9}
+    more = {"plan": plan, "pins": pins, "budgets": budgets}
+    kept = by_hand(ask, **{**question(data), **more})
+    loaded = ask("load", study="mine", table=data["table"], name=kept)
+    assert loaded["plan"] == plan
+    assert (loaded["pins"], loaded["budgets"], loaded["qkv"]) == (pins, budgets, False)
+    again = by_hand(ask, **{**question(data), **more, "pins": pins[:1], "budgets": {}})
+    assert again == kept
+    loaded = ask("load", study="mine", table=data["table"], name=kept)
+    assert (loaded["pins"], loaded["budgets"]) == (pins[:1], {})
+
+
+def by_hand(ask: Ask, **query: Any) -> str:
+    """Keep a plan as the job of the page does; its name."""
+    jobs: list[dict[str, Any]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dqviz.ui.desk.Desk.submit", lambda _, kind, asked: jobs.append(asked) or Job)
+        assert ask("start", **query, verify=0, calibrate=0) == {"job": "j"}
+    return str(allocate(AllocateRequest.parse(jobs[0]))["allocation"])
+
+
+def test_ties_that_the_page_does_not_hold_are_said(ask: Ask) -> None:
+    data = ask()
+    asked = {"study": studies_root() / "mine", "budgets": {"avg_bits": 4}, "ties": ["*.ff.*"]}
+    name = allocate(AllocateRequest.parse(asked))["allocation"]
+    loaded = ask("load", study="mine", table=data["table"], name=name)
+    assert loaded["qkv"] is False
+    assert "ties *.ff.*" in loaded["notes"][0]
+
+
+@pytest.mark.parametrize(("samples", "few"), [(1, True), (3, True), (4, False)])
+def test_kept_plans_are_predicted_by_the_calibration_that_there_is_now(
+    ask: Ask, samples: int, few: bool
+) -> None:
+    data = ask()
+    asked = {"study": studies_root() / "mine", "budgets": {"avg_bits": 4}}
+    name = allocate(AllocateRequest.parse(asked))["allocation"]
+    before = ask("curve", **question(data))["kept"][name]["predicted"]
+    assert before["lo"] is None
+    drawn = [
+        {"cost": c, "measured": 10 * c, "per_sample": [10 * c] * samples}
+        for c in np.geomspace(0.001, 10, 12).tolist()
+    ]
+    study = Study.open(studies_root() / "mine")
+    record = {"calibration": {"plans": drawn}, "seeds": [1], "design": DESIGN}
+    study.add_calibration("key", "latent_error", record)
+    after = ask("curve", **question(data))["kept"][name]["predicted"]
+    assert after["mean"] == pytest.approx(10 * before["mean"])
+    assert after["lo"] is not None
+    told = ask()["calibrations"]["latent_error"]
+    assert (told["plans"], told["samples"], told["few"]) == (12, samples, few)
+
+
+def test_a_kept_plan_of_other_windows_says_why_it_has_no_prediction(ask: Ask) -> None:
+    data = ask()
+    asked = {"study": studies_root() / "mine", "budgets": {"avg_bits": 4}}
+    name = allocate(AllocateRequest.parse(asked))["allocation"]
+    with pytest.MonkeyPatch.context() as patch:
+        other = Study.open(studies_root() / "mine", read_only=True).allocated_plan(name)
+        patch.setattr(Study, "allocated_plan", lambda *_: {**other, "windows": other["windows"][:1]})  # fmt: skip
+        told = ask("curve", **question(data))["kept"][name]
+    assert "windows" in told["why"]
 
 
 class Job:
@@ -229,3 +326,28 @@ def test_names_that_are_no_model_of_the_app_are_not_drawn(ask: Ask, bench: Bench
 def test_tables_stay_parsed(ask: Ask, bench: Bench) -> None:
     shown = Precision(bench)
     assert shown.open("mine", None) is shown.open("mine", "gradient-rtn")
+
+
+def test_the_study_that_comes_along_fills_the_page(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("dqviz.study", "dqviz.studies"):
+        monkeypatch.setattr(f"{module}.RECORDED", RECORDED)
+    ask = asking(bench)
+    data = ask()
+    assert (data["study"], data["evidence"]) == ("dit-emoji", "recorded")
+    assert len(data["sites"]) == 36
+    for operand, columns in (("weight", 1), ("activation", len(data["windows"]))):
+        for label in ("3", "4", "6", "8"):
+            values = data["cells"]["latent_error"][operand][label]["value"]
+            assert len(values) == 36 * columns
+            assert None not in values
+    (plan,) = data["allocations"]
+    assert plan["verified"]["evidence"] == "recorded"
+    assert plan["calibration"]["plans"] == 12
+    assert data["calibrations"]["latent_error"]
+    loaded = ask("load", study="dit-emoji", name=plan["name"])["plan"]
+    solved = ask("solve", **question(data, plan=loaded, budgets=plan["budgets"]))
+    assert solved["used"]["avg_bits"] <= plan["budgets"]["avg_bits"]
+    told = ask("appraise", **question(data, plan=loaded))
+    assert told["predicted_loss"]["mean"] == pytest.approx(plan["predicted_loss"]["mean"], rel=1e-3)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from dqviz.study import Study, studies_root
 from tests.app.accessibility import violations
 from tests.app.conftest import Served
+from tests.app.precision import DESK, FC2, Q0, bits, cell, chosen, into_view, opened, total
 from tests.tables import MODEL, write_table
 
 pytestmark = pytest.mark.browser
@@ -20,9 +20,7 @@ pytestmark = pytest.mark.browser
 Pages = Callable[..., Any]
 Serve = Callable[..., Served]
 NASTY = "<img src=x onerror='window.hacked=1'>${window.hacked=1}"
-Q0, FC2 = "transformer_blocks.0.attn1.to_q", "transformer_blocks.1.ff.net.2"
 NO_OVERFLOW = "document.documentElement.scrollWidth <= innerWidth"
-DESK = "new URLSearchParams(location.hash.slice(1)).get('desk')"
 
 
 @pytest.fixture
@@ -32,41 +30,7 @@ def served(serve: Serve) -> Served:
     return found
 
 
-def opened(page: Any, served: Served, query: str = "") -> Any:
-    page.goto(served.url + "precision" + query)
-    page.wait_for_selector(".dq-precision[data-shown]")
-    return page
-
-
-def cell(page: Any, name: str, column: int) -> list[float]:
-    """Pixel of a cell that is in view."""
-    return page.evaluate(
-        "([n, c]) => document.querySelector('.dq-precision').pixelOf(n, c)", [name, column]
-    )
-
-
-def total(page: Any, name: str) -> float:
-    return float(page.locator(f"[data-total={name}]").inner_text())
-
-
-def chosen(page: Any) -> int:
-    return int(page.locator(".dq-mx-outer").get_attribute("data-selected"))
-
-
-def bits(page: Any) -> dict[str, Any]:
-    """The plan as it is downloaded."""
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Download JSON").click()
-    return json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
-
-
-def into_view(page: Any) -> None:
-    page.locator(".dq-mx-outer").scroll_into_view_if_needed()
-    page.evaluate("document.querySelector('.dq-mx-card').scrollIntoView()")
-    page.evaluate("scrollBy(0, -160)")  # the totals stay above
-
-
-def test_lasso_set_solve_undo_download_and_reload(served: Served, new_page: Pages) -> None:
+def test_drag_set_solve_undo_download_and_reload(served: Served, new_page: Pages) -> None:
     page = opened(new_page(1440), served)
     assert total(page, "avg_bits") == 8
     before = {name: total(page, name) for name in ("avg_bits", "size_mb", "loss", "latency_ratio")}
@@ -172,11 +136,11 @@ def test_filters_show_rows_and_a_bad_expression_loses_nothing(served: Served, ne
     page.get_by_role("button", name="Select shown").click()
     assert chosen(page) == 18
     field.fill("ff(")
-    assert page.locator(".dq-why").is_visible()
+    assert page.locator("#dq-mx-why").is_visible()
     assert names.count() == 6
     assert chosen(page) == 18
     field.fill("")
-    assert page.locator(".dq-why").is_hidden()
+    assert page.locator("#dq-mx-why").is_hidden()
     page.locator("[data-field=role]").select_option("fc2")
     assert names.count() == 3
     page.locator("[data-field=block]").select_option("block 1")
@@ -221,7 +185,7 @@ def test_the_plan_as_a_table_and_as_a_difference(served: Served, new_page: Pages
     page.locator(".dq-plandiff summary").click()
     page.get_by_label("Compare the plan with").select_option("w8a8")
     text = page.locator(".dq-plandiff").inner_text()
-    assert "1 cells in 1 layers differ" in text
+    assert "1 cell in 1 layer differs" in text
     assert "w 8 → 3" in text
     page.get_by_role("button", name="Undo").click()
     assert "No cell differs" in page.locator(".dq-plandiff").inner_text()

@@ -1,11 +1,12 @@
 """Sweep again and again in child processes, killing them with SIGKILL at random moments.
 
-    python killed_sweeps.py MODEL FOLDER KILLS SEED
+    python killed_sweeps.py MODEL FOLDER TIER KILLS SEED
 
 Each attempt is a real process that gets a real SIGKILL; it is forked from one that has swept already, which
 saves the seconds of importing torch and loading the model. FOLDER/whole ran through without a kill; FOLDER/cut
-was killed KILLS times, then left alone. A moment is so many cells on disk and a part of the next one, so the kills
-hit on a fast machine and on a slow one. Prints JSON: how many kills hit, and the cells that the last attempt took over.
+was killed KILLS times, then left alone. A moment is so many lines on disk, of cells or of batches, and a part of the next
+one, so the kills hit on a fast machine and on a slow one. Prints JSON: how many kills hit, and the cells and samples that
+the last attempt took over.
 """
 
 from __future__ import annotations
@@ -18,29 +19,31 @@ import sys
 import time
 from pathlib import Path
 
-from dqviz import sweeping
+from dqviz import sweep_inputs
 from dqviz.sweeping import SweepRequest, sweep
 
 
-def request(model: str, folder: Path) -> SweepRequest:
-    """Exact flips of two layers, drawn cell by cell, so that there are many moments between and within."""
+def request(model: str, folder: Path, tier: str) -> SweepRequest:
+    """Two layers, cell by cell or sample by sample, so that there are many moments between and within."""
     return SweepRequest.parse(
         {
             "model": model,
             "out": folder,
-            "tier": "exact",
+            "tier": tier,
             "bits": "4,8",
             "windows": 2,
             "sites": "attn1.to_q",
-            "seeds": "300-301",
+            "seeds": "300-301" if tier == "exact" else "300-309",
+            "batch_size": 8 if tier == "exact" else 1,
+            "probes": 2,
             "pictures": False,
             "device": "cpu",
         }
     )
 
 
-def cells(folder: Path) -> int:
-    """How many cells the unfinished sweep has on disk."""
+def lines(folder: Path) -> int:
+    """How many cells or batches the unfinished sweep has on disk."""
     return sum(file.read_bytes().count(b"\n") for file in folder.glob("*/.*.unfinished.jsonl"))
 
 
@@ -51,27 +54,30 @@ def ended(pid: int) -> bool:
 
 def main() -> None:
     """Kill, resume, kill, resume ... and let the sweep end in the end."""
-    model, folder, kills, seed = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    model, folder, tier = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+    kills, seed = map(int, sys.argv[4:])
     chance = random.Random(seed)
-    loaded = sweeping.load(model, "cpu")
-    sweeping.load = lambda *_, **__: loaded
-    sweep(request(model, folder / "warm"))
+    loaded = sweep_inputs.load(model, "cpu")
+    sweep_inputs.load = lambda *_, **__: loaded
+    sweep(request(model, folder / "warm", tier))
     began = time.monotonic()
-    made = sweep(request(model, folder / "whole"))
-    one = (time.monotonic() - began) / made["cells"]
+    made = sweep(request(model, folder / "whole", tier))
+    count = made["cells"] if tier == "exact" else made["samples"]
+    one = (time.monotonic() - began) / count
     killed = 0
-    for moment in sorted(chance.randrange(made["cells"] - 2) for _ in range(kills)):
+    for moment in sorted(chance.randrange(count - 2) for _ in range(kills)):
         pid = os.fork()
         if pid == 0:
-            sweep(request(model, folder / "cut"))
+            sweep(request(model, folder / "cut", tier))
             os._exit(0)
-        while cells(folder / "cut") < moment and not ended(pid):
+        while lines(folder / "cut") < moment and not ended(pid):
             time.sleep(one / 20)
         time.sleep(chance.random() * one)
         os.kill(pid, signal.SIGKILL)
         killed += os.WIFSIGNALED(os.waitpid(pid, 0)[1])
-    made = sweep(request(model, folder / "cut"))
-    print(json.dumps({"killed": killed, "resumed": made["resumed_cells"], "cells": made["cells"]}))
+    made = sweep(request(model, folder / "cut", tier))
+    resumed = made["resumed_cells"] if tier == "exact" else made["resumed_samples"]
+    print(json.dumps({"killed": killed, "resumed": resumed, "lines": count}))
 
 
 if __name__ == "__main__":

@@ -250,6 +250,14 @@ def test_a_pin_that_finds_nothing_names_a_few_layers(study: Path) -> None:
     assert 1 <= str(error.value).count("transformer_blocks") <= 5
 
 
+def test_many_pins_in_the_way_are_told_by_a_few(study: Path) -> None:
+    with pytest.raises(
+        BadInput, match=r"pinned cells already exceed .* and \d+ more; unpin"
+    ) as error:
+        allocate(asked(study, pins=["*=w8"], budgets={"avg_bits": 3.2}))
+    assert str(error.value).count("transformer_blocks") == 5
+
+
 def test_a_table_without_inputs_says_how_to_sweep_them(study: Path, tiny_dit: Path) -> None:
     request = {"model": str(tiny_dit), "out": study, "bits": "4,8", "windows": 1, "tier": "weight"}
     sweep(SweepRequest.parse({**request, "seeds": "200000"}))

@@ -21,8 +21,9 @@ from dqviz import spreading, work
 from dqviz.cli import main
 from dqviz.events import Done, Progress
 from dqviz.spreading import check_cluster, parts_of
+from dqviz.sweep_inputs import inputs_of
 from dqviz.sweep_log import SweepLog
-from dqviz.sweeping import SweepRequest, as_command, check_fields, inputs_of, sweep
+from dqviz.sweeping import SweepRequest, as_command, check_fields, sweep
 from quant.errors import BadInput, Cancelled, EnvironmentFault
 from quant.sensitivity import list_tiers
 from quant.sensitivity.cells import Cell, cells_of

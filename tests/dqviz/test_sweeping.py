@@ -18,13 +18,16 @@ from dqviz.cli import main
 from dqviz.events import Done, Progress
 from dqviz.jobs import DONE, JobStore
 from dqviz.study import DATABASE, Study
+from dqviz.sweep_inputs import inputs_of, measure_cells
 from dqviz.sweep_log import SweepLog, unfinished
 from dqviz.sweeping import SweepRequest, as_command, check_fields, sweep
+from dqviz.tables import swept as shown_sweep
 from dqviz.worker import work as work_off
 from quant.blueprint import Blueprint
 from quant.errors import BadInput, Cancelled
-from quant.sensitivity.cells import cells_of
+from quant.sensitivity.cells import Cell, cells_of
 from quant.sensitivity.floor import floors
+from quant.sensitivity.sampling import Drawer
 from quant.sensitivity.table import COLUMNS, rows_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -125,14 +128,77 @@ def test_a_cancelled_sweep_keeps_its_cells_and_ends_with_the_same_table(
     assert left == ["exact-rtn.blueprint.json", "exact-rtn.jsonl"], "nothing else is left over"
 
 
+@pytest.mark.parametrize("tier", ["layer", "gradient"])
+def test_cancelled_at_every_batch_it_ends_with_the_same_table_and_draws_nothing_twice(
+    tier: str, tiny_dit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = {"tier": tier, "seeds": "300-303", "batch_size": 1, "probes": 2}
+    whole = sweep(asked(tiny_dit, tmp_path / "whole", **request))
+    add, evaluate, evaluations = SweepLog.add_batch, Drawer.evaluate, []
+
+    def stop(self: SweepLog, *given: Any) -> None:
+        add(self, *given)
+        raise Cancelled("stop")
+
+    def counted(self: Drawer, *given: Any) -> Any:
+        evaluations.append(1)
+        return evaluate(self, *given)
+
+    monkeypatch.setattr(SweepLog, "add_batch", stop)
+    monkeypatch.setattr(Drawer, "evaluate", counted)
+    for attempt in range(4):
+        with pytest.raises(Cancelled, match="goes on from there"):
+            sweep(asked(tiny_dit, tmp_path / "cut", **request))
+        study = Study.open(tmp_path / "cut", read_only=True)
+        (row,) = study.sensitivities()
+        assert study.sensitivity(row["name"]) == [], "no cell is final before the last batch"
+        lines = (study.folder / row["file"]).read_text().splitlines()
+        assert len(lines) == attempt + 1
+    made = sweep(asked(tiny_dit, tmp_path / "cut", **request))
+    assert (made["resumed_cells"], made["resumed_samples"]) == (0, 4)
+    assert len(evaluations) == made["denoiser_calls"] == whole["denoiser_calls"]
+    assert made["backward_calls"] == whole["backward_calls"]
+    files = [tmp_path / name / made["file"] for name in ("whole", "cut")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_cluster_that_takes_up_a_stopped_sweep_ends_with_the_same_table(
+    tiny_dit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some batches, then some parts, then the rest here: what is there is used where it can be."""
+    request = {"tier": "gradient", "batch_size": 1, "probes": 2}
+    whole = sweep(asked(tiny_dit, tmp_path / "whole", **request))
+    add = SweepLog.add_batch
+
+    def stop(self: SweepLog, *given: Any) -> None:
+        add(self, *given)
+        raise Cancelled("stop")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SweepLog, "add_batch", stop)
+        with pytest.raises(Cancelled):
+            sweep(asked(tiny_dit, tmp_path / "cut", **request))
+    (row,) = Study.open(tmp_path / "cut", read_only=True).sensitivities()
+    log = SweepLog(tmp_path / "cut" / row["file"])
+    part = [Cell.parse({n: v for n, v in line.items() if n in Cell.model_fields}, "a row")
+            for line in map(json.loads, (tmp_path / "whole" / whole["file"]).read_text().splitlines())][::3]  # fmt: skip
+    inputs = inputs_of(asked(tiny_dit, tmp_path / "cut", **request))
+    measure_cells(inputs, None, [c for c in inputs.cells if c not in part], log.add)
+    made = sweep(asked(tiny_dit, tmp_path / "cut", **request))
+    assert (made["resumed_cells"], made["resumed_samples"]) == (len(part), 1)
+    files = [tmp_path / name / made["file"] for name in ("whole", "cut")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.parametrize(("tier", "kills"), [("exact", 8), ("gradient", 4)])
 def test_killed_at_random_moments_it_ends_with_the_same_table(
-    tiny_dit: Path, tmp_path: Path
+    tier: str, kills: int, tiny_dit: Path, tmp_path: Path
 ) -> None:
     if not hasattr(os, "fork"):
         pytest.skip("this system has no fork; the kills need one")
     script = Path(__file__).with_name("killed_sweeps.py")
     done = subprocess.run(
-        [sys.executable, str(script), str(tiny_dit), str(tmp_path), "8", "0"],
+        [sys.executable, str(script), str(tiny_dit), str(tmp_path), tier, str(kills), "0"],
         capture_output=True,
         text=True,
         check=False,
@@ -140,9 +206,9 @@ def test_killed_at_random_moments_it_ends_with_the_same_table(
     )
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])
-    assert said["killed"] == 8, said
-    assert 0 < said["resumed"] < said["cells"], said
-    files = [tmp_path / name / "sensitivity" / "exact-rtn.jsonl" for name in ("whole", "cut")]
+    assert said["killed"] == kills, said
+    assert 0 < said["resumed"] < said["lines"], said
+    files = [tmp_path / name / "sensitivity" / f"{tier}-rtn.jsonl" for name in ("whole", "cut")]
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
@@ -185,6 +251,18 @@ def test_a_job_sweeps_and_the_command_line_makes_the_same(
     shown = capsys.readouterr().out
     assert "was there already" in shown
     assert "noise floor of" in shown
+    assert "of 2 sites" in shown
+
+
+def test_one_of_a_thing_is_said_as_one(tiny_dit: Path, tmp_path: Path) -> None:
+    request = asked(
+        tiny_dit, tmp_path / "s", bits="4", steps=1, seeds="300", windows=1, sites="0.attn1.to_q"
+    )
+    made = sweep(request)
+    shown = shown_sweep({**made, "resumed_cells": 1, "resumed_samples": 2})
+    assert "2 cells of 1 site, tier layer, rtn; simulated, 1 sample\n1 evaluation instead" in shown
+    assert "1 cell and 2 samples" in shown
+    assert " in " not in shown_sweep({**made, "seconds": None}).splitlines()[2]
 
 
 @pytest.mark.parametrize(
@@ -199,6 +277,7 @@ def test_a_job_sweeps_and_the_command_line_makes_the_same(
         ({"sites": "attn["}, "no regular expression"),
         ({"windows": 0}, "windows 0"),
         ({"windows": 5, "steps": 4}, "windows 5"),
+        ({"steps": -1}, "steps -1 is out of range"),
         ({"seeds": "100-103"}, "share seed 100"),
         ({"probes": 0}, "probes 0"),
         ({"batch_size": 0}, "batch size 0"),

@@ -46,7 +46,7 @@ def test_full_precision_is_what_generate_draws(model, samples, sampler, referenc
 
 def test_evaluations_are_what_prefixes_leave(model, sampler) -> None:
     steps, w, samples = sampler.steps, 4, model.samples(range(4))
-    windows = windows_for(sampler, w)
+    windows, calls = windows_for(sampler, w), {}
     for size in (1, 4):
         settings = CHEAP.model_copy(update={"whole": False, "batch_size": size})
         rows, told = sweep(
@@ -58,6 +58,8 @@ def test_evaluations_are_what_prefixes_leave(model, sampler) -> None:
         assert told.naive_evaluations == naive
         assert told.evaluations == naive * (w + 1) / (2 * w) + len(samples) * steps
         assert told.denoiser_calls == told.evaluations / size
+        calls[size] = told.denoiser_calls
+    assert calls[1] >= 4 * calls[4], "drawing seeds together cuts the calls"
 
 
 def test_both_ways_take_over_prefixes_too(model, samples, sampler) -> None:

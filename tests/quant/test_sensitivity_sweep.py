@@ -11,10 +11,18 @@ from quant.adapters.base import GROUP_OF_ROLE
 from quant.errors import BadInput, Cancelled
 from quant.layers import QuantLinear
 from quant.plans import windows_for
-from quant.schema import Format
+from quant.schema import Format, Sample
 from quant.sensitivity import floor, list_tiers, load_tier, rounded
 from quant.sensitivity.agreement import agreement
-from quant.sensitivity.cells import METRICS_OF_GROUP, Cell, Row, cells_of, metric_of, split_half
+from quant.sensitivity.cells import (
+    METRICS_OF_GROUP,
+    Batch,
+    Cell,
+    Row,
+    cells_of,
+    metric_of,
+    split_half,
+)
 from quant.sensitivity.sweep import measure
 from quant.sensitivity.table import COLUMNS, flat, rows_of
 from quant.sensitivity.task import Settings
@@ -67,6 +75,52 @@ def test_a_stopped_sweep_ends_with_the_same_table(tier: str, asked) -> None:
         rest, told = sweep(tier, *asked, settings=settings, done={r.cell for r in kept})
         assert told.measured == len(cells) - count
         assert kept + rest == whole
+
+
+AT_ONCE = [tier for tier, card in list_tiers().items() if card.at_once]
+ONE = Settings(probes=2, batch_size=1)
+
+
+@pytest.mark.parametrize("tier", AT_ONCE)
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_stopped_after_any_batch_it_draws_the_samples_that_are_left(
+    tier: str, count: int, model, samples, sampler
+) -> None:
+    given = model, SITES, ("4", "8"), windows_for(sampler, 2), samples, sampler
+    whole, took = sweep(tier, *given, settings=ONE)
+    kept: list[Batch] = []
+
+    def keep(batch: Batch) -> None:
+        kept.append(Batch.parse(json.loads(json.dumps(batch.to_json())), "a batch"))
+        if len(kept) == count:
+            raise Cancelled("enough")
+
+    with pytest.raises(Cancelled):
+        sweep(tier, *given, settings=ONE, on_batch=keep)
+    rows, told = sweep(tier, *given, settings=ONE, kept=kept)
+    assert rows == whole
+    assert told.evaluations * len(samples) == took.evaluations * (len(samples) - count)
+    assert told.backward_calls * len(samples) == took.backward_calls * (len(samples) - count)
+    half = {row.cell for row in whole[::2]}
+    left = [row for row in whole if row.cell not in half]
+    assert sweep(tier, *given, settings=ONE, kept=kept, done=half)[0] == left
+
+
+@pytest.mark.parametrize("tier", AT_ONCE)
+def test_a_batch_that_lacks_cells_is_not_taken(tier: str, model, samples, sampler) -> None:
+    given = ("4", "8"), windows_for(sampler, 2), samples, sampler
+    batches: list[Batch] = []
+    sweep(tier, model, SITES[:1], *given, settings=ONE, on_batch=batches.append)
+    assert [batch.samples for batch in batches] == [(sample,) for sample in samples]
+    rows, told = sweep(tier, model, SITES, *given, settings=ONE, kept=batches)
+    whole, took = sweep(tier, model, SITES, *given, settings=ONE)
+    assert (rows, told.evaluations) == (whole, took.evaluations)
+
+
+def test_what_is_not_finite_in_a_batch_is_null() -> None:
+    cell = Cell(site="a", operand="weight", bits="4")
+    batch = Batch.of([Sample(seed=1)], {cell: np.array([[1.0, np.inf, np.nan]])})
+    assert batch.numbers == (((1.0, None, None),),)
 
 
 @pytest.mark.parametrize("tier", TIERS)

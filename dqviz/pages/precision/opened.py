@@ -22,6 +22,8 @@ from quant.schema import Plan
 from quant.sensitivity.cells import KEPT, Row, format_of
 from quant.sensitivity.table import rows_of
 
+from ..exports import Source
+
 DEVICE = "a100-80gb"  # whose floor is shown first
 
 
@@ -53,14 +55,32 @@ class Opened:
         """The weight, and every window."""
         return 1 + len(self.blueprint.windows)
 
-    def posed(self, metric: str | None, device: str = DEVICE, ties: tuple[str, ...] = ()) -> Posed:
-        """The decisions that the table is about, without pins."""
+    @property
+    def source(self) -> Source:
+        """Where the table's numbers come from."""
+        record = self.row["record"]
+        seeds = f"{record['samples']} seeds. " if record.get("samples") else ""
+        note = f"{seeds}{str(self.row.get('created', ''))[:10]}"
+        about = f"{self.study}-{self.row['name']}"
+        return Source(about, str(self.row["key"]), (str(record["evidence"]),), note)
+
+    def posed(
+        self,
+        metric: str | None,
+        device: str = DEVICE,
+        ties: tuple[str, ...] = (),
+        pins: tuple[str, ...] = (),
+    ) -> Posed:
+        """The decisions that the table is about; pins as a command takes them."""
         key = (metric, device, ties)
-        if key not in self._posed:
+        if pins or key not in self._posed:
             found = device_of(device)
-            self._posed[key] = posed(
-                self.blueprint, self.rows, metric=metric, device=found, ties=ties
+            made = posed(
+                self.blueprint, self.rows, metric=metric, device=found, ties=ties, pins=pins
             )
+            if pins:
+                return made
+            self._posed[key] = made
         return self._posed[key]
 
     def key(self, cell: int) -> Key:
@@ -121,6 +141,15 @@ class Opened:
             for k, window in enumerate(inputs):
                 window.append(told[k + 1])
         return {"weight": weights, "activation": inputs}
+
+    def cell(self, key: Key) -> int:
+        """The number of a decision's cell."""
+        column = 0 if key.window is None else key.window + 1
+        return self._places[key.site] * self.columns + column
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {site.name: n for n, site in enumerate(self.sites)}
 
     def pins(self, cells: Iterable[object], chosen: Mapping[Key, Label]) -> dict[Key, Label]:
         """What is pinned, by the numbers of the cells."""

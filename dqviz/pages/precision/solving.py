@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import fsum
 from typing import Any
@@ -44,6 +44,11 @@ class Asked:
     def words(self) -> list[str]:
         """The pins as a command takes them."""
         return self.opened.words(self.pins)
+
+    @property
+    def under(self) -> dict[str, Any]:
+        """What a plan set by hand was set under."""
+        return {"budgets": self.budgets, "pins": self.words, "ties": list(self.ties)}
 
 
 def asked(opened: Opened, query: Mapping[str, Any]) -> Asked:
@@ -109,11 +114,16 @@ def _predicted(
     return made.predict(own.cost(chosen), own.costs(chosen))
 
 
-def curve(question: Asked, calibration: Mapping[str, Any] | None) -> dict[str, Any]:
+def curve(
+    question: Asked,
+    calibration: Mapping[str, Any] | None,
+    plans: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
     """Plans from the fewest bits of the weights to the most: the least that each is predicted to lose.
 
     Heuristic solutions: `points` hold average bits, bytes, prediction and plan. Inputs have at most the average bits
-    of their budget, or without one those of the plan as it stands, so that it can be set beside them.
+    of their budget, or without one those of the plan as it stands, so that it can be set beside them. `kept` has, by
+    their names, what the study's `plans` are predicted to lose by the same calibration, or `why` that cannot be told.
     """
     own = question.posed
     of_inputs = question.budgets.get("activation_bits") or average(question, "activation_bits")
@@ -134,7 +144,24 @@ def curve(question: Asked, calibration: Mapping[str, Any] | None) -> dict[str, A
                 "plan": question.opened.written(found.chosen),
             }
         )
-    return {"points": points, "activation_bits": of_inputs, "calibrated": calibration is not None}
+    return {
+        "points": points,
+        "kept": {name: _kept(question, plan, calibration) for name, plan in plans.items()},
+        "activation_bits": of_inputs,
+        "calibrated": calibration is not None,
+    }
+
+
+def _kept(
+    question: Asked, plan: Mapping[str, Any], calibration: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What a plan of the study is predicted to lose now, whatever was known when it was kept."""
+    own = question.opened.posed(question.metric, question.device)
+    try:
+        chosen = question.opened.chosen(question.opened.of_plan(plan), own)
+    except BadInput as error:
+        return {"why": str(error)}
+    return {"predicted": _predicted(own, chosen, calibration).to_json()}
 
 
 def _range(own: Posed) -> tuple[float, float]:
@@ -162,10 +189,40 @@ def file(question: Asked) -> dict[str, Any]:
 
 
 def load(
-    opened: Opened, allocations: Sequence[Mapping[str, Any]], name: object
-) -> Mapping[str, Any]:
-    """The allocation of that name, of this table."""
+    opened: Opened,
+    allocations: Sequence[Mapping[str, Any]],
+    name: object,
+    plan_of: Callable[[str], Mapping[str, Any]],
+) -> dict[str, Any]:
+    """A plan of the study, with the budgets, pins and ties that it was chosen under.
+
+    Args:
+        opened: the table.
+        allocations: of the study.
+        name: of one that was made from this table.
+        plan_of: the plan of an allocation, by its name.
+    """
     found = {a["name"]: a for a in allocations if a["sensitivity"] == opened.row["name"]}
     if not isinstance(name, str) or name not in found:
         raise unknown("plan", name, found, f"Study: {opened.study}")
-    return found[name]
+    record = found[name]["record"]
+    under = record if record.get("by_hand") is None else record["by_hand"]
+    notes, device = [], str(record.get("latency_device") or DEVICE)
+    ties = [tie for tie in under.get("ties", ()) if tie != "qkv"]
+    if ties:
+        notes.append(f"{name} was chosen with the ties {', '.join(ties)}, which this page does not hold")  # fmt: skip
+    pins: list[int] = []
+    try:
+        keys = opened.posed(record["table"]["metric"], device, pins=tuple(under.get("pins", ())))
+        pins = sorted(opened.cell(key) for key in keys.problem.pins)
+    except BadInput as error:
+        notes.append(f"{name} is shown without its pins: {error}")
+    return {
+        "plan": opened.of_plan(plan_of(name)),
+        "verified": record.get("verified"),
+        "budgets": dict(under.get("budgets", {})),
+        "pins": pins,
+        "qkv": "qkv" in under.get("ties", ()),
+        "device": device,
+        "notes": notes,
+    }

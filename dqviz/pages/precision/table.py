@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import fsum
 from typing import Any
 
@@ -18,6 +19,7 @@ from quant.sensitivity.cells import KEPT, OPERANDS, WIDTHS, format_of, metric_of
 from quant.support import unfit
 
 from ...plots.arrays import SEQUENTIAL
+from ..exports import Source
 from .opened import DEVICE, Opened
 
 LABELS = (*map(str, WIDTHS), "fp8", *BLOCK_FORMATS, KEPT)
@@ -29,6 +31,7 @@ TITLES = {
     "log_prob_loss": "lost log-probability of the class",
 }
 _NUMBERS = ("lo", "hi", "noise")
+FEW_SAMPLES = 4  # of a plan that was drawn: with fewer, coverage says little
 
 
 def content(
@@ -49,6 +52,8 @@ def content(
         "study": opened.study,
         "title": opened.title,
         "table": opened.row["name"],
+        "key": opened.row["key"],
+        "files": _files(opened.source),
         "tier": opened.row["tier"],
         "method": opened.row["method"],
         "evidence": record["evidence"],
@@ -77,11 +82,28 @@ def content(
     }  # fmt: skip
 
 
+def _files(source: Source) -> dict[str, Any]:
+    """What exported files say of themselves, and their names: the matrix, the losses over bits."""
+    evidence = {"matrix": source.evidence, "curve": ("predicted", *source.evidence)}
+    parts = {"matrix": "matrix", "curve": "loss-over-bits"}
+    return {
+        name: {
+            "file": source.stem(part),
+            "source": {
+                "recipe": source.recipe,
+                "evidence": "+".join(evidence[name]),
+                "sentence": replace(source, evidence=evidence[name]).sentence(),
+            },
+        }
+        for name, part in parts.items()
+    }
+
+
 def allocated(row: Mapping[str, Any]) -> dict[str, Any]:
     """A plan of the study, in numbers."""
     names = (
-        *("avg_bits", "activation_bits", "size_bytes", "latency_ratio", "predicted_loss"),
-        *("calibration", "verified", "gap", "status", "binding", "budgets"),
+        *("avg_bits", "activation_bits", "size_bytes", "latency_ratio"),
+        *("verified", "gap", "status", "binding", "budgets"),
     )
     record = row["record"]
     told = {name: record.get(name) for name in names}
@@ -253,4 +275,6 @@ def _calibrated(record: Mapping[str, Any]) -> dict[str, Any]:
         "loss": [made.mean(cost) for cost in costs],
         "plans": len(made.plans),
         "coverage": made.coverage,
+        "samples": (samples := min(len(plan.per_sample) for plan in made.plans)),
+        "few": samples < FEW_SAMPLES,
     }

@@ -47,8 +47,11 @@ export function figureCsv(section) {
     if (z && Array.isArray(z[0])) z.forEach((line, r) => line.forEach((v, c) => put(at("x", x, c), at("y", y, r), v)));
     else for (let k = 0; k < length; k++) put(at("x", x, k), at("y", y, k), z?.[k]);
   });
-  return rows.map((row) => row.map(field).join(",")).join("\n") + "\n";
+  return csvText(rows);
 }
+
+// Rows, the first the names of their columns.
+export const csvText = (rows) => rows.map((row) => row.map(field).join(",")).join("\n") + "\n";
 
 const ARRAYS = { f4: Float32Array, f8: Float64Array, i1: Int8Array, u1: Uint8Array, i2: Int16Array, u2: Uint16Array, i4: Int32Array, u4: Uint32Array };
 

@@ -1,35 +1,40 @@
 // The page Sensitivity and precision: a matrix of what rounding costs, a plan set upon it, budgets, and what was measured.
 // The table comes once; choosing, setting, undoing and adding up ask nobody. The address always names what is shown.
+import { exportButtons } from "./exports.js";
 import { actions, legend, viewBar, viewOf } from "./precision/bar.js";
-import { budgetPanel, feasibility, totalsStrip } from "./precision/budgets.js";
+import { budgetPanel } from "./precision/budgets.js";
+import { matrixFile } from "./precision/figures.js";
 import { inspector } from "./precision/inspector.js";
 import { jobStatus } from "./precision/jobs.js";
 import { matrixOf } from "./precision/matrix.js";
 import { pareto } from "./precision/pareto.js";
 import { calibrated, planOf } from "./precision/plan.js";
 import { planDiff, planTable, planTools, verifyBox } from "./precision/plans.js";
+import { feasibility, totalsStrip } from "./precision/totals.js";
 import { drawers as tables } from "./tables.js";
 import { commandParts, copy, el, options } from "./tools.js";
 
 const NAMED = ["study", "table", "plan", "operand", "bits", "metric"];
-const BUDGET = /^(avg_bits|activation_bits|size_mb|latency_ratio)$/;
-const SETTLED = 350; // ms after a change until its interval is asked for
+const SETTLED = 350; // ms after a change until its interval is asked for, and it is kept in this tab
 
 export function precision({ element, server }) {
   const root = element.querySelector(".dq-precision");
   const asked = new URL(location.href).searchParams;
   const address = Object.fromEntries(NAMED.filter((k) => asked.has(k)).map((k) => [k, asked.get(k)]));
   let undoKeys = null;
+  let leave = null; // keeps what is on the desk
   document.addEventListener("keydown", (e) => undoKeys?.(e));
+  window.addEventListener("pagehide", () => leave?.());
 
   async function open(query, hash = "") {
+    leave?.();
     let data;
     try {
       data = JSON.parse(await server.precision(query));
     } catch (e) {
       data = { error: `The server did not answer: ${e.message || e}` };
     }
-    undoKeys = null;
+    undoKeys = leave = null;
     if (data.error) return problem(data.error);
     data.empty ? empty(data) : await page(data, query, hash);
   }
@@ -54,10 +59,9 @@ export function precision({ element, server }) {
   async function page(data, query, hash) {
     const plan = planOf(data);
     const view = viewOf(data, query);
-    const state = { budgets: {}, qkv: false, loaded: null, interval: null, measured: null, solved: null, device: data.devices[0]?.key ?? null };
-    for (const [key, value] of new URLSearchParams(hash)) if (BUDGET.test(key) && Number(value) > 0) state.budgets[key] = Number(value);
-    state.qkv = new URLSearchParams(hash).get("qkv") === "1";
-    const question = () => ({ study: data.study, table: data.table, metric: view.metric, device: state.device, qkv: state.qkv, budgets: state.budgets, plan: plan.written(), pins: plan.pins() });
+    const state = { loaded: null, interval: null, measured: null, solved: null, device: data.devices[0]?.key ?? null };
+    const question = () => ({ study: data.study, table: data.table, metric: view.metric, device: state.device, qkv: plan.qkv(), budgets: plan.budgets(), plan: plan.written(), pins: plan.pins() });
+    const asItIs = () => JSON.stringify([plan.text(), view.metric, state.device]);
     const ask = async (name, more = {}) => JSON.parse(await server[`precision_${name}`]({ ...question(), ...more }));
     const fetchPlan = async (name) => JSON.parse(await server.precision_load({ study: data.study, table: data.table, name }));
 
@@ -70,32 +74,31 @@ export function precision({ element, server }) {
     });
     const first = bases.find(([key]) => key === "w8a8") ?? bases.at(-1);
 
-    const status = jobStatus(server);
+    const [verifying, keeping] = [jobStatus(server), jobStatus(server)];
     const notes = el("div", { class: "dq-notes", role: "status" });
     const say = (texts, tone = "dq-warn") => notes.replaceChildren(...texts.map((t) => el("p", { class: `dq-note ${tone}` }, t)));
     const look = inspector({ data, plan, view, folder: data.study });
     let acts = null;
-    const matrix = matrixOf({ data, plan, view, onSelect: () => acts.show(), onInspect: (cells) => look.show(inspected = cells), onKey: (key) => acts.onKey(key) });
+    const matrix = matrixOf({ data, plan, view, onSelect: () => acts.show(), onInspect: (cells) => look.show((inspected = cells)), onKey: (key) => acts.onKey(key) });
+    const file = matrixFile({ data, plan, view, grid: matrix.grid });
     let inspected = null;
-    acts = actions({ data, plan, matrix, begin: bases });
+    let base = null; // what edits are discarded to
+    acts = actions({ data, plan, matrix, begin: bases, drop: () => base && plan.put(base, "discard"), touched: () => base && !plan.is(base) });
     const key = legend(data);
     const totals = totalsStrip({ data });
     totals.devices.addEventListener("change", () => { state.device = totals.devices.value; shown(); });
-    const verify = verifyBox({ data, status, start });
-    const budgets = budgetPanel({ data, plan, state, ask, verify });
+    const verify = verifyBox({ data, status: verifying, start });
+    const budgets = budgetPanel({ data, plan, ask, verify, solved: (answer) => { state.solved = asItIs(); curve.refresh(); commandShown(answer.command); } });
     const table = planTable({ data, plan });
     const diff = planDiff({ data, plan, view, bases, fetchPlan });
     const curve = pareto({ data, plan, view, ask, load });
-    const tools = planTools({ data, state, ask, start, load, link: () => location.href });
+    const tools = planTools({ data, ask, start, load, link: () => location.href, status: keeping });
     const redraw = (metric = false) => {
       matrix.draw();
       key.show(matrix.range(), view);
       look.show(inspected);
       if (metric) { shown(); curve.refresh(); } else keepAddress();
     };
-
-    state.changed = () => { state.solved = null; shown(); };
-    state.solvedAs = (answer) => { state.solved = plan.text().plan; curve.refresh(); commandShown(answer.command); };
 
     const command = el("code", {});
     const copying = el("button", { type: "button", class: "dq-small", on: { click: () => copy(command.textContent, copying) } }, "Copy");
@@ -113,27 +116,29 @@ export function precision({ element, server }) {
       const own = ++asking;
       state.interval = null;
       state.measured = measuredOf();
-      const tell = () => totals.show({ totals: sums, metric: view.metric, interval: state.interval, measured: state.measured, feasible: feasibility(state.budgets, sums, plan) });
+      const tell = () => totals.show({ totals: sums, metric: view.metric, interval: state.interval, measured: state.measured, feasible: feasibility(plan.budgets(), sums, plan) });
       tell();
       acts.show();
+      budgets.show();
       table.show();
       diff.show();
       look.show(inspected);
       const fit = data.calibrations[view.metric];
       curve.mark(sums.avg_bits, fit ? calibrated(fit, sums.loss) : sums.loss);
       keepAddress();
-      root.dataset.plan = plan.text().plan;
+      root.dataset.plan = plan.text().desk;
       clearTimeout(settling);
       settling = setTimeout(async () => {
+        keepDesk();
         const answer = await ask("appraise").catch((e) => ({ error: `The server did not answer: ${e.message || e}` }));
         if (own !== asking || !root.contains(notes)) return;
         if (answer.error) return say([answer.error]);
         state.interval = answer.predicted_loss;
-        if (plan.text().plan !== state.solved) commandShown(answer.command);
+        if (asItIs() !== state.solved) commandShown(answer.command);
         tell();
       }, SETTLED);
     }
-    const measuredOf = () => (state.loaded && state.loaded.text === plan.text().plan ? state.loaded.record.verified : null);
+    const measuredOf = () => (state.loaded && state.loaded.desk === plan.text().desk ? state.loaded.verified : null);
 
     plan.watch(() => {
       matrix.draw();
@@ -142,24 +147,28 @@ export function precision({ element, server }) {
       shown();
     });
 
+    // A plan of the study comes with the budgets, pins and ties that it was chosen under.
+    const stateOf = (found) => plan.state(plan.read(found.plan), found.pins, found.budgets, found.qkv);
+    function loadedAs(name, found) {
+      state.loaded = { name, verified: found.verified, desk: plan.textOf(stateOf(found)).desk };
+      if (data.devices.some((d) => d.key === found.device)) totals.devices.value = state.device = found.device;
+      if (found.notes.length) say(found.notes);
+    }
     async function load(name) {
       const found = await fetchPlan(name);
       if (found.error) return say([found.error], "dq-bad");
       say([]);
-      const labels = plan.read(found.plan);
-      plan.take(found.plan, name);
-      state.loaded = { name, record: found.record, text: plan.text().plan };
-      if (plan.differs(labels).length === 0) shown();
+      loadedAs(name, found);
+      if (!plan.put(stateOf(found), name)) shown();
     }
 
     // A plan is kept, and drawn where that is asked for, by a job.
-    async function start(what) {
-      const solved = state.solved === plan.text().plan;
-      const begun = await ask("start", { ...what, solved });
+    async function start(what, status) {
+      const begun = await ask("start", { ...what, solved: state.solved === asItIs() });
       if (begun.error) return status.say(begun.error);
-      await followed(begun.job);
+      await followed(begun.job, status);
     }
-    async function followed(job) {
+    async function followed(job, status) {
       const ended = await status.follow(job);
       if (!ended) return;
       const fresh = JSON.parse(await server.precision({ study: ended.study ?? data.study, table: data.table }));
@@ -169,27 +178,39 @@ export function precision({ element, server }) {
       Object.assign(data, { allocations: fresh.allocations, calibrations: fresh.calibrations });
       tools.show();
       diff.lists();
-      const made = fresh.allocations.find((a) => before.get(a.name) !== JSON.stringify(a));
+      const changed = fresh.allocations.filter((a) => before.get(a.name) !== JSON.stringify(a)).map((a) => a.name);
+      const made = changed.includes(state.loaded?.name) ? state.loaded.name : changed.at(-1);
       if (made) {
-        const found = await fetchPlan(made.name);
-        if (!found.error) state.loaded = { name: made.name, record: found.record, text: textOf(found.plan) };
-        status.say(`Kept as ${made.name}.`);
+        const found = await fetchPlan(made);
+        if (!found.error) loadedAs(made, found);
       }
+      status.say(!made ? "Nothing new: the study keeps this plan already." : before.has(made) ? `Added to ${made}.` : `Kept as ${made}.`);
       shown();
       curve.refresh();
     }
-    const textOf = (written) => {
-      const labels = plan.read(written);
-      return plan.differs(labels).length ? "" : plan.text().plan;
-    };
+
+    // What is on the desk outlives a reload and a look at another table, with its steps back: in this tab, for this table.
+    const place = `dqviz/desk/${data.study}/${data.table}/${data.key}`;
+    function keepDesk() {
+      try {
+        sessionStorage.setItem(place, JSON.stringify({ desk: plan.kept(), loaded: state.loaded?.name, device: state.device }));
+      } catch { /* full, or forbidden: the address still holds the plan */ }
+    }
+    function keptDesk() {
+      try {
+        return JSON.parse(sessionStorage.getItem(place));
+      } catch {
+        return null;
+      }
+    }
+    leave = keepDesk;
 
     // The address names the study, the table, the plan and how the matrix is looked at; what is on the desk is behind the #.
     function keepAddress() {
       const url = new URL(location.href);
       const values = { study: data.study, table: data.table, plan: state.loaded?.name, operand: view.operand === "both" ? "" : view.operand, bits: view.bits, metric: view.metric === data.metric ? "" : view.metric };
       for (const k of NAMED) values[k] ? url.searchParams.set(k, values[k]) : url.searchParams.delete(k);
-      const { plan: desk, pins } = plan.text();
-      url.hash = new URLSearchParams({ desk, ...(pins ? { pins } : {}), ...state.budgets, ...(state.qkv ? { qkv: 1 } : {}) });
+      url.hash = new URLSearchParams(plan.text());
       if (url.href !== location.href) history.replaceState(null, "", url);
     }
 
@@ -206,12 +227,12 @@ export function precision({ element, server }) {
     head.querySelector(".dq-head").append(el("div", { class: "dq-fields" }, sources(data)));
     const kept = data.kept.length ? el("details", { class: "dq-mx-kept" }, el("summary", {}, `${data.kept.length} layers are not in this table`), el("ul", { class: "dq-list" }, data.kept.map((s) => el("li", {}, el("span", { class: "dq-mono" }, s.name), ` ${s.reason}`)))) : "";
     const card = el("section", { class: "dq-card dq-mx-card" },
-      el("div", { class: "dq-head" }, el("div", {}, el("h2", {}, "What rounding costs, and the bits of the plan"), el("p", { class: "dq-lede" }, "Colour: cost of that cell alone. Number: bits that the plan gives it."))),
-      viewBar({ data, view, redraw, lay: () => { matrix.lay(); key.show(matrix.range(), view); }, folding: (shut) => matrix.foldAll(shut) }),
+      el("div", { class: "dq-head" }, el("div", {}, el("h2", {}, "What rounding costs, and the bits of the plan"), el("p", { class: "dq-lede" }, "Colour: cost of that cell alone. Number: bits that the plan gives it.")), el("div", { class: "dq-tools" }, exportButtons(file, file.svg))),
+      viewBar({ data, view, redraw, lay: () => { matrix.lay(); key.show(matrix.range(), view); }, folding: matrix.foldAll }),
       key.node, matrix.node, acts.node, kept);
+    const plans = el("section", { class: "dq-card" }, el("div", { class: "dq-head" }, el("div", {}, el("h2", {}, "Plan"), el("p", { class: "dq-lede" }, "Keep it, take it along, or send it: the link holds the plan, its pins and budgets."))), tools.node);
     root.replaceChildren(head, notes, totals.node,
-      el("div", { class: "dq-mx-desk" }, el("div", { class: "dq-mx-main" }, card, look.node), el("div", { class: "dq-mx-side" }, budgets.node, curve.node)),
-      el("section", { class: "dq-card" }, el("div", { class: "dq-head" }, el("div", {}, el("h2", {}, "Plan"), el("p", { class: "dq-lede" }, "Keep it, take it along, or send it: the link holds the plan, its pins and budgets."))), tools.node),
+      el("div", { class: "dq-mx-desk" }, el("div", { class: "dq-mx-main" }, card, look.node, plans), el("div", { class: "dq-mx-side" }, budgets.node, curve.node)),
       table.node, diff.node, commands);
     say(data.notes);
     matrix.lay();
@@ -220,21 +241,29 @@ export function precision({ element, server }) {
     curve.refresh();
     root.dataset.shown = data.table;
     root.pixelOf = (name, column) => matrix.spot(data.sites.findIndex((s) => s.name === name) * plan.columns + column);
-    if (data.job) followed(data.job);
+    if (data.job) followed(data.job, verifying);
 
-    // What the link holds, else the plan that it names, else the study's latest, else a uniform one.
+    // The plan that the address names, else the study's latest, else a uniform one: what edits are discarded to. Upon it
+    // what this tab has kept, and upon that what the link holds, so that both can be gone back to.
     async function begin() {
-      const desk = new URLSearchParams(hash);
-      const named = query.plan ?? (desk.has("desk") ? null : data.allocations.at(-1)?.name);
+      const link = Object.fromEntries(new URLSearchParams(hash));
+      const kept = keptDesk();
+      const named = query.plan ?? (link.desk ? null : kept?.loaded ?? data.allocations.at(-1)?.name);
       const found = named ? await fetchPlan(named) : null;
-      const labels = found && !found.error ? plan.read(found.plan) : first[2]();
+      const opens = found && !found.error ? stateOf(found) : plan.state(first[2]());
+      plan.begin(opens);
       if (found?.error) say([`${found.error}. Beginning with ${first[1]}.`]);
-      plan.begin(labels);
-      if (found && !found.error) state.loaded = { name: named, record: found.record, text: plan.text().plan };
-      if (!desk.has("desk")) return shown();
-      const held = plan.parsed(desk.get("desk"), desk.get("pins"));
-      if (held) plan.begin(held.labels, held.pins);
-      else say([`The plan in the link is none of this table. Showing ${named ?? first[1]}.`]);
+      else if (found) loadedAs(named, found);
+      const recalled = Boolean(kept && plan.recall(kept.desk));
+      if (recalled && data.devices.some((d) => d.key === kept.device)) totals.devices.value = state.device = kept.device;
+      base = opens;
+      if (link.desk) {
+        const held = plan.parsed(link);
+        if (!held) say([`The plan in the link is none of this table. Showing ${recalled ? "what this tab has kept" : named ?? first[1]}.`]);
+        else if (recalled) plan.put(held, "link");
+        else plan.begin(held);
+      } else if (query.plan && recalled) plan.put(opens, query.plan);
+      else if (recalled && !plan.is(opens)) say(["These are your edits of this table, kept in this tab. Discard edits goes back to the plan as it was."], "");
       shown();
     }
   }

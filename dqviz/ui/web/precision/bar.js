@@ -89,8 +89,10 @@ export function legend(data) {
   };
 }
 
+const HOW = matchMedia("(pointer: coarse)").matches ? "Choose cells: tap; hold and draw a rectangle" : "Choose cells: click, drag, Shift, Ctrl";
+
 // Bits, pins and steps back for the chosen cells.
-export function actions({ data, plan, matrix, begin }) {
+export function actions({ data, plan, matrix, begin, drop, touched }) {
   const many = el("strong", { class: "dq-mx-many", role: "status" });
   const formats = data.formats.filter((f) => /^\d+$/.test(f.label) || !f.weight || !f.activation);
   const buttons = formats.map((f) => {
@@ -104,13 +106,14 @@ export function actions({ data, plan, matrix, begin }) {
   const free = button("Unpin all", "Let a solver choose everything", () => plan.pin(plan.pins(), false));
   const undo = button("Undo", "Ctrl+Z", () => plan.undo());
   const redo = button("Redo", "Ctrl+Shift+Z", () => plan.redo());
+  const discard = button("Discard edits", "Back to the plan that this table opens with; Undo brings the edits back", drop);
   const every = button("Select shown", "All cells that are shown (Ctrl+A in the matrix)", () => matrix.all());
   const none = button("Clear selection", "Escape", () => matrix.choose([]));
   const uniform = options(el("select", { class: "dq-select", "aria-label": "Begin again with a uniform plan" }), [["", "Start from …", ""], ...begin.map(([key, text]) => [key, text, ""])]);
   uniform.addEventListener("change", () => {
     const found = begin.find(([key]) => key === uniform.value);
     uniform.value = "";
-    if (found) plan.take(plan.written(found[2]()), found[1]);
+    if (found) plan.take(found[2](), found[1]);
   });
   const note = el("p", { class: "dq-sub", role: "status" });
 
@@ -123,7 +126,7 @@ export function actions({ data, plan, matrix, begin }) {
 
   function show() {
     const chosen = matrix.selection();
-    many.textContent = chosen.length ? `${chosen.length} cell${chosen.length === 1 ? "" : "s"} chosen` : "Choose cells: click, drag, Shift, Ctrl";
+    many.textContent = chosen.length ? `${chosen.length} cell${chosen.length === 1 ? "" : "s"} chosen` : HOW;
     const operands = [...new Set(chosen.map((cell) => plan.operandOf(cell)))];
     const held = new Set(chosen.map((cell) => plan.label(cell)));
     buttons.forEach((b, i) => {
@@ -143,6 +146,7 @@ export function actions({ data, plan, matrix, begin }) {
     undo.disabled = back === undefined;
     redo.disabled = on === undefined;
     undo.title = back === undefined ? "Nothing to undo" : `Undo: ${back} (Ctrl+Z)`;
+    discard.disabled = !touched();
     redo.title = on === undefined ? "Nothing to redo" : `Redo: ${on} (Ctrl+Shift+Z)`;
   }
 
@@ -158,6 +162,6 @@ export function actions({ data, plan, matrix, begin }) {
       return true;
     },
     node: el("div", { class: "dq-mx-actions" }, el("div", { class: "dq-mx-line" }, many, every, none),
-      el("div", { class: "dq-mx-line" }, el("div", { class: "dq-mx-bitsgroup", role: "group", "aria-label": "Bits of the chosen cells" }, buttons), pin, unpin, free, el("span", { class: "dq-space" }), undo, redo, uniform), note),
+      el("div", { class: "dq-mx-line" }, el("div", { class: "dq-mx-bitsgroup", role: "group", "aria-label": "Bits of the chosen cells" }, buttons), pin, unpin, free, el("span", { class: "dq-space" }), undo, redo, discard, uniform), note),
   };
 }

@@ -1,13 +1,14 @@
-// One cell: what rounding it costs at every width, how sure that is, and where to look further.
+// The chosen cells: what rounding them costs at every width; of one alone, how sure that is and where to look further.
 import { el } from "../tools.js";
 import { short } from "./bar.js";
+import { plural } from "./totals.js";
 
 export function inspector({ data, plan, view, folder }) {
   const node = el("section", { class: "dq-card dq-inspect", "aria-label": "Chosen cell" });
 
   function show(cells) {
     if (!cells?.length) return node.replaceChildren(el("p", { class: "dq-lede" }, "Choose a cell to see what it costs at every width, and how sure that is."));
-    if (cells.length > 1) return node.replaceChildren(el("p", { class: "dq-lede" }, `${cells.length} cells: open the block to see a layer of its own.`));
+    if (cells.length > 1) return several(cells);
     const [cell] = cells;
     const site = data.sites[plan.siteOf(cell)];
     const column = plan.columnOf(cell);
@@ -28,6 +29,22 @@ export function inspector({ data, plan, view, folder }) {
           el("thead", {}, el("tr", {}, ["", "cost", "95 % interval", "noise", "noise floor"].map((t, i) => el("th", { scope: "col", class: i && i < 4 ? "dq-num" : null }, t || "bits")))),
           el("tbody", {}, rows.map(line)))),
       el("p", { class: "dq-sub" }, `${new Map(data.metrics).get(view.metric)}; ${data.evidence}, tier ${data.tier}, ${data.method}. Plan: ${plan.label(cell)} bits${plan.pinned(cell) ? ", pinned" : ""}. `, why));
+  }
+  // Of more than one cell the sum, as the plan's loss adds up.
+  function several(cells) {
+    const layers = new Set(cells.map((cell) => plan.siteOf(cell))).size;
+    const rows = view.swept.map((bits) => {
+      const told = cells.map((cell) => plan.told(view.metric, cell, bits)).filter((found) => found && found.value !== null);
+      return el("tr", {}, el("th", { scope: "row" }, `${bits} bits`), el("td", { class: "dq-num" }, told.length ? short(told.reduce((sum, f) => sum + Math.max(f.value, 0), 0)) : "–"),
+        el("td", { class: "dq-num" }, `${told.filter((f) => f.inside_floor).length} of ${told.length}`));
+    });
+    node.replaceChildren(
+      el("h3", {}, `${cells.length} cells in ${plural(layers, "layer")}`),
+      el("div", { class: "dq-scroll", tabindex: "0", role: "region", "aria-label": "Sum of costs at every width" },
+        el("table", { class: "dq-table dq-compact" },
+          el("thead", {}, el("tr", {}, ["bits", "sum of costs", "in the floor"].map((t, i) => el("th", { scope: "col", class: i ? "dq-num" : null }, t)))),
+          el("tbody", {}, rows))),
+      el("p", { class: "dq-sub" }, `${new Map(data.metrics).get(view.metric)}, each cell rounded alone; ${data.evidence}, tier ${data.tier}, ${data.method}. Choose one cell for its interval.`));
   }
   show([]);
   return { node, show };

@@ -1,14 +1,16 @@
-// A plan under one's hands: labels and pins of all cells, what they add up to, and every state before. No document in here.
-// Cells are numbered site by site: site * columns + column, column 0 the weight, then one for each window.
+// A plan under one's hands: labels and pins of all cells, its budgets and ties, what they add up to, and every state before.
+// No document in here. Cells are numbered site by site: site * columns + column, column 0 the weight, then one for each window.
 
 const MOST_UNDONE = 200;
+const MOST_KEPT = 30; // steps back that outlive the page
+const NAMES = ["avg_bits", "activation_bits", "size_mb", "latency_ratio"]; // of budgets
 
 export function planOf(data) {
   const columns = 1 + data.windows.length;
   const count = data.sites.length * columns;
   const index = new Map(data.formats.map((f, i) => [f.label, i]));
   const bits = data.formats.map((f) => f.bits);
-  let now = { labels: new Uint8Array(count), pins: new Uint8Array(count) };
+  let now = { labels: new Uint8Array(count), pins: new Uint8Array(count), budgets: {}, qkv: false };
   let past = [];
   let future = [];
   const watchers = [];
@@ -40,7 +42,7 @@ export function planOf(data) {
   // One change of any cells is one step back. While `joined`, changes replace the last one: a slider that is dragged.
   let joining = null;
   function change(what, edit, joined = null) {
-    const next = { labels: now.labels.slice(), pins: now.pins.slice() };
+    const next = { labels: now.labels.slice(), pins: now.pins.slice(), budgets: { ...now.budgets }, qkv: now.qkv };
     edit(next);
     if (same(next, now)) return false;
     if (!(joined && joined === joining)) {
@@ -58,10 +60,11 @@ export function planOf(data) {
     const last = from.pop();
     if (!last) return "";
     to.push({ ...now, what: last.what });
-    now = { labels: last.labels, pins: last.pins };
+    const { what, ...state } = last;
+    now = state;
     joining = null;
-    tell(last.what);
-    return last.what;
+    tell(what);
+    return what;
   }
 
   const loss = (metric) => {
@@ -98,6 +101,7 @@ export function planOf(data) {
   function totals(metric, device) {
     const found = { ...rest, loss: loss(metric), latency_ratio: latency(device) };
     for (let cell = 0; cell < count; cell++) for (const name in takes) found[name] += takes[name](cell, now.labels[cell]);
+    found.stored_bits = (8e6 * (found.size_mb - rest.size_mb)) / whole; // with scales and zero points
     return found;
   }
 
@@ -133,6 +137,15 @@ export function planOf(data) {
     return labels;
   }
 
+  // A state from the text of one; null where that is of another table.
+  function parsed({ desk, pins, qkv, what, ...more }) {
+    const labels = unrun(desk, count);
+    const held = pins ? unrun(pins, count) : new Uint8Array(count);
+    if (!labels || !held || labels.some((f, cell) => f >= data.formats.length || against(cell, data.formats[f].label))) return null;
+    const budgets = Object.fromEntries(NAMES.filter((n) => Number(more[n]) > 0).map((n) => [n, Number(more[n])]));
+    return { labels, pins: held, budgets, qkv: Boolean(Number(qkv)), ...(what === undefined ? {} : { what }) };
+  }
+
   const uniform = (weight, activation) => read({ weight: data.sites.map(() => weight), activation: data.windows.map(() => data.sites.map(() => activation)) });
 
   return {
@@ -141,13 +154,15 @@ export function planOf(data) {
     labels: () => now.labels,
     pinned: (cell) => Boolean(now.pins[cell]),
     pins: () => [...now.pins.keys()].filter((cell) => now.pins[cell]),
+    budgets: () => now.budgets,
+    qkv: () => now.qkv,
     watch: (f) => watchers.push(f),
     undo: () => step(past, future),
     redo: () => step(future, past),
     undone: () => ({ back: past.at(-1)?.what, on: future.at(-1)?.what }),
     // Begin with this state: nothing lies before it.
-    begin(labels, pins = new Uint8Array(count)) {
-      now = { labels, pins };
+    begin(state) {
+      now = state;
       past = [];
       future = [];
       tell("");
@@ -161,21 +176,37 @@ export function planOf(data) {
       }
     }),
     pin: (chosen, on) => change(on ? "pin" : "unpin", (next) => chosen.forEach((cell) => (next.pins[cell] = on ? 1 : 0))),
-    take: (plan, what, joined = null) => change(what, (next) => { next.labels = read(plan); }, joined),
+    take: (labels, what, joined = null) => change(what, (next) => { next.labels = labels; }, joined),
+    put: (state, what) => change(what, (next) => Object.assign(next, state)),
+    bound: (name, value, joined = null) => change("budget", (next) => { value === null ? delete next.budgets[name] : (next.budgets[name] = value); }, joined),
+    tie: (on, joined = null) => change("tie", (next) => { next.qkv = on; }, joined),
     // Cells whose format differs from another plan's.
     differs: (labels) => [...now.labels.keys()].filter((cell) => now.labels[cell] !== labels[cell]),
-    text: () => ({ plan: runs(now.labels), pins: now.pins.some(Boolean) ? runs(now.pins) : "" }),
-    // A plan and its pins from a link; null where they are of another table.
-    parsed(plan, pins) {
-      const labels = unrun(plan, count);
-      const held = pins ? unrun(pins, count) : new Uint8Array(count);
-      if (!labels || !held || labels.some((f, cell) => f >= data.formats.length || against(cell, data.formats[f].label))) return null;
-      return { labels, pins: held };
+    state: (labels, pins = [], budgets = {}, qkv = false) => ({ labels, pins: Uint8Array.from({ length: count }, (_, cell) => (pins.includes(cell) ? 1 : 0)), budgets: { ...budgets }, qkv }),
+    is: (state) => same(now, state),
+    text: () => text(now),
+    textOf: text,
+    parsed,
+    // Everything with the steps back and on, as text for this browser alone.
+    kept: () => JSON.stringify([now, past.slice(-MOST_KEPT), future.slice(-MOST_KEPT)].map((part) => (Array.isArray(part) ? part.map(text) : text(part)))),
+    // Begin where `kept` was made; false where that was another table.
+    recall(kept) {
+      const [own, before, after] = JSON.parse(kept);
+      const all = [own, ...before, ...after].map(parsed);
+      if (all.includes(null)) return false;
+      now = all[0];
+      past = all.slice(1, 1 + before.length);
+      future = all.slice(1 + before.length);
+      joining = null;
+      tell("");
+      return true;
     },
   };
 }
 
-const same = (a, b) => a.labels.every((v, i) => v === b.labels[i]) && a.pins.every((v, i) => v === b.pins[i]);
+const same = (a, b) => a.qkv === b.qkv && NAMES.every((n) => a.budgets[n] === b.budgets[n]) && a.labels.every((v, i) => v === b.labels[i]) && a.pins.every((v, i) => v === b.pins[i]);
+// A state as a link holds it; `what` names the step after it.
+const text = ({ labels, pins, budgets, qkv, what }) => ({ desk: runs(labels), ...(pins.some(Boolean) ? { pins: runs(pins) } : {}), ...budgets, ...(qkv ? { qkv: 1 } : {}), ...(what === undefined ? {} : { what }) });
 
 // Numbers below 26 as runs of letters: "aab" is "a2b".
 function runs(values) {

@@ -1,12 +1,14 @@
 // Plans: the one on the desk as a table with drop-downs and as a difference, and those of the study.
 import { copy, el, options, save } from "../tools.js";
 import { short } from "./bar.js";
+import { plural } from "./totals.js";
 
 const LARGE = 1600; // drop-downs at once; of more, one block at a time
 const MOST_LINES = 200; // of a difference
+const SEEDS = [2, 10000]; // of a verification
 
 // Saving, verifying, loading, taking along.
-export function planTools({ data, state, ask, start, load, link }) {
+export function planTools({ data, ask, start, load, link, status }) {
   const button = (text, kind, f) => el("button", { type: "button", class: kind, on: { click: f } }, text);
   const said = el("span", { class: "dq-sub", role: "status" });
   const saved = el("select", { class: "dq-select", "aria-label": "Load a plan of the study" });
@@ -17,7 +19,11 @@ export function planTools({ data, state, ask, start, load, link }) {
     if (!file.error) save(new Blob([file.text], { type: "application/json" }), file.name);
   });
   download.title = "As dqviz quantize --plan takes it";
-  const keep = button("Save into the study", "dq-small", () => start({ verify: 0, calibrate: 0 }));
+  const keep = button("Save into the study", "dq-small", async () => {
+    keep.disabled = true;
+    await start({ verify: 0, calibrate: 0 }, status);
+    keep.disabled = false;
+  });
   const share = button("Copy link", "dq-small", () => copy(link(), share));
   const show = () => {
     options(saved, [["", data.allocations.length ? "Load a plan …" : "No plan is kept yet", ""], ...data.allocations.map((a) => [a.name, `${a.name}${a.verified ? ", verified" : ""}`, ""])]);
@@ -25,23 +31,33 @@ export function planTools({ data, state, ask, start, load, link }) {
     saved.disabled = !data.allocations.length;
   };
   show();
-  return { node: el("div", { class: "dq-mx-line" }, saved, keep, download, share, said), show };
+  return { node: el("div", {}, el("div", { class: "dq-mx-line" }, saved, keep, download, share, said), status.node), show };
 }
 
 export function verifyBox({ data, start, status }) {
-  const seeds = el("input", { type: "number", class: "dq-input", min: 2, max: 10000, value: 16, id: "dq-seeds", "aria-label": "Seeds to draw with the plan" });
+  const seeds = el("input", { type: "number", class: "dq-input", min: SEEDS[0], max: SEEDS[1], value: 16, id: "dq-seeds", "aria-label": "Seeds to draw with the plan", "aria-describedby": "dq-why-seeds" });
+  const why = el("p", { class: "dq-why", role: "alert", hidden: true, id: "dq-why-seeds" });
   const calibrate = el("input", { type: "checkbox", id: "dq-calibrate" });
   const go = el("button", { type: "button", class: "dq-secondary", id: "dq-verify" }, "Verify");
+  const fits = () => {
+    const count = Number(seeds.value);
+    why.hidden = Number.isInteger(count) && count >= SEEDS[0] && count <= SEEDS[1];
+    why.textContent = why.hidden ? "" : `A whole number from ${SEEDS[0]} to ${SEEDS[1]} can be drawn.`;
+    seeds.setAttribute("aria-invalid", String(!why.hidden));
+    return why.hidden;
+  };
+  seeds.addEventListener("change", fits);
   go.addEventListener("click", async () => {
+    if (!fits()) return seeds.focus();
     go.disabled = true;
-    await start({ verify: Math.max(1, Math.round(Number(seeds.value) || 16)), calibrate: calibrate.checked ? data.fewest : 0 });
+    await start({ verify: Number(seeds.value), calibrate: calibrate.checked ? data.fewest : 0 }, status);
     go.disabled = false;
   });
   return el("div", { class: "dq-verify" },
     el("h3", {}, "Measured beside predicted"),
     el("p", { class: "dq-sub" }, "Draws the plan on seeds that nothing was chosen by, and keeps it in the study."),
-    el("div", { class: "dq-mx-line" }, el("label", { class: "dq-check" }, seeds, "seeds"), go),
-    el("label", { class: "dq-check" }, calibrate, `First draw ${data.fewest} random plans, which gives predictions an interval`),
+    el("div", { class: "dq-mx-line" }, el("label", { class: "dq-check" }, seeds, "seeds"), go), why,
+    el("label", { class: "dq-check" }, calibrate, `First draw ${data.fewest} other plans, which gives predictions an interval`),
     status.node);
 }
 
@@ -127,7 +143,7 @@ export function planDiff({ data, plan, view, bases, fetchPlan }) {
       return [...said].map(([text, where]) => (where[0] === null || where.length === data.windows.length ? text : `${text} (${where.join(", ")})`)).join("; ");
     }
     list.replaceChildren(
-      el("p", { class: "dq-lede", role: "status" }, cells.length ? `${cells.length} cells in ${bySite.size} layers differ; the sum of costs is ${signed(delta)}.` : "No cell differs."),
+      el("p", { class: "dq-lede", role: "status" }, cells.length ? `${plural(cells.length, "cell")} in ${plural(bySite.size, "layer")} ${cells.length === 1 ? "differs" : "differ"}; the sum of costs is ${signed(delta)}.` : "No cell differs."),
       cells.length ? el("div", { class: "dq-scroll dq-tall", tabindex: "0", role: "region", "aria-label": "Differences" },
         el("table", { class: "dq-table dq-compact" }, el("thead", {}, el("tr", {}, ["Layer", "Bits", "Cost"].map((t, i) => el("th", { scope: "col", class: i === 2 ? "dq-num" : null }, t)))), el("tbody", {}, rows))) : "",
       bySite.size > MOST_LINES ? el("p", { class: "dq-sub" }, `The first ${MOST_LINES} layers of ${bySite.size}.`) : "");

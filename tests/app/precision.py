@@ -1,0 +1,79 @@
+"""The page Sensitivity and precision in a browser: opening it, pointing at cells, reading what it says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.app.conftest import Served
+
+Q0, V0 = "transformer_blocks.0.attn1.to_q", "transformer_blocks.0.attn1.to_v"
+FC2 = "transformer_blocks.1.ff.net.2"
+SHOWN = ".dq-precision[data-shown]"
+AVERAGE = "Weight bits, average, at most, bits"
+DESK = "new URLSearchParams(location.hash.slice(1)).get('desk')"
+
+
+def opened(page: Any, served: Served, query: str = "") -> Any:
+    page.goto(served.url + "precision" + query)
+    page.wait_for_selector(SHOWN)
+    return page
+
+
+def cell(page: Any, name: str, column: int) -> list[float]:
+    """Pixel of a cell that is in view."""
+    return page.evaluate(
+        "([n, c]) => document.querySelector('.dq-precision').pixelOf(n, c)", [name, column]
+    )
+
+
+def total(page: Any, name: str) -> float:
+    return float(page.locator(f"[data-total={name}]").inner_text())
+
+
+def chosen(page: Any) -> int:
+    return int(page.locator(".dq-mx-outer").get_attribute("data-selected"))
+
+
+def bits(page: Any) -> dict[str, Any]:
+    """The plan as it is downloaded."""
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download JSON").click()
+    return json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
+
+
+def into_view(page: Any) -> None:
+    page.locator(".dq-mx-outer").scroll_into_view_if_needed()
+    page.evaluate("document.querySelector('.dq-mx-card').scrollIntoView()")
+    page.evaluate("scrollBy(0, -160)")  # the totals stay above
+
+
+def state(page: Any) -> dict[str, str]:
+    """Everything that a link holds: plan, pins, budgets, ties."""
+    return page.evaluate("Object.fromEntries(new URLSearchParams(location.hash.slice(1)))")
+
+
+def wait_for_text(page: Any, selector: str, text: str) -> None:
+    """Until it stands there."""
+    page.wait_for_function(
+        "([s, t]) => document.querySelector(s).textContent.includes(t)", arg=[selector, text]
+    )
+
+
+def dot(page: Any, trace: str, point: int) -> list[float]:
+    """Pixel of a point of the curve, once it is drawn."""
+    page.wait_for_function(
+        "n => document.querySelector('.dq-pareto .dq-plot')?.data?.some(t => t.name === n)",
+        arg=trace,
+    )
+    page.locator(".dq-pareto .dq-plot").scroll_into_view_if_needed()
+    return page.evaluate(
+        """([name, i]) => {
+          const plot = document.querySelector('.dq-pareto .dq-plot');
+          const [trace, { xaxis, yaxis }] = [plot.data.find(t => t.name === name), plot._fullLayout];
+          const box = plot.getBoundingClientRect();
+          return [box.left + xaxis._offset + xaxis.d2p(trace.x[i]), box.top + yaxis._offset + yaxis.d2p(trace.y[i])];
+        }""",
+        [trace, point],
+    )
