@@ -180,6 +180,29 @@ def exports() -> str:
     return table(head, rows)
 
 
+def kernels_ahead() -> str:
+    """What compilers say of every Triton kernel, from the newest stored table."""
+    from kernels.ahead import TARGETS, stored
+
+    triton, rows = max(stored().items(), key=lambda item: [int(n) for n in item[0].split(".")])
+    found = {(row.op, row.config, row.target): row for row in rows}
+    names = dict.fromkeys((row.op, row.config) for row in rows)
+
+    def cell(op: str, config: str, target: str) -> str:
+        row = found[op, config, target]
+        said = [str(row.registers), f"{row.shared_bytes / 1024:.1f}", str(row.instructions)]
+        return " / ".join(said) + "".join(f"; **{fault}**" for fault in row.faults())
+
+    head = ("op", "config", *TARGETS)
+    lines = [(f"`{op}`", config, *(cell(op, config, t) for t in TARGETS)) for op, config in names]
+    used = {t: {row.mma for row in rows if row.target == t and row.mma} for t in TARGETS}
+    units = "".join(
+        f"- {target}: {', '.join(f'`{name}`' for name in sorted(used[target]))}\n"
+        for target in TARGETS
+    )
+    return f"Triton {triton}:\n\n{table(head, lines)}\nMatrix instructions found:\n\n{units}"
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "methods": methods,
     "models": models,
@@ -192,6 +215,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "support": support,
     "attention-sharing": attention_sharing,
     "exports": exports,
+    "kernels-ahead": kernels_ahead,
     "recipe-sizes": recipe_sizes,
     "recipe-memory": recipe_memory,
     "recipe-floors": recipe_floors,

@@ -12,11 +12,13 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, NamedTuple
 
 BACKENDS = ("auto", "simulate", "integer", "triton")
 VARIABLE = "DQVIZ_BACKEND"
+LARGEST_ROW = 65536  # columns of a row that one program of a GPU kernel holds whole
 
 
 class Choice(NamedTuple):
@@ -24,6 +26,21 @@ class Choice(NamedTuple):
 
     backend: str
     why: str
+
+
+def triton_obstacle(device: Any, columns: int = 0) -> str | None:
+    """What prevents Triton kernels on rows of so many columns on a torch device, or None."""
+    if columns > LARGEST_ROW:
+        return f"rows of {columns} columns; a program holds {LARGEST_ROW} at most"
+    if find_spec("triton") is None:
+        return "triton is not installed: pip install 'triton>=3.7.1,<3.8' (Linux only)"
+    if device.type == "cuda":
+        return None
+    import torch
+
+    if not torch.cuda.is_available():
+        return "no CUDA device"
+    return f"the tensors are on {device}, not on a CUDA device"
 
 
 def requested(backend: str | None = None) -> str:
@@ -95,9 +112,13 @@ class Op:
             )
         return Choice(asked, f"{asked}: asked for")
 
-    def chosen(self, backend: str | None = None) -> ModuleType:
-        """Choose a version and import it."""
-        return self.version(self.choose(backend).backend)
+    def chosen(
+        self,
+        backend: str | None = None,
+        obstacle: Callable[[str], str | None] = lambda backend: None,
+    ) -> ModuleType:
+        """Choose a version, as `choose` does, and import it."""
+        return self.version(self.choose(backend, obstacle=obstacle).backend)
 
 
 class OpModule(ModuleType):

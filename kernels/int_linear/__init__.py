@@ -2,7 +2,8 @@
 
 All backends compute from one set of stored integers: their integer sums are equal bit for bit and
 their float32 outputs within 1e-6. ``simulate`` is the definition, ``integer`` uses 8-bit products of
-the CPU. ``auto`` takes the integer path only where it was measured faster on this kind of device.
+the CPU, ``triton`` those of a GPU. ``auto`` takes the integer path only where it was measured faster on this
+kind of device. A GELU, or a gate with the residual, can come after in the same pass (`After`).
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from torch import Tensor
 
 from ..dispatch import Choice, Op, callable_module
 from ..quantize_rows import RowCodes
-from . import cpu, tuned
-from .weight import PackedWeight, Prepared, Residency
+from . import cpu, custom_op, tuned
+from .weight import After, GatedResidual, PackedWeight, Prepared, Residency
 
 __all__ = [
     "OP",
+    "After",
+    "GatedResidual",
     "PackedWeight",
     "Prepared",
     "Residency",
@@ -30,7 +33,8 @@ __all__ = [
     "why",
 ]
 
-OP = Op(__name__, {"simulate": "reference", "integer": "cpu"}, tolerance=1e-6)
+VERSIONS = {"simulate": "reference", "integer": "cpu", "triton": "custom_op"}
+OP = Op(__name__, VERSIONS, tolerance=1e-6)
 
 
 def prepare(
@@ -53,19 +57,22 @@ def int_linear(
     act_bits: int | None = 8,
     act_symmetric: bool = True,
     backend: str | None = None,
+    after: After = None,
 ) -> Tensor:
     """Quantize x float[m, k] row by row to `act_bits` (2..8) and multiply; y [m, n] in x's dtype.
 
     `act_bits=None` leaves x as it is (weight-only quantization). bias [n]. Inside, all is float32.
+    `after` is what follows the bias: "gelu" (tanh), a `GatedResidual`, or nothing.
     Raises ValueError for shapes or devices that do not match, RuntimeError if `backend` (or
     ``DQVIZ_BACKEND``) names a version that cannot compute this layer exactly.
     """
     prepared = _prepared(weight)
     _check(x, prepared.weight, bias)
+    _check_after(after, len(x), prepared.weight)
     version = OP.version(choose(x, prepared, act_bits, act_symmetric, backend).backend)
     if bias is not None:
         bias = bias.to(torch.float32)
-    return version.linear(x, prepared, bias, act_bits, act_symmetric).to(x.dtype)
+    return version.linear(x, prepared, bias, act_bits, act_symmetric, after, x.dtype)
 
 
 def multiply(
@@ -74,18 +81,20 @@ def multiply(
     bias: Tensor | None = None,
     act_bits: int = 8,
     backend: str | None = None,
+    after: After = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """The product with rows that were quantized elsewhere, e.g. with one scale for all; y float32 [m, n].
+    """The product with rows that were quantized elsewhere, e.g. with one scale for all; y [m, n] in `dtype`.
 
     Their codes may be overwritten. Raises as `int_linear` does.
     """
     prepared = _prepared(weight)
     symmetric = rows.zero is None
-    _check(rows.codes, prepared.weight, bias)
+    _check(rows.codes, prepared.weight, bias, codes=True)
+    _check_after(after, len(rows.codes), prepared.weight)
     version = OP.version(choose(rows.codes, prepared, act_bits, symmetric, backend).backend)
-    return version.multiply(
-        rows, prepared, None if bias is None else bias.to(torch.float32), act_bits
-    )
+    bias = None if bias is None else bias.to(torch.float32)
+    return version.multiply(rows, prepared, bias, act_bits, after, dtype)
 
 
 def accumulate(
@@ -116,11 +125,9 @@ def choose(
     stored = prepared.weight
 
     def obstacle(version: str) -> str | None:
-        if version != "integer":
-            return None
-        return prepared.fact(
-            (x.device.type, act_bits), partial(cpu.obstacle, stored, act_bits, x.device)
-        )
+        find = {"integer": cpu.obstacle, "triton": custom_op.obstacle}[version]
+        key = (version, x.device.type, act_bits)
+        return prepared.fact(key, partial(find, stored, act_bits, x.device))
 
     def prefer() -> Choice:
         if act_bits is None:
@@ -156,8 +163,9 @@ def _prepared(weight: PackedWeight | Prepared) -> Prepared:
     return weight if isinstance(weight, Prepared) else Prepared(weight, residency="memory")
 
 
-def _check(x: Tensor, weight: PackedWeight, bias: Tensor | None) -> None:
-    if x.dim() != 2 or x.shape[1] != weight.in_features or not x.is_floating_point():
+def _check(x: Tensor, weight: PackedWeight, bias: Tensor | None, codes: bool = False) -> None:
+    number = x.is_floating_point() or (codes and x.dtype == torch.int8)
+    if x.dim() != 2 or x.shape[1] != weight.in_features or not number:
         raise ValueError(
             f"x is {x.dtype} of shape {tuple(x.shape)}; needs floating point [m, {weight.in_features}]"
         )
@@ -166,6 +174,20 @@ def _check(x: Tensor, weight: PackedWeight, bias: Tensor | None) -> None:
     if x.device != weight.packed.device:
         raise ValueError(
             f"x is on {x.device}, the weight on {weight.packed.device}; move one of them"
+        )
+
+
+def _check_after(after: After, m: int, weight: PackedWeight) -> None:
+    if not isinstance(after, GatedResidual):
+        if after not in (None, "gelu"):
+            raise ValueError(f"after is {after!r}; use None, 'gelu' or a GatedResidual")
+        return
+    n, b = weight.out_features, len(after.gate)
+    if tuple(after.residual.shape) != (m, n):
+        raise ValueError(f"residual has shape {tuple(after.residual.shape)}; needs ({m}, {n})")
+    if tuple(after.gate.shape[1:]) != (n,) or b == 0 or m % b:
+        raise ValueError(
+            f"gate has shape {tuple(after.gate.shape)}; needs (b, {n}) with b samples of {m} rows together"
         )
 
 

@@ -6,11 +6,15 @@ A version may refuse a case (RuntimeError with its reason); it may not answer it
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..quantize_rows import custom_op as row_op
 from . import PackedWeight, int_linear
+from .operand import operand
 
 
 def example_weight(
@@ -50,4 +54,33 @@ CASES = {
     "5x31x16 w8a7 asymmetric": _case(5, 31, 16, 8, 7, symmetric=False),
     "4x100x12 w4a8 groups of 32": _case(4, 100, 12, 4, 8, symmetric=False, group=32),
     "4x24x6 w3 weight-only": _case(4, 24, 6, 3, None),
+}
+
+
+def _call(bits: int, group: int | None, symmetric: bool, after: str) -> tuple[Any, ...]:
+    m, k, n = 6, 70, 9
+    generator = torch.Generator().manual_seed(bits)
+    x, bias = torch.randn(m, k, generator=generator), torch.randn(n, generator=generator)
+    codes, scale, zero = row_op.as_int8(x, 8, symmetric)
+    own = operand(example_weight(n, k, bits, symmetric, group))
+    gate, residual = torch.randn(2, n, generator=generator), torch.randn(m, n, generator=generator)
+    return (
+        codes,
+        scale,
+        None if symmetric else zero,
+        *own[:4],
+        bias,
+        gate if after == "gate" else None,
+        residual if after == "gate" else None,
+        own.group,
+        after == "gelu",
+        torch.bfloat16,
+    )
+
+
+# Arguments of the custom op: name -> f() -> them.
+CALLS = {
+    "6x70x9 w8a8": partial(_call, 8, None, True, ""),
+    "6x70x9 w8a8 asymmetric, GELU": partial(_call, 8, None, False, "gelu"),
+    "6x70x9 w4a8 in groups, gate and residual": partial(_call, 4, 64, False, "gate"),
 }

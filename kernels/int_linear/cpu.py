@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from ..quantize_rows import RowCodes, quantize_rows
-from .reference import scaled
-from .weight import PackedWeight, Prepared
+from .reference import finished, scaled
+from .weight import After, PackedWeight, Prepared
 
 
 class Operand(NamedTuple):
@@ -95,17 +95,30 @@ def corrected(weight: PackedWeight, act_bits: int, act_symmetric: bool) -> bool:
 
 
 def linear(
-    x: Tensor, weight: Prepared, bias: Tensor | None, act_bits: int, act_symmetric: bool
+    x: Tensor,
+    weight: Prepared,
+    bias: Tensor | None,
+    act_bits: int,
+    act_symmetric: bool,
+    after: After,
+    dtype: torch.dtype,
 ) -> Tensor:
-    """x float[m, k] -> y float32[m, n]."""
+    """x float[m, k] -> y [m, n]."""
     rows = quantize_rows(x, act_bits, act_symmetric, backend="simulate")
-    return multiply(rows, weight, bias, act_bits)
+    return multiply(rows, weight, bias, act_bits, after, dtype)
 
 
-def multiply(rows: RowCodes, weight: Prepared, bias: Tensor | None, act_bits: int) -> Tensor:
-    """rows of any scales [m, k] -> y float32[m, n]."""
+def multiply(
+    rows: RowCodes,
+    weight: Prepared,
+    bias: Tensor | None,
+    act_bits: int,
+    after: After,
+    dtype: torch.dtype,
+) -> Tensor:
+    """rows of any scales [m, k] -> y [m, n]."""
     acc = _accumulated(rows, weight, act_bits)
-    return scaled(acc, rows.scale, weight.weight.scale, bias)
+    return finished(scaled(acc, rows.scale, weight.weight.scale, bias), after, dtype)
 
 
 def accumulate(x: Tensor, weight: Prepared, act_bits: int, act_symmetric: bool) -> Tensor:
@@ -123,17 +136,21 @@ def _accumulated(rows: RowCodes, weight: Prepared, act_bits: int) -> Tensor:
     key = f"s8 for {'8' if act_bits > 7 else '7'}-bit inputs"
     operand = weight.form(key, lambda w: _operand(w, act_bits))
     offset = 2 ** (act_bits - 1)
-    codes = rows.codes  # [m, k]
+    codes, zero = rows.codes, rows.zero  # [m, k], [m, 1]
+    if codes.dtype == torch.int8:
+        codes = codes.to(torch.float32)
+        if zero is not None:
+            codes, zero = codes + offset, zero + offset
     n = weight.weight.out_features
-    if rows.zero is None:
+    if zero is None:
         acc = _product((codes + offset).to(torch.uint8), offset, operand.blocked, n)
         if operand.shift is not None:
             acc.addmm_(codes.sum(dim=1, keepdim=True), operand.shift, alpha=-1)
         return acc
     acc = _product(codes.to(torch.uint8), offset, operand.blocked, n)
-    left, right = rows.zero - offset, operand.sums  # [m, 1], [1, n]
+    left, right = zero - offset, operand.sums  # [m, 1], [1, n]
     if operand.shift is not None:
-        sums = codes.sum(dim=1, keepdim=True) - rows.zero * codes.shape[1]  # [m, 1]
+        sums = codes.sum(dim=1, keepdim=True) - zero * codes.shape[1]  # [m, 1]
         left = torch.cat([left, sums], dim=1)  # [m, 2]
         right = torch.cat([right, operand.shift])  # [2, n]
     return acc.addmm_(left, right, alpha=-1)

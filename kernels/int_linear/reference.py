@@ -7,6 +7,8 @@ Shapes: x [m, k]; a, za, s its row codes, zeros, scales (`quantize_rows`); q, z,
     y_ij   = acc_ij s_i d_j + bias_j                     one scale per weight row
     y_ij   = s_i sum_k (a_ik - za_i) w_jk + bias_j       group-wise: w = (q - z) d
     y_ij   = sum_k x_ik w_jk + bias_j                    weight-only: act_bits is None
+
+What comes after: nothing, gelu(y) (tanh), or residual + gate_b y for row i of sample b.
 """
 
 from __future__ import annotations
@@ -16,29 +18,53 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..quantize_rows import RowCodes, quantize_rows
-from .weight import PackedWeight, Prepared
+from .weight import After, GatedResidual, PackedWeight, Prepared
 
 
 def linear(
-    x: Tensor, weight: Prepared, bias: Tensor | None, act_bits: int | None, act_symmetric: bool
+    x: Tensor,
+    weight: Prepared,
+    bias: Tensor | None,
+    act_bits: int | None,
+    act_symmetric: bool,
+    after: After,
+    dtype: torch.dtype,
 ) -> Tensor:
-    """x float[m, k] -> y float32[m, n]."""
+    """x float[m, k] -> y [m, n]."""
     if act_bits is None:
-        return F.linear(x.to(torch.float32), weight.form("values", PackedWeight.dequantize), bias)
-    return multiply(quantize_rows(x, act_bits, act_symmetric, backend="simulate"), weight, bias)
+        values = weight.form("values", PackedWeight.dequantize)
+        return finished(F.linear(x.to(torch.float32), values, bias), after, dtype)
+    rows = quantize_rows(x, act_bits, act_symmetric, backend="simulate")
+    return multiply(rows, weight, bias, act_bits, after, dtype)
 
 
 def multiply(
-    rows: RowCodes, weight: Prepared, bias: Tensor | None, act_bits: int | None = None
+    rows: RowCodes,
+    weight: Prepared,
+    bias: Tensor | None,
+    act_bits: int,
+    after: After,
+    dtype: torch.dtype,
 ) -> Tensor:
-    """rows of any scales [m, k], whose codes may be overwritten -> y float32[m, n]."""
+    """rows of any scales [m, k], whose codes may be overwritten -> y [m, n]."""
     if weight.weight.scale.shape[1] > 1:
         y = F.linear(_centred(rows), weight.form("values", PackedWeight.dequantize)).mul_(
             rows.scale
         )
-        return y if bias is None else y.add_(bias)
+        return finished(y if bias is None else y.add_(bias), after, dtype)
     acc = F.linear(_centred(rows), weight.form("integers", PackedWeight.integers))
-    return scaled(acc, rows.scale, weight.weight.scale, bias)
+    return finished(scaled(acc, rows.scale, weight.weight.scale, bias), after, dtype)
+
+
+def finished(y: Tensor, after: After, dtype: torch.dtype) -> Tensor:
+    """What comes after y float32[m, n], which may be overwritten; the result in `dtype`."""
+    if after == "gelu":
+        y = F.gelu(y, approximate="tanh")
+    elif isinstance(after, GatedResidual):
+        gate = after.gate.to(y.dtype)  # [b, n]
+        samples = y.view(len(gate), -1, y.shape[1]) * gate[:, None]  # [b, t, n]
+        y = samples.view(y.shape) + after.residual
+    return y.to(dtype)
 
 
 def scaled(acc: Tensor, row_scale: Tensor, weight_scale: Tensor, bias: Tensor | None) -> Tensor:
@@ -56,4 +82,5 @@ def accumulate(x: Tensor, weight: Prepared, act_bits: int, act_symmetric: bool) 
 
 
 def _centred(rows: RowCodes) -> Tensor:
-    return rows.codes if rows.zero is None else rows.codes.sub_(rows.zero)  # [m, k]
+    codes = rows.codes.to(torch.float32)  # [m, k]
+    return codes if rows.zero is None else codes.sub_(rows.zero)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,19 @@ from .. import bitpack
 
 Residency = Literal["speed", "memory"]
 T = TypeVar("T")
+
+
+class GatedResidual(NamedTuple):
+    """What adds a layer to the stream it came from: residual + gate y, as after attention and MLP of a DiT.
+
+    gate [b, n], one row for each sample, whose rows stand together; residual [m, n]
+    """
+
+    gate: Tensor
+    residual: Tensor
+
+
+After = Literal["gelu"] | GatedResidual | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +87,9 @@ class PackedWeight:
         group_size: int | None = None,
     ) -> PackedWeight:
         """Pack unsigned codes uint8[n, k]; the rest as in the class. Raises ValueError as `bitpack.pack`."""
-        return cls(bitpack.pack(codes, bits), bits, codes.shape[1], scale, zero, group_size)
+        return cls(
+            bitpack.pack(codes, bits, "simulate"), bits, codes.shape[1], scale, zero, group_size
+        )
 
     @property
     def out_features(self) -> int:
@@ -89,7 +104,7 @@ class PackedWeight:
 
     def codes(self) -> Tensor:
         """The stored unsigned codes, uint8[n, k]."""
-        return bitpack.unpack(self.packed, self.bits, self.in_features)
+        return bitpack.unpack(self.packed, self.bits, self.in_features, "simulate")
 
     def zeros(self) -> Tensor:
         """z, int16[n, g], also where it is implied."""

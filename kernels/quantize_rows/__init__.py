@@ -6,27 +6,35 @@ gives the same bits. All arithmetic is float32, whatever the input's dtype.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..dispatch import Op, callable_module
+from ..dispatch import Op, callable_module, triton_obstacle
 
-OP = Op(__name__, {"simulate": "reference"})
+OP = Op(__name__, {"simulate": "reference", "triton": "custom_op"})
 GRANULARITIES = ("row", "tensor")
 
 
 class RowCodes(NamedTuple):
     """A quantized matrix: row i stands for ``(codes[i] - zero[i]) * scale[i]``.
 
-    codes [m, k]: integer-valued float32 (signed if `zero` is None, else 0 .. 2**bits - 1), or float8_e4m3fn
+    codes [m, k]: integer-valued float32 (signed if `zero` is None, else 0 .. 2**bits - 1), or float8_e4m3fn;
+    from a GPU kernel int8, where 2**(bits - 1) is taken off codes and zero alike
     scale float32 [m, 1]; zero integer-valued float32 [m, 1], or None
     """
 
     codes: Tensor
     scale: Tensor
     zero: Tensor | None = None
+
+    @classmethod
+    def of(cls, parts: tuple[Tensor, Tensor, Tensor], symmetric: bool) -> RowCodes:
+        """From what a custom op gives, whose zero is empty where codes are symmetric."""
+        codes, scale, zero = parts
+        return cls(codes, scale, None if symmetric else zero)
 
     def dequantize(self) -> Tensor:
         """The values that the codes stand for, float32[m, k]."""
@@ -50,7 +58,7 @@ def quantize_rows(
     _check(x, granularity)
     if not 2 <= bits <= 8:
         raise ValueError(f"bits is {bits}; rows are quantized to 2 to 8 bits")
-    version = OP.chosen(backend)
+    version = OP.chosen(backend, obstacle=partial(_obstacle, x, granularity))
     return RowCodes(*(version.symmetric if symmetric else version.asymmetric)(x, bits, granularity))
 
 
@@ -60,7 +68,14 @@ def quantize_rows_fp8(x: Tensor, granularity: str = "row", backend: str | None =
     Raises ValueError as `quantize_rows` does.
     """
     _check(x, granularity)
-    return RowCodes(*OP.chosen(backend).e4m3(x, granularity))
+    version = OP.chosen(backend, obstacle=lambda version: "8-bit floats have no Triton version")
+    return RowCodes(*version.e4m3(x, granularity))
+
+
+def _obstacle(x: Tensor, granularity: str, version: str) -> str | None:
+    if granularity != "row":
+        return "one scale for the tensor has no Triton version"
+    return triton_obstacle(x.device, x.shape[1])
 
 
 def _check(x: Tensor, granularity: str) -> None:

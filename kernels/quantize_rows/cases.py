@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -32,8 +33,18 @@ def _floats(m: int, k: int) -> Callable[[str], tuple[Tensor, ...]]:
     return run
 
 
+def _call(bits: int, symmetric: bool) -> tuple[Tensor, int, bool]:
+    return _x(6, 33), bits, symmetric
+
+
 CASES = {
     "37x130 8-bit symmetric": _integers(37, 130, 8, True),
     "5x63 4-bit asymmetric": _integers(5, 63, 4, False),
     "9x33 e4m3": _floats(9, 33),
+}
+
+# Arguments of the custom op: name -> f() -> them.
+CALLS = {
+    f"6x33 {bits}-bit {'symmetric' if symmetric else 'asymmetric'}": partial(_call, bits, symmetric)
+    for bits, symmetric in ((8, True), (4, False))
 }

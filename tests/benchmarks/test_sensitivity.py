@@ -59,3 +59,11 @@ def test_it_goes_on_where_it_was_stopped(
 def test_the_page_is_made_from_the_numbers() -> None:
     found = json.loads(RESULTS.read_text(encoding="utf-8"))
     assert RESULTS.with_suffix(".md").read_text(encoding="utf-8") == sensitivity.markdown(found)
+
+
+@pytest.mark.skipif(not RESULTS.is_file(), reason="the full run is not committed yet")
+def test_gradients_rank_as_exact_flips_do_at_a_small_part_of_their_time() -> None:
+    found = json.loads(RESULTS.read_text(encoding="utf-8"))
+    lines = sensitivity.targets(found)[2:]
+    assert len(lines) == 3 * len(found["kinds"])
+    assert all(line.endswith("| yes |") for line in lines), lines

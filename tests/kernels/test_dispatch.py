@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 
 import kernels
-from kernels.dispatch import Choice, Op, requested
+from kernels.dispatch import Choice, Op, requested, triton_obstacle
 
 ADDED = Op("kernels.int_linear", {"simulate": "reference", "integer": "cpu"})
 PLAIN = Op("kernels.hadamard", {"simulate": "reference"})
@@ -53,8 +54,23 @@ def test_a_missing_triton_version_is_an_error_and_missing_integer_arithmetic_is_
 
 def test_the_environment_reaches_the_ops(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DQVIZ_BACKEND", "triton")
-    with pytest.raises(RuntimeError, match="quantize_rows has no triton version"):
+    with pytest.raises(RuntimeError, match="quantize_rows cannot run with backend triton"):
         kernels.quantize_rows(torch.ones(1, 2), 8)
+
+
+def test_what_prevents_triton_is_told_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    if find_spec("triton"):
+        assert triton_obstacle(torch.device("cpu")) == "no CUDA device"
+        assert triton_obstacle(torch.device("cuda")) is None
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        assert (
+            triton_obstacle(torch.device("cpu")) == "the tensors are on cpu, not on a CUDA device"
+        )
+    assert "65536 at most" in str(triton_obstacle(torch.device("cuda"), 65537))
+    monkeypatch.setattr("kernels.dispatch.find_spec", lambda name: None)
+    for device in ("cpu", "cuda"):
+        assert "triton is not installed: pip install" in str(triton_obstacle(torch.device(device)))
 
 
 def test_ops_load_on_first_use_only() -> None:
@@ -69,6 +85,8 @@ def test_ops_load_on_first_use_only() -> None:
 
 
 def test_an_unknown_op_lists_the_known_ones() -> None:
-    with pytest.raises(AttributeError, match="no attribute 'softmax'; ops: bitpack, hadamard"):
+    with pytest.raises(
+        AttributeError, match="no attribute 'softmax'; ops: adaln_quantize, bitpack"
+    ):
         kernels.softmax  # noqa: B018
     assert {"bitpack", "int_linear"} <= set(dir(kernels))

@@ -73,6 +73,7 @@ def test_every_version_agrees_with_the_definition_or_refuses(
 
 
 def test_some_version_answers_for_every_op_that_has_one() -> None:
-    """Refusing everything would pass the test above."""
-    answered = {(op, v) for op, v, name in VERSIONS if answer(op, name, v) is not None}
-    assert answered == {(op, v) for op, v, _ in VERSIONS}
+    """Refusing everything would pass the test above. What needs a GPU answers in `test_interpreter.py`."""
+    asked = [(op, v, name) for op, v, name in VERSIONS if v != "triton"]
+    answered = {(op, v) for op, v, name in asked if answer(op, name, v) is not None}
+    assert answered == {(op, v) for op, v, _ in asked}

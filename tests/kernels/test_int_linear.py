@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -19,17 +20,22 @@ from torch import Tensor
 
 import kernels
 from kernels.int_linear import (
+    GatedResidual,
     PackedWeight,
     accumulate,
     choose,
     cpu,
+    custom_op,
     int_linear,
+    multiply,
+    operand,
     prepare,
     tuned,
     why,
 )
 from kernels.int_linear.cases import example_weight
-from kernels.quantize_rows import quantize_rows
+from kernels.quantize_rows import RowCodes, quantize_rows
+from kernels.quantize_rows import custom_op as row_op
 
 needs_onednn = pytest.mark.skipif(
     not cpu.available(), reason="torch without oneDNN's integer linear"
@@ -198,7 +204,7 @@ def test_what_integer_arithmetic_cannot_do_is_refused_with_its_reason() -> None:
         int_linear(x, grouped, backend="integer")
     with pytest.raises(RuntimeError, match="activations are not quantized"):
         int_linear(x, example_weight(8, 64, 4), act_bits=None, backend="integer")
-    with pytest.raises(RuntimeError, match="int_linear has no triton version"):
+    with pytest.raises(RuntimeError, match=r"cannot run with backend triton: .*CUDA device"):
         int_linear(x, example_weight(8, 64, 4), backend="triton")
     with pytest.raises(ValueError, match="no single integer sum"):
         accumulate(x, grouped)
@@ -389,3 +395,99 @@ def test_rows_that_were_quantized_elsewhere_keep_their_scale(
     rows = kernels.quantize_rows.RowCodes(codes.clone(), scale, zeros)
     found = kernels.int_linear.multiply(rows, weight, None, 8, backend)
     assert relative(found, wanted) < 1e-6
+
+
+# -- what a GPU computes from, and what comes after the product
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    n=st.integers(1, 9),
+    k=st.integers(1, 300),
+    bits=st.integers(1, 8),
+    symmetric=st.booleans(),
+    act_symmetric=st.booleans(),
+    group=st.sampled_from([None, 64, 128]),
+    seed=st.integers(0, 99),
+)
+def test_the_operand_of_a_gpu_holds_the_stored_integers(
+    n: int, k: int, bits: int, symmetric: bool, act_symmetric: bool, group: int | None, seed: int
+) -> None:
+    """The custom op on the CPU says what the kernel computes from the operand; the definition, from the codes."""
+    weight = example_weight(n, k, bits, symmetric, group, seed)
+    x, bias = rows_of(4, k, seed), rows_of(1, n, seed)[0]
+    with patch.object(custom_op, "triton_obstacle", lambda *about: None):
+        if len(weight.scale[0]) > 1 and bits == 8 and not symmetric:
+            with pytest.raises(RuntimeError, match="8-bit weights in groups"):
+                int_linear(x, weight, bias, 8, act_symmetric, "triton")
+            return
+        got = int_linear(x, weight, bias, 8, act_symmetric, "triton")
+        if group is None or group >= k:
+            sums = [
+                accumulate(x, weight, 8, act_symmetric, backend)
+                for backend in ("triton", "simulate")
+            ]
+            assert torch.equal(*sums)
+    expected = exact(x, weight, bias, 8, act_symmetric)
+    assert (got.double() - expected).norm() <= 1e-6 * (expected.norm() + bias.norm())
+
+
+@pytest.mark.parametrize("k", [1, 64, 65, 128, 200])
+def test_nibbles_and_back(k: int) -> None:
+    q = torch.randint(-8, 8, (3, k), generator=torch.Generator().manual_seed(k), dtype=torch.int8)
+    packed = operand.nibbles(q)
+    assert packed.shape == (3, 64 * -(-k // 128))
+    assert torch.equal(operand.from_nibbles(packed, k), q)
+
+
+def test_what_triton_cannot_multiply_is_refused_with_its_reason() -> None:
+    x = rows_of(3, 256)
+    for weight, act_bits, reason in (
+        (example_weight(8, 256, 4), None, "weight-only products have no Triton version"),
+        (example_weight(8, 256, 4, group_size=32), 8, "weight groups of 32 have no Triton version"),
+        (example_weight(8, 256, 8, False, 64), 8, "do not fit 8-bit operands"),
+    ):
+        with pytest.raises(RuntimeError, match=reason):
+            int_linear(x, weight, None, act_bits, backend="triton")
+
+
+@pytest.mark.parametrize("backend", ["simulate", pytest.param("integer", marks=needs_onednn)])
+def test_gelu_or_gate_and_residual_come_after_the_bias(backend: str) -> None:
+    weight, x = example_weight(20, 64, 4), rows_of(6, 64)
+    bias, gate, residual = rows_of(1, 20, 1)[0], rows_of(2, 20, 2), rows_of(6, 20, 3)
+    plain = int_linear(x, weight, bias, backend=backend)
+    got = int_linear(x, weight, bias, backend=backend, after="gelu")
+    torch.testing.assert_close(got, torch.nn.functional.gelu(plain, approximate="tanh"))
+    for dtype in (torch.float32, torch.bfloat16):
+        after = GatedResidual(gate.to(dtype), residual.to(dtype))
+        got = int_linear(x.to(dtype), weight, bias, backend=backend, after=after)
+        gates = after.gate.float().repeat_interleave(3, 0)
+        expected = after.residual.float() + gates * int_linear(
+            x.to(dtype).float(), weight, bias, backend=backend
+        )
+        assert got.dtype == dtype
+        torch.testing.assert_close(got, expected.to(dtype))
+    rows = quantize_rows(x, 8)
+    again = multiply(rows, weight, bias, backend=backend, after="gelu", dtype=torch.float16)
+    assert again.dtype == torch.float16
+
+
+@pytest.mark.parametrize("backend", ["simulate", pytest.param("integer", marks=needs_onednn)])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_int8_codes_of_a_gpu_kernel_multiply_on_the_cpu_too(symmetric: bool, backend: str) -> None:
+    weight, x = example_weight(20, 64, 4), rows_of(6, 64)
+    rows = RowCodes.of(row_op.as_int8(x, 8, symmetric), symmetric)
+    got = multiply(rows, weight, None, 8, backend)
+    assert torch.equal(got, int_linear(x, weight, None, 8, symmetric, backend))
+
+
+def test_an_epilogue_that_does_not_fit_is_refused() -> None:
+    weight, x = example_weight(20, 64, 4), rows_of(6, 64)
+    with pytest.raises(ValueError, match="after is 'relu'; use None, 'gelu' or a GatedResidual"):
+        int_linear(x, weight, after="relu")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"residual has shape \(6, 19\); needs \(6, 20\)"):
+        int_linear(x, weight, after=GatedResidual(rows_of(2, 20), rows_of(6, 19)))
+    with pytest.raises(
+        ValueError, match=r"gate has shape \(4, 20\); needs \(b, 20\) with b samples"
+    ):
+        int_linear(x, weight, after=GatedResidual(rows_of(4, 20), rows_of(6, 20)))

@@ -182,7 +182,11 @@ export function planOf(data) {
     tie: (on, joined = null) => change("tie", (next) => { next.qkv = on; }, joined),
     // Cells whose format differs from another plan's.
     differs: (labels) => [...now.labels.keys()].filter((cell) => now.labels[cell] !== labels[cell]),
-    state: (labels, pins = [], budgets = {}, qkv = false) => ({ labels, pins: Uint8Array.from({ length: count }, (_, cell) => (pins.includes(cell) ? 1 : 0)), budgets: { ...budgets }, qkv }),
+    state(labels, pins = [], budgets = {}, qkv = false) {
+      const held = new Uint8Array(count);
+      for (const cell of pins) held[cell] = 1;
+      return { labels, pins: held, budgets: { ...budgets }, qkv };
+    },
     is: (state) => same(now, state),
     text: () => text(now),
     textOf: text,

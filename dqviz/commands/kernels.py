@@ -1,0 +1,57 @@
+"""`dqviz kernels`: operations and their versions; what compilers say of the GPU kernels."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from .base import Json, show
+
+
+def kernels(
+    target: Annotated[
+        str,
+        typer.Option(
+            "--target",
+            metavar="GPU",
+            help="Compile every Triton kernel for sm_80, sm_89, sm_90, sm_100 or gfx942; no GPU is needed.",
+        ),
+    ] = "",
+    json_: Json = False,
+) -> None:
+    """List the operations and the backends that run them here."""
+    from kernels import overview
+
+    from ..tables import table
+
+    ops = overview.here()
+    rows = [(op.name, " ".join(op.backends), op.why) for op in ops]
+    data: dict[str, Any] = {"ops": [op._asdict() for op in ops], "kernels": []}
+    text = table(("operation", "runs here", "why"), rows)
+    if target:
+        data["kernels"] = found = _compiled(target)
+        columns = ("op", "config", "registers", "spills", "shared_bytes", "mma", "instructions")
+        text = table(columns, [[row[name] or "-" for name in columns] for row in found])
+        text += f"\n\nCompiled for {target}, not yet measured on a GPU."
+    show(data, json_, text)
+
+
+def _compiled(target: str) -> list[dict[str, Any]]:
+    """Every kernel compiled for a target; spills and shared memory in bytes."""
+    from kernels import ahead
+    from quant.errors import BadInput, EnvironmentFault
+
+    try:
+        reason = ahead.obstacle(target)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    if reason:
+        raise EnvironmentFault(f"kernels cannot be compiled for {target}: {reason}")
+    rows = []
+    for op, build in ahead.builds():
+        print(f"compiling {op}: {build.name}", file=sys.stderr)
+        row = ahead.compiled(op, build, target)
+        rows.append({**row._asdict(), "faults": row.faults(), "evidence": "predicted"})
+    return rows

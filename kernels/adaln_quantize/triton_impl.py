@@ -1,0 +1,231 @@
+"""adaLN and row codes in Triton: a program holds whole rows in registers, reads x once and writes int8."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton import knobs
+
+from ..ahead import Build
+from ..hadamard import matrix
+from ..triton_functions import (
+    codes_on,
+    empty_row_codes,
+    loadable,
+    row_codes,
+    row_constants,
+    row_range,
+    stored_zero,
+)
+from .rotation import padded_order, rotation_orders
+
+
+@triton.jit
+def _adaln_quantize(
+    x_ptr, shift_ptr, scale_ptr, channel_scale_ptr, codes_ptr, row_scale_ptr, zero_ptr,
+    x_stride, shift_stride, scale_stride, m, t, eps,
+    K: tl.constexpr, TOP: tl.constexpr, SYMMETRIC: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """x [m, K], t rows per sample; shift, scale [m / t, K]; channel_scale [K] or None; ROWS rows per program."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, BLOCK)
+    inside = (row < m)[:, None] & (column < K)[None, :]  # [ROWS, BLOCK]
+    x = tl.load(x_ptr + row[:, None] * x_stride + column[None, :], mask=inside, other=0.0)
+    x = x.to(tl.float32)
+    centred = tl.where(inside, x - (tl.sum(x, axis=1) / K)[:, None], 0.0)
+    deviation = tl.sqrt_rn(tl.sum(centred * centred, axis=1) / K + eps)
+    n = centred / deviation[:, None]
+    sample = (row // t)[:, None]
+    scale = tl.load(scale_ptr + sample * scale_stride + column[None, :], mask=inside, other=0.0)
+    shift = tl.load(shift_ptr + sample * shift_stride + column[None, :], mask=inside, other=0.0)
+    y = n * (1.0 + scale.to(tl.float32)) + shift.to(tl.float32)
+    if channel_scale_ptr is not None:
+        s = tl.load(channel_scale_ptr + column, mask=column < K, other=1.0).to(tl.float32)
+        y = y / s[None, :]
+    codes, row_scale, zero = row_codes(y, TOP, SYMMETRIC)
+    tl.store(codes_ptr + row[:, None] * K + column[None, :], codes, mask=inside)
+    tl.store(row_scale_ptr + row, row_scale, mask=row < m)
+    if not SYMMETRIC:
+        tl.store(zero_ptr + row, zero, mask=row < m)
+
+
+@triton.jit
+def _rotated_along_last(
+    y, matrix, A: tl.constexpr, B: tl.constexpr, C: tl.constexpr, UPCAST: tl.constexpr
+):
+    """y float32 [A, B, C] times matrix bfloat16 [C, C] of whole numbers, to float32 but for 2^-16.
+
+    y goes in as two bfloat16 parts, of which the matrix unit's products with +-1 are exact.
+    """
+    flat = tl.reshape(y, (A * B, C))
+    high = flat.to(tl.bfloat16)
+    low = (flat - high.to(tl.float32)).to(tl.bfloat16)
+    if UPCAST:  # the interpreter cannot multiply bfloat16
+        z = tl.dot(high.to(tl.float32), matrix.to(tl.float32), input_precision="ieee")
+        z += tl.dot(low.to(tl.float32), matrix.to(tl.float32), input_precision="ieee")
+    else:
+        z = tl.dot(low, matrix, tl.dot(high, matrix))
+    return tl.reshape(z, (A, B, C))
+
+
+@triton.jit
+def _square(ptr, N: tl.constexpr):
+    """A matrix [N, N]."""
+    return tl.load(ptr + tl.arange(0, N)[:, None] * N + tl.arange(0, N)[None, :])
+
+
+@triton.jit
+def _adaln_rotate_quantize(
+    x_ptr, shift_ptr, scale_ptr, channel_scale_ptr, signs_ptr, first_ptr, second_ptr, third_ptr,
+    codes_ptr, row_scale_ptr, zero_ptr, x_stride, shift_stride, scale_stride, m, t, eps, norm,
+    K: tl.constexpr, TOP: tl.constexpr, SYMMETRIC: tl.constexpr, ROWS: tl.constexpr,
+    N1: tl.constexpr, N2: tl.constexpr, N3: tl.constexpr,
+    A: tl.constexpr, B: tl.constexpr, C: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """As above with a rotation by three factors of orders N1, N2, N3, each padded to A, B, C; one row at a time."""
+    i, j, l = (
+        tl.arange(0, A)[:, None, None],
+        tl.arange(0, B)[None, :, None],
+        tl.arange(0, C)[None, None, :],
+    )
+    column = (i * N2 + j) * N3 + l  # [A, B, C]
+    channel = (i < N1) & (j < N2) & (l < N3)
+    second, third = _square(second_ptr, B), _square(third_ptr, C)
+    for r in range(ROWS):
+        row = tl.program_id(0).to(tl.int64) * ROWS + r
+        inside = channel & (row < m)
+        x = tl.load(x_ptr + row * x_stride + column, mask=inside, other=0.0).to(tl.float32)
+        centred = tl.where(channel, x - tl.sum(x) / K, 0.0)
+        n = centred / tl.sqrt_rn(tl.sum(centred * centred) / K + eps)
+        sample = row // t
+        scale = tl.load(scale_ptr + sample * scale_stride + column, mask=inside, other=0.0)
+        shift = tl.load(shift_ptr + sample * shift_stride + column, mask=inside, other=0.0)
+        y = n * (1.0 + scale.to(tl.float32)) + shift.to(tl.float32)
+        if channel_scale_ptr is not None:
+            y = y / tl.load(channel_scale_ptr + column, mask=channel, other=1.0).to(tl.float32)
+        y = y * tl.load(signs_ptr + column, mask=channel, other=0.0).to(tl.float32)
+        y = _rotated_along_last(y, third, A, B, C, UPCAST)
+        y = _rotated_along_last(tl.permute(y, (0, 2, 1)), second, A, C, B, UPCAST)
+        if N1 > 1:
+            first = _square(first_ptr, A)
+            y = _rotated_along_last(tl.permute(y, (1, 2, 0)), first, C, B, A, UPCAST)
+            y = tl.permute(y, (2, 1, 0))
+        else:
+            y = tl.permute(y, (0, 2, 1))
+        y = tl.where(channel, y * norm, 0.0)  # [A, B, C]
+        row_scale, zero = row_range(tl.reshape(y, (1, A * B * C)), TOP, SYMMETRIC)
+        around = tl.reshape(row_scale, (1, 1, 1)), tl.reshape(zero, (1, 1, 1))
+        codes = codes_on(y, around[0], around[1], TOP, SYMMETRIC)
+        tl.store(codes_ptr + row * K + column, codes, mask=inside)
+        one = row + tl.arange(0, 1)
+        tl.store(row_scale_ptr + one, row_scale, mask=one < m)
+        if not SYMMETRIC:
+            tl.store(zero_ptr + one, stored_zero(zero, TOP, SYMMETRIC), mask=one < m)
+
+
+def adaln_quantize(
+    x: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    channel_scale: Tensor | None,
+    signs: Tensor | None,
+    bits: int,
+    symmetric: bool,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As the custom op."""
+    b, t, c = x.shape
+    m = b * t
+    x = loadable(x.reshape(m, c))
+    shift, scale = loadable(shift), loadable(scale)
+    channel_scale = None if channel_scale is None else loadable(channel_scale)
+    codes, row_scale, zero = empty_row_codes(m, c, symmetric, x.device)
+    strides = (x.stride(0), shift.stride(0), scale.stride(0))
+    if not m:
+        return codes, row_scale, zero
+    if signs is None:
+        constants = row_constants(c, bits, symmetric)
+        _adaln_quantize[(triton.cdiv(m, constants["ROWS"]),)](
+            x, shift, scale, channel_scale, codes, row_scale, zero, *strides, m, t, eps, **constants
+        )  # fmt: skip
+        return codes, row_scale, zero
+    constants = _rotated_constants(c, bits, symmetric)
+    _adaln_rotate_quantize[(triton.cdiv(m, constants["ROWS"]),)](
+        x, shift, scale, channel_scale, loadable(signs), *_matrices(c, x.device), codes, row_scale, zero,
+        *strides, m, t, eps, c**-0.5, **constants,
+    )  # fmt: skip
+    return codes, row_scale, zero
+
+
+@lru_cache(maxsize=16)
+def _matrices(c: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """The three Hadamard factors, bfloat16, filled up with zeros to what the matrix unit takes."""
+
+    def filled(order: int) -> Tensor:
+        side = padded_order(order)
+        h = torch.zeros((side, side), dtype=torch.bfloat16, device=device)
+        h[:order, :order] = matrix(order).to(h)
+        return h
+
+    first, second, third = rotation_orders(c)
+    return filled(first), filled(second), filled(third)
+
+
+def _rotated_constants(c: int, bits: int, symmetric: bool) -> dict[str, Any]:
+    orders = rotation_orders(c)
+    sides = [padded_order(order) for order in orders]
+    sides[0] = sides[0] if orders[0] > 1 else 1
+    volume = math.prod(sides)
+    constants = {
+        name: row_constants(c, bits, symmetric)[name] for name in ("K", "TOP", "SYMMETRIC")
+    }
+    return {
+        **constants,
+        "ROWS": 8,
+        **dict(zip(("N1", "N2", "N3"), orders)),
+        **dict(zip("ABC", sides)),
+        "UPCAST": bool(knobs.runtime.interpret),
+        "num_warps": 4 if volume <= 4096 else 8 if volume <= 8192 else 16,
+        "num_stages": 1,  # rows fetched ahead would take 130 KiB of shared memory
+    }
+
+
+TYPES = {
+    "x_ptr": "*bf16",
+    "shift_ptr": "*bf16",
+    "scale_ptr": "*bf16",
+    "channel_scale_ptr": "*fp32",
+    "codes_ptr": "*i8",
+    "row_scale_ptr": "*fp32",
+    "zero_ptr": "*fp32",
+    "x_stride": "i32:16",
+    "shift_stride": "i32:16",
+    "scale_stride": "i32:16",
+    "m": "i32",
+    "t": "i32:16",
+    "eps": "fp32",
+}
+ROTATED_TYPES = {
+    **TYPES,
+    "signs_ptr": "*fp32",
+    "first_ptr": "*bf16",
+    "second_ptr": "*bf16",
+    "third_ptr": "*bf16",
+    "norm": "fp32",
+}
+BUILDS = (
+    Build("1152 channels", _adaln_quantize, TYPES, row_constants(1152, 8, True)),
+    Build(
+        "1152 channels, rotated",
+        _adaln_rotate_quantize,
+        ROTATED_TYPES,
+        _rotated_constants(1152, 8, True),
+        "half",
+    ),
+)

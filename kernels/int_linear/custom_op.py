@@ -1,0 +1,158 @@
+"""`torch.ops.dqviz.int_linear`, the product with what comes after it: the version ``triton``.
+
+On CUDA tensors it launches the Triton kernel, which is imported then; on CPU tensors it says what the kernel
+computes. Its arguments are tensors: row codes in int8 and an `Operand`, which is made of the stored integers.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..dispatch import triton_obstacle
+from ..quantize_rows import RowCodes
+from ..quantize_rows import custom_op as row_op
+from .operand import GROUPS, from_nibbles, operand
+from .reference import finished
+from .weight import After, GatedResidual, PackedWeight, Prepared
+
+
+@torch.library.custom_op("dqviz::int_linear", mutates_args=(), device_types="cpu")
+def int_linear(
+    codes: Tensor,
+    row_scale: Tensor,
+    row_zero: Tensor | None,
+    data: Tensor,
+    scale: Tensor,
+    sums: Tensor,
+    shift: Tensor | None,
+    bias: Tensor | None,
+    gate: Tensor | None,
+    residual: Tensor | None,
+    group: int,
+    gelu: bool,
+    dtype: torch.dtype,
+) -> Tensor:
+    """codes int8 [m, k], row_scale, row_zero [m, 1]; data .. shift, group as in `Operand`; y [m, n] in `dtype`.
+
+    With int32, y is the integer sums before scales and all else.
+    """
+    k = codes.shape[1]
+    q = (from_nibbles(data, k) if data.dtype == torch.uint8 else data).double()  # [n, k]
+    a = codes.double() if row_zero is None else codes.double() - row_zero.double()  # [m, k]
+    if group:
+        d = scale.T.repeat_interleave(group, 1)[:, :k]  # [n, k]
+        z = 0 if shift is None else shift.T.repeat_interleave(group, 1)[:, :k]
+        y = (a @ ((q - z) * d).T) * row_scale
+    else:
+        acc = a @ q.T  # [m, n]
+        if shift is not None:
+            acc -= a.sum(1, keepdim=True) * shift
+        if dtype == torch.int32:
+            return acc.to(torch.int32)
+        y = acc * row_scale * scale
+    y = (y if bias is None else y + bias).float()
+    return finished(y, _after(gate, residual, gelu), dtype).contiguous()
+
+
+@int_linear.register_kernel("cuda")
+def _(
+    codes: Tensor,
+    row_scale: Tensor,
+    row_zero: Tensor | None,
+    data: Tensor,
+    scale: Tensor,
+    sums: Tensor,
+    shift: Tensor | None,
+    bias: Tensor | None,
+    gate: Tensor | None,
+    residual: Tensor | None,
+    group: int,
+    gelu: bool,
+    dtype: torch.dtype,
+) -> Tensor:
+    from .triton_impl import int_linear
+
+    return int_linear(
+        codes, row_scale, row_zero, data, scale, sums, shift, bias, gate, residual, group, gelu, dtype
+    )  # fmt: skip
+
+
+@int_linear.register_fake
+def _(
+    codes: Tensor,
+    row_scale: Tensor,
+    row_zero: Tensor | None,
+    data: Tensor,
+    scale: Tensor,
+    sums: Tensor,
+    shift: Tensor | None,
+    bias: Tensor | None,
+    gate: Tensor | None,
+    residual: Tensor | None,
+    group: int,
+    gelu: bool,
+    dtype: torch.dtype,
+) -> Tensor:
+    return codes.new_empty((len(codes), len(data)), dtype=dtype)
+
+
+def obstacle(weight: PackedWeight, act_bits: int | None, device: torch.device) -> str | None:
+    """What prevents the Triton version for this weight and device, or None."""
+    if act_bits is None:
+        return "weight-only products have no Triton version"
+    if weight.in_features * 255 * 255 >= 2**31:
+        return f"{weight.in_features} input features can overflow 32-bit sums"
+    if weight.scale.shape[1] > 1:
+        if weight.group_size not in GROUPS:
+            return f"weight groups of {weight.group_size} have no Triton version, those of 64 and 128 do"
+        if weight.bits == 8 and weight.zero is not None:
+            return "8-bit weights in groups with zeros of their own do not fit 8-bit operands"
+    return triton_obstacle(device, weight.in_features)
+
+
+def linear(
+    x: Tensor,
+    weight: Prepared,
+    bias: Tensor | None,
+    act_bits: int,
+    act_symmetric: bool,
+    after: After,
+    dtype: torch.dtype,
+) -> Tensor:
+    """x float[m, k] -> y [m, n]."""
+    parts = row_op.quantize_rows(x, act_bits, act_symmetric)
+    return multiply(RowCodes.of(parts, act_symmetric), weight, bias, act_bits, after, dtype)
+
+
+def multiply(
+    rows: RowCodes,
+    weight: Prepared,
+    bias: Tensor | None,
+    act_bits: int,
+    after: After,
+    dtype: torch.dtype,
+) -> Tensor:
+    """rows of any scales [m, k], in int8 or as the definition makes them -> y [m, n]."""
+    codes, zero = rows.codes, rows.zero
+    if codes.dtype != torch.int8:
+        half = 0 if zero is None else 2 ** (act_bits - 1)
+        codes = (codes - half).to(torch.int8)
+        zero = None if zero is None else zero - half
+    own = weight.form("triton", operand)
+    gated = isinstance(after, GatedResidual)
+    gate, residual = (after.gate, after.residual) if gated else (None, None)
+    return int_linear(
+        codes, rows.scale, zero, *own[:4], bias, gate, residual, own.group, after == "gelu", dtype
+    )
+
+
+def accumulate(x: Tensor, weight: Prepared, act_bits: int, act_symmetric: bool) -> Tensor:
+    """acc int64[m, n], exact."""
+    return linear(x, weight, None, act_bits, act_symmetric, None, torch.int32).to(torch.int64)
+
+
+def _after(gate: Tensor | None, residual: Tensor | None, gelu: bool) -> After:
+    if gate is not None and residual is not None:
+        return GatedResidual(gate, residual)
+    return "gelu" if gelu else None

@@ -1,0 +1,47 @@
+"""Which versions of which op run on this machine, and why the others do not."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import NamedTuple
+
+from . import ops
+from .dispatch import Op, triton_obstacle
+
+
+class OpHere(NamedTuple):
+    """An op, the backends that can run it here, and one sentence that says why not the others."""
+
+    name: str
+    backends: tuple[str, ...]
+    why: str
+
+
+def here() -> list[OpHere]:
+    """Every op, alphabetically. What an op cannot do with one input it says when it is called."""
+    return [_of(import_module(f"kernels.{name}").OP) for name in ops()]
+
+
+def _of(op: Op) -> OpHere:
+    reasons = {backend: _obstacle(backend) for backend in op.versions}
+    usable = tuple(backend for backend, reason in reasons.items() if reason is None)
+    said = [f"{backend}: {reason}" for backend, reason in reasons.items() if reason]
+    if "triton" not in op.versions:
+        said.append("triton: not written")
+    if "integer" in usable:
+        said.append("auto: integer where it was measured faster here, else simulate")
+    else:
+        said.append("auto: simulate, no other version was measured faster here")
+    return OpHere(op.name, usable, "; ".join(said))
+
+
+def _obstacle(backend: str) -> str | None:
+    import torch
+
+    if backend == "triton":
+        return triton_obstacle(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    if backend == "integer":
+        from .int_linear import cpu
+
+        return None if cpu.available() else "this build of torch lacks oneDNN's integer linear"
+    return None

@@ -1,0 +1,57 @@
+"""Row quantization as PyTorch knows it, `torch.ops.dqviz.quantize_rows`: the version ``triton``.
+
+On CUDA tensors it launches the Triton kernel, which is imported then. On CPU tensors it is the definition
+with the codes in int8, so that compiling, exporting and tracing need neither a GPU nor Triton.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import reference
+
+
+@torch.library.custom_op("dqviz::quantize_rows", mutates_args=(), device_types="cpu")
+def quantize_rows(x: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """x float[m, k] -> codes int8 [m, k], scale float32 [m, 1], zero float32 [m, 1] ([0, 1] if symmetric)."""
+    return as_int8(x, bits, symmetric)
+
+
+@quantize_rows.register_kernel("cuda")
+def _(x: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor, Tensor]:
+    from .triton_impl import quantize_rows
+
+    return quantize_rows(x, bits, symmetric)
+
+
+@quantize_rows.register_fake
+def _(x: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor, Tensor]:
+    return empty_codes(x, len(x), symmetric)
+
+
+def as_int8(x: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """The definition's codes of x [m, k] in int8: 2^(bits-1) is taken off where they have a zero."""
+    if symmetric:
+        codes, scale = reference.symmetric(x, bits, "row")
+        return codes.to(torch.int8), scale, scale.new_empty((0, 1))
+    codes, scale, zero = reference.asymmetric(x, bits, "row")
+    half = 2 ** (bits - 1)
+    return codes.sub_(half).to(torch.int8), scale, zero.sub_(half)
+
+
+def empty_codes(x: Tensor, rows: int, symmetric: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Outputs of the right shapes for `rows` rows as wide as x, for tracing."""
+    codes = x.new_empty((rows, x.shape[-1]), dtype=torch.int8)
+    scale = x.new_empty((rows, 1), dtype=torch.float32)
+    return codes, scale, x.new_empty((0 if symmetric else rows, 1), dtype=torch.float32)
+
+
+def symmetric(x: Tensor, bits: int, granularity: str) -> tuple[Tensor, Tensor]:
+    """x float[m, k] -> int8 codes [m, k], scale [m, 1]."""
+    return quantize_rows(x, bits, True)[:2]
+
+
+def asymmetric(x: Tensor, bits: int, granularity: str) -> tuple[Tensor, Tensor, Tensor]:
+    """x float[m, k] -> int8 codes [m, k], scale [m, 1], zero [m, 1]; 2^(bits-1) is taken off both."""
+    return quantize_rows(x, bits, False)

@@ -1,0 +1,117 @@
+"""Ops as PyTorch knows them: checked, compiled, exported and traced without a GPU, and without Triton."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import kernels
+
+OPS = [op for op in kernels.ops() if "triton" in getattr(kernels, op).OP.versions]
+CALLS = [(op, name) for op in OPS for name in import_module(f"kernels.{op}.cases").CALLS]
+
+
+def call(op: str, name: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """The custom op of `op` and the arguments of one of its `CALLS`."""
+    arguments = import_module(f"kernels.{op}.cases").CALLS[name]()
+    import_module(f"kernels.{op}.custom_op")
+    return getattr(torch.ops.dqviz, op).default, arguments
+
+
+def parts(result: Any) -> tuple[Tensor, ...]:
+    return result if isinstance(result, tuple) else (result,)
+
+
+class Calling(torch.nn.Module):
+    """One op as a module, its other arguments held."""
+
+    def __init__(self, op: Callable[..., Any], others: tuple[Any, ...]) -> None:
+        super().__init__()
+        self.op, self.others = op, others
+
+    def forward(self, x: Tensor) -> Any:
+        return self.op(x, *self.others)
+
+
+@pytest.mark.parametrize(("op", "name"), CALLS, ids=lambda s: s.replace(" ", "-"))
+def test_pytorch_finds_nothing_wrong_with_it(op: str, name: str) -> None:
+    function, arguments = call(op, name)
+    torch.library.opcheck(function, arguments)
+
+
+@pytest.mark.parametrize(("op", "name"), CALLS, ids=lambda s: s.replace(" ", "-"))
+def test_shapes_are_known_on_a_gpu_that_is_not_there(op: str, name: str) -> None:
+    function, arguments = call(op, name)
+    expected = parts(function(*arguments))
+    with FakeTensorMode():
+        there = [
+            torch.empty_strided(a.shape, a.stride(), dtype=a.dtype, device="cuda")
+            if isinstance(a, Tensor)
+            else a
+            for a in arguments
+        ]
+        got = parts(function(*there))
+    for a, b in zip(got, expected, strict=True):
+        assert (a.device.type, a.dtype, a.shape) == ("cuda", b.dtype, b.shape)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_it_compiles_whole_and_exports(op: str) -> None:
+    name = next(name for owner, name in CALLS if owner == op)
+    function, (x, *others) = call(op, name)
+    module = Calling(function, tuple(others))
+    expected = parts(module(x))
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    exported = torch.export.export(module, (x,)).module()
+    for made in (compiled, exported):
+        for a, b in zip(parts(made(x)), expected, strict=True):
+            assert torch.equal(a, b)
+
+
+def test_everything_but_the_kernels_works_without_triton() -> None:
+    program = """
+import sys, torch
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "triton":
+            raise ModuleNotFoundError("No module named 'triton'", name="triton")
+sys.meta_path.insert(0, Blocker())
+import importlib.util
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *a: None if name == "triton" else found(name, *a)
+import kernels
+from importlib import import_module
+from kernels import ahead
+for op in kernels.ops():
+    for case in import_module(f"kernels.{op}.cases").CASES.values():
+        case("simulate")
+    if "triton" in getattr(kernels, op).OP.versions:
+        for make in import_module(f"kernels.{op}.cases").CALLS.values():
+            import_module(f"kernels.{op}.custom_op")
+            getattr(torch.ops.dqviz, op)(*make())
+assert "triton" not in sys.modules
+try:
+    kernels.quantize_rows(torch.ones(1, 2), 8, backend="triton")
+except RuntimeError as error:
+    assert "triton is not installed: pip install" in str(error), error
+else:
+    raise AssertionError("computed without triton")
+assert "pip install" in ahead.obstacle("sm_90")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(kernels.__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
