@@ -1,12 +1,11 @@
 """Solved plans against plans that nobody solved for, at equal bytes; and predicted losses against measured ones.
 
-    make plans                                          (dit-emoji plain and with drifting outliers, 64 and 256 seeds; an hour)
-    .venv/bin/python -m benchmarks.plans --kinds plain --budgets 4 --closest 16 --out /tmp/plans
+    make plans                                          (dit-emoji as trained, 64 and 256 seeds; half an hour)
+    .venv/bin/python -m benchmarks.plans --kinds plain,drifting --budgets 4 --closest 16 --out /tmp/plans
 
 Weights take 2 to 8 bits, inputs 8, rounded to nearest. A plan is solved from each tier's table for at most the bytes of
 uniform bits, and drawn on seeds that the table, the calibration and the choice never saw. The plan that is claimed about is `gradient`: what
-`dqviz allocate` solves from a table of that tier. `refined` is solved once more with the costs beside it, as `--refine`
-does: the better of both on the seeds of the choice. Rivals: `benchmarks/rival_plans.py`.
+`dqviz allocate` solves from a table of that tier. Rivals: `benchmarks/rival_plans.py`.
 
 Losses are compared by their logarithms, sample by sample (in dB): rounding turns a sample now and then into another picture, which
 costs a hundred times what it costs the others, and a mean of losses is the count of those. Uniform bits are the closest rival: that pair
@@ -21,7 +20,6 @@ import argparse
 import datetime
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +39,6 @@ from quant.plan_loss import PlanLoss, logarithms, typical
 from quant.plans import uniform_plan, windows_for
 from quant.random_plans import random_plans
 from quant.schema import Outliers, Plan, parse_bits, parse_seeds
-from quant.sensitivity.around import around
 from quant.sensitivity.cells import Row
 from quant.sensitivity.sweep import measure as sweep
 from quant.sensitivity.task import Settings
@@ -54,15 +51,13 @@ from .rows import CALIBRATION, Subject, digits, kept
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".plans"
-KINDS = ("plain", "drifting")
 FACTOR = 32.0  # of the outliers, as in docs/results/transforms.md
 METHOD = "rtn"
 WIDTHS = tuple(range(2, 9))
 INPUTS = 8  # bits of every input, in every plan
 TIERS = ("weight", "layer", "gradient")
-REFINED = "gradient"  # the tier whose costs can be taken beside a plan
 RANDOM = 5
-DRAWN_FROM = 300_000  # seeds of calibrations and of the choice between plans
+DRAWN_FROM = 300_000  # seeds of calibrations
 VERIFIED_FROM = 400_000  # seeds of the comparison
 AT_ONCE = 64  # samples that are kept together
 CLOSEST = "uniform"  # the rival that is drawn on as many samples as the plan that is claimed about
@@ -96,7 +91,7 @@ class Trial:
             {name: {w: of[str(w)] for w in WIDTHS} for name, of in self.blueprint.bytes.items()}
         )
         self.tables = {tier: posed(self.blueprint, self._rows(tier)) for tier in TIERS}
-        self.chosen_on = self._losses(DRAWN_FROM, given.chosen_on)
+        self.calibrated_on = self._losses(DRAWN_FROM, given.calibrated_on)
         self.verified_on = [
             self._losses(VERIFIED_FROM + n, min(AT_ONCE, given.closest - n))
             for n in range(0, given.closest, AT_ONCE)
@@ -108,8 +103,8 @@ class Trial:
 
     def _about(self, **what: Any) -> dict[str, Any]:
         engine = {name: version for name, version in versions().items() if name in ENGINE}
-        kept_under = {**self.subject.depends_on, "versions": engine}
-        return {**kept_under, "method": METHOD, "inputs": INPUTS, **what}
+        subject = {n: self.subject.depends_on[n] for n in ("weights", "outliers", "sampler")}
+        return {**subject, "versions": engine, "method": METHOD, "inputs": INPUTS, **what}
 
     def _rows(self, tier: str) -> list[Row]:
         """Weight cells of all steps, one for every width."""
@@ -132,7 +127,8 @@ class Trial:
             )
             return {"rows": [r.to_json() for r in found if r.cell.operand == "weight"]}
 
-        about = self._about(tier=tier, widths=WIDTHS, settings=settings.to_json())
+        asked = {n: self.subject.depends_on[n] for n in ("samples", "calibration")}
+        about = self._about(tier=tier, widths=WIDTHS, settings=settings.to_json(), **asked)
         said = kept(CACHE, about, f"{self.kind}, table of {tier}", work)
         return [Row.parse(row, tier) for row in said["rows"]]
 
@@ -180,38 +176,13 @@ class Trial:
                 return widths
             within -= over  # the header's length, which the program only bounds
 
-    def refined(self, budget: int, first: Widths) -> Widths:
-        """Solved once more with the costs beside the plan; the better of both on the seeds of the choice."""
-        table = self.tables[REFINED]
-        plan, chosen = self.plan(first), self.ways(table, first)
-
-        def work() -> dict[str, Any]:
-            cells = table.neighbours(chosen)
-            found = around(
-                self.chosen_on, plan, list(cells), settings=Settings(probes=self.given.probes)
-            )
-            return {
-                "changes": [
-                    [cells[c][0].site, cells[c][1], found.typical(c)] for c in found.changes
-                ]
-            }
-
-        about = self._about(
-            beside=plan.fingerprint, probes=self.given.probes, seeds=self.given.chosen_on
-        )
-        said = kept(CACHE, about, f"{self.kind}, costs beside a plan", work)
-        changes = {(Key(site), label): value for site, label, value in said["changes"]}
-        second = self.solved(replace(table, problem=table.relinearised(chosen, changes)), budget)
-        losses = [
-            self.loss(self.chosen_on, w, "choice of the refined plan") for w in (first, second)
-        ]
-        return second if typical(losses[1]) < typical(losses[0]) else first
-
     def calibration(self) -> Calibration:
-        """Predictions of the refined tier, held against plans that were drawn."""
-        table, plans = self.tables[REFINED], []
+        """Predictions of the table that plans are claimed from, held against plans that were drawn."""
+        table, plans = self.tables[CLAIMED], []
         for n, chosen in enumerate(random_plans(table.problem, self.given.calibrate), start=1):
-            losses = self.loss(self.chosen_on, self.widths(chosen), f"plan {n} of the calibration")
+            losses = self.loss(
+                self.calibrated_on, self.widths(chosen), f"plan {n} of the calibration"
+            )
             plans.append(
                 Verified(
                     cost=table.cost(chosen),
@@ -238,7 +209,6 @@ class Trial:
         solved = {tier: self.solved(table, budget) for tier, table in self.tables.items()}
         return {
             **solved,
-            "refined": self.refined(budget, solved[REFINED]),
             "uniform": uniform,
             **{f"random {n}": random(self.bytes_of, room, n) for n in range(RANDOM)},
             "greedy by error": greedy_by_error(self.bytes_of, room, weight),
@@ -247,7 +217,7 @@ class Trial:
 
     def drawn(self, name: str, widths: Widths, calibration: Calibration) -> Drawn:
         """One plan on the seeds of the comparison, beside what was predicted of it."""
-        table = self.tables[REFINED]
+        table = self.tables[CLAIMED]
         ways = self.ways(table, widths)
         on = self.verified_on if name in (CLAIMED, CLOSEST) else self.verified_on[:1]
         losses = np.concatenate([self.loss(of, widths, name) for of in on])
@@ -322,7 +292,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "seeds": {
             "table": list(parse_seeds(given.seeds)),
             "calibration": list(CALIBRATION),
-            "choice": [DRAWN_FROM, given.chosen_on],
+            "predictions": [DRAWN_FROM, given.calibrated_on],
             "comparison": [VERIFIED_FROM, given.closest],
         },
         "versions": versions(),
@@ -336,14 +306,12 @@ def main() -> int:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--model", default="dit-emoji")
-    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--kinds", default="plain", help="plain, and kinds of outliers")
     parser.add_argument(
         "--budgets", default="4,5,6", help="uniform bits whose bytes are the budget"
     )
-    parser.add_argument("--seeds", default="0-15", help="of the tables")
-    parser.add_argument(
-        "--chosen-on", type=int, default=16, help="samples of calibration and choice"
-    )
+    parser.add_argument("--seeds", default="0-31", help="of the tables")
+    parser.add_argument("--calibrated-on", type=int, default=16, help="samples of the calibration")
     parser.add_argument(
         "--closest",
         type=int,

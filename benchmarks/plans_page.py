@@ -31,8 +31,7 @@ def markdown(found: dict[str, Any]) -> str:
         "sample by sample, in dB of the loss, with its 95 % bootstrap interval; **bold** where that excludes 0. The last column is the",
         "mean difference of the relative error itself, which samples that became other pictures decide.",
         "",
-        "`weight`, `layer` and `gradient` are solved from the tables of these tiers; `refined` is `gradient` with the costs taken once more",
-        "beside its plan (`dqviz allocate --refine`). `random` is the mean of five plans.",
+        "`weight`, `layer` and `gradient` are solved from the tables of these tiers. `random` is the mean of five plans.",
         "",
         *_summary(found),
     ]

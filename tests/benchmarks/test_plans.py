@@ -17,7 +17,7 @@ COMMITTED = Path(__file__).parents[2] / "docs" / "results" / "plans.json"
 
 def asked(model: Path, out: Path) -> list[str]:
     return (
-        f"plans --model {model} --kinds plain --budgets 4 --seeds 0-1 --chosen-on 2 --closest 3 --calibrate 12 "
+        f"plans --model {model} --kinds plain --budgets 4 --seeds 0-1 --calibrated-on 2 --closest 3 --calibrate 12 "
         f"--steps 2 --probes 2 --out {out}"
     ).split()
 
@@ -76,5 +76,9 @@ class TestCommitted:
         seeds = committed["seeds"]
         own = set(range(*np.cumsum(seeds["comparison"])))
         assert len(own) >= 64
-        for other in (seeds["table"], seeds["calibration"], range(*np.cumsum(seeds["choice"]))):
+        for other in (
+            seeds["table"],
+            seeds["calibration"],
+            range(*np.cumsum(seeds["predictions"])),
+        ):
             assert not own & set(other)
