@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 TORCHAO := $(shell grep -om1 'torchao==[0-9.]*' pyproject.toml)
 
-.PHONY: help app test check docs pictures recorded support quality balance ablations efforts allocation sharing capture sensitivity transforms learned peers lock clean env
+.PHONY: help app test check docs pictures recorded support quality balance ablations efforts allocation sharing capture sensitivity plans transforms learned peers lock clean env
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -88,6 +88,9 @@ capture: env ## docs/results/capture.*: what capturing costs in time, memory and
 
 sensitivity: env ## docs/results/sensitivity.*: cheap tiers of sensitivity beside exact flips, ranks and what they take
 	@$(BIN)/python -m benchmarks.sensitivity $(ARGS)
+
+plans: env ## docs/results/plans.*: solved plans beside uniform, random and greedy ones at equal bytes; predicted losses beside measured ones
+	@$(BIN)/python -m benchmarks.plans $(ARGS)
 
 transforms: .venv-peers/.installed ## docs/results/transforms.*: every method against every kind of outlier
 	@.venv-peers/bin/python -m benchmarks.transforms $(ARGS)

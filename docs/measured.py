@@ -63,6 +63,9 @@ def measured_rows() -> list[tuple[str, ...]]:
     learned = results("learned")
     if learned:
         rows += of_learned(learned)
+    plans = results("plans")
+    if plans:
+        rows += of_plans(plans)
     return rows
 
 
@@ -122,6 +125,23 @@ def of_learned(found: dict[str, Any]) -> list[tuple[str, ...]]:
             continue
         what = f"{found['model']} {bits}: `{a}` minus `{b}`"
         rows.append(difference(what, decibels[a, bits], decibels[b, bits], found, "learned"))
+    return rows
+
+
+def of_plans(found: dict[str, Any]) -> list[tuple[str, ...]]:
+    """What a solved plan gains over each other at the same bytes."""
+    rows: list[tuple[str, ...]] = []
+    place = f"{found['device']}, {found['date']}"
+    for kind in found["kinds"]:
+        where = "as trained" if kind["kind"] == "plain" else f"{kind['kind']} outliers"
+        for budget in kind["budgets"]:
+            for pair in budget["pairs"]:
+                what = (
+                    f"{found['model']}, bytes of w{budget['bits']}, {where}: latent loss of {pair['against']} bits "
+                    "over that of the solved plan, dB"
+                )
+                db = pair["db"]
+                rows.append((what, interval(db["diff"], "+"), str(db["n"]), place, "`make plans`"))
     return rows
 
 
