@@ -302,6 +302,21 @@ def test_kept_plans_are_predicted_by_the_calibration_that_there_is_now(
     assert (told["plans"], told["samples"], told["few"]) == (12, samples, few)
 
 
+@pytest.mark.parametrize(("upward", "within"), [(1e-3, False), (1.0, True), (1e3, False)])
+def test_a_prediction_beyond_the_drawn_plans_says_so(ask: Ask, upward: float, within: bool) -> None:
+    data = ask()
+    told = ask("appraise", **question(data))
+    assert told["within"] is None, "without a calibration"
+    cost = told["predicted_loss"]["mean"] * upward
+    drawn = [{"cost": c, "measured": 10 * c} for c in np.geomspace(cost / 2, cost * 2, 12).tolist()]
+    study = Study.open(studies_root() / "mine")
+    record = {"calibration": {"plans": drawn}, "seeds": [1], "design": DESIGN}
+    study.add_calibration("key", "latent_error", record)
+    told = ask("appraise", **question(data))
+    assert told["within"] is within
+    assert told["predicted_loss"]["lo"] is not None
+
+
 def test_a_kept_plan_of_other_windows_says_why_it_has_no_prediction(ask: Ask) -> None:
     data = ask()
     asked = {"study": studies_root() / "mine", "budgets": {"avg_bits": 4}}

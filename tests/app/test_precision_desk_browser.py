@@ -45,6 +45,32 @@ Pages = Callable[..., Any]
 Serve = Callable[..., Served]
 TABLE = "label.dq-field:has(> span:text-is('Table')) select"
 
+OTHER = "([s, t]) => { const text = document.querySelector(s).textContent; return text && !text.includes(t); }"
+
+
+def asks(name: str) -> Callable[[Any], bool]:
+    """Whether a request asks the server for this."""
+    return lambda request: f'"{name}"' in (request.post_data or "")
+
+
+class Held:
+    """Answers to one question of the page come when this ends."""
+
+    def __init__(self, page: Any, name: str) -> None:
+        self.page, self.asks, self.waiting = page, asks(name), list[Any]()
+        page.route("**/component_server*", self.hold)
+
+    def hold(self, route: Any) -> None:
+        if self.asks(route.request):
+            self.waiting.append(route)
+        else:
+            route.continue_()
+
+    def end(self) -> None:
+        self.asks = lambda _: False
+        for route in self.waiting:
+            route.continue_()
+
 
 @pytest.fixture
 def served(serve: Serve) -> Served:
@@ -91,6 +117,22 @@ def test_another_table_and_back_loses_nothing(served: Served, new_page: Pages) -
     assert total(page, "avg_bits") == 8
 
 
+def test_leaving_while_the_plan_is_fetched_loses_nothing(served: Served, new_page: Pages) -> None:
+    allocate(AllocateRequest.parse({"study": studies_root() / "mine", "budgets": {"avg_bits": 4}}))
+    page = opened(new_page(1440), served)
+    page.get_by_role("button", name="Select shown").click()
+    page.locator("[data-bits='8']").click()
+    edited = state(page)
+    held = Held(page, "precision_load")
+    with page.expect_request(asks("precision_load")):
+        page.reload()
+    page.goto("about:blank")
+    held.end()
+    opened(page, served)
+    assert state(page) == edited
+    assert page.get_by_role("button", name="Undo").is_enabled()
+
+
 def test_a_link_goes_before_what_the_tab_has_kept(served: Served, new_page: Pages) -> None:
     page = opened(new_page(1440), served)
     page.get_by_role("button", name="Select shown").click()
@@ -115,6 +157,58 @@ def test_a_budget_that_is_turned_on_is_solved_for(served: Served, new_page: Page
     page.get_by_role("button", name="Undo").click()
     assert state(page) == before, "plan and budget are one step"
     assert not page.locator("#dq-on-avg_bits").is_checked()
+
+
+def test_a_solution_for_another_device_is_not_taken(served: Served, new_page: Pages) -> None:
+    page = opened(new_page(1440), served)
+    page.locator("#dq-on-avg_bits").check()
+    wait_for_text(page, ".dq-solved", "Heuristic")
+    before = state(page)
+    device = page.get_by_label("Device that latency is predicted for")
+    first = device.input_value()
+    held = Held(page, "precision_solve")
+    with page.expect_request(asks("precision_solve")):
+        page.locator("#dq-solve").click()
+    device.select_option(index=1)
+    held.end()
+    wait_for_text(page, ".dq-solved", "metric or device was changed while")
+    assert state(page) == before
+    page.locator("#dq-solve").click()
+    command = page.locator(".dq-solved pre")
+    command.wait_for()
+    device.select_option(first)
+    assert command.is_hidden(), "the command was of the other device"
+    device.select_option(index=1)
+    assert command.is_visible()
+
+
+def test_undo_brings_back_the_command_of_the_solution(served: Served, new_page: Pages) -> None:
+    page = opened(new_page(1440), served)
+    page.locator("#dq-on-avg_bits").check()
+    wait_for_text(page, ".dq-solved", "Heuristic")
+    page.locator("#dq-solve").click()
+    page.locator(".dq-solved pre").wait_for()
+    solved = page.locator(".dq-solved pre").text_content()
+    shown = "pre[aria-label='Command of the plan']"
+    wait_for_text(page, shown, solved)
+    with page.expect_response(lambda r: asks("precision_appraise")(r.request)):
+        page.get_by_role("button", name="Select shown").click()
+        page.locator("[data-bits='4']").click()
+    page.wait_for_function(OTHER, arg=[shown, solved])
+    page.get_by_role("button", name="Undo").click()
+    wait_for_text(page, shown, solved)
+
+
+def test_solving_waits_for_the_answer_to_a_slider(served: Served, new_page: Pages) -> None:
+    page = opened(new_page(1440), served)
+    held = Held(page, "precision_suggest")
+    with page.expect_request(asks("precision_suggest")):
+        page.locator("#dq-on-avg_bits").check()
+    page.locator("#dq-solve").click()
+    assert page.locator("#dq-solve").is_disabled()
+    held.end()
+    page.locator(".dq-solved pre").wait_for()
+    assert total(page, "avg_bits") <= 4
 
 
 def test_a_number_out_of_range_is_said_and_stays(served: Served, new_page: Pages) -> None:

@@ -100,18 +100,31 @@ def _answer(question: Asked, found: Allocation) -> dict[str, Any]:
 
 
 def appraise(question: Asked, calibration: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What the plan is expected to lose, with the interval over the samples where the table is calibrated."""
-    told = _predicted(question.posed, question.chosen, calibration)
-    return {"predicted_loss": told.to_json(), "calibrated": calibration is not None}
+    """What the plan is expected to lose, with the interval over the samples where the table is calibrated.
+
+    `within` says whether cheaper and dearer plans were drawn; null without a calibration.
+    """
+    own = question.posed
+    made = _calibration(calibration)
+    return {
+        "predicted_loss": _predicted(own, question.chosen, made).to_json(),
+        "calibrated": made is not None,
+        "within": made and made.within(own.cost(question.chosen)),
+    }
+
+
+def _calibration(record: Mapping[str, Any] | None) -> Calibration | None:
+    if record is None:
+        return None
+    return Calibration.parse(record["calibration"], "the calibration")
 
 
 def _predicted(
-    own: Posed, chosen: Mapping[Key, Label], calibration: Mapping[str, Any] | None
+    own: Posed, chosen: Mapping[Key, Label], calibration: Calibration | None
 ) -> Prediction:
     if calibration is None:
         return Prediction(mean=own.cost(chosen))
-    made: Calibration = Calibration.parse(calibration["calibration"], "the calibration")
-    return made.predict(own.cost(chosen), own.costs(chosen))
+    return calibration.predict(own.cost(chosen), own.costs(chosen))
 
 
 def curve(
@@ -125,7 +138,7 @@ def curve(
     of their budget, or without one those of the plan as it stands, so that it can be set beside them. `kept` has, by
     their names, what the study's `plans` are predicted to lose by the same calibration, or `why` that cannot be told.
     """
-    own = question.posed
+    own, made = question.posed, _calibration(calibration)
     of_inputs = question.budgets.get("activation_bits") or average(question, "activation_bits")
     others = {"activation_bits": of_inputs * (1 + _MARGIN)}
     low, high = _range(own)
@@ -140,20 +153,20 @@ def curve(
                 "avg_bits": found.used["avg_bits"],
                 "activation_bits": found.used["activation_bits"],
                 "size_mb": found.used["size_mb"],
-                "predicted": _predicted(own, found.chosen, calibration).to_json(),
+                "predicted": _predicted(own, found.chosen, made).to_json(),
                 "plan": question.opened.written(found.chosen),
             }
         )
     return {
         "points": points,
-        "kept": {name: _kept(question, plan, calibration) for name, plan in plans.items()},
+        "kept": {name: _kept(question, plan, made) for name, plan in plans.items()},
         "activation_bits": of_inputs,
         "calibrated": calibration is not None,
     }
 
 
 def _kept(
-    question: Asked, plan: Mapping[str, Any], calibration: Mapping[str, Any] | None
+    question: Asked, plan: Mapping[str, Any], calibration: Calibration | None
 ) -> dict[str, Any]:
     """What a plan of the study is predicted to lose now, whatever was known when it was kept."""
     own = question.opened.posed(question.metric, question.device)

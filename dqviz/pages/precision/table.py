@@ -11,7 +11,7 @@ from typing import Any
 from quant.blueprint import SiteFacts
 from quant.cards import methods
 from quant.errors import BadInput
-from quant.loss_calibration import Calibration
+from quant.loss_calibration import FEW_SAMPLES, Calibration
 from quant.mixed_precision import METRICS
 from quant.roofline import DEVICES, Attention, attention_seconds, site_seconds
 from quant.schema import BLOCK_FORMATS, Bits
@@ -32,7 +32,6 @@ TITLES = {
     "log_prob_loss": "lost log-probability of the class",
 }
 _NUMBERS = ("lo", "hi", "noise")
-FEW_SAMPLES = 4  # of a plan that was drawn: with fewer, coverage says little
 
 
 def content(

@@ -1,6 +1,7 @@
 // The page Sensitivity and precision: a matrix of what rounding costs, a plan set upon it, budgets, and what was measured.
 // The table comes once; choosing, setting, undoing and adding up ask nobody. The address always names what is shown.
 import { exportButtons } from "./exports.js";
+import { answerOf } from "./precision/asking.js";
 import { actions, legend, viewBar, viewOf } from "./precision/bar.js";
 import { budgetPanel } from "./precision/budgets.js";
 import { matrixFile } from "./precision/figures.js";
@@ -28,12 +29,7 @@ export function precision({ element, server }) {
 
   async function open(query, hash = "") {
     leave?.();
-    let data;
-    try {
-      data = JSON.parse(await server.precision(query));
-    } catch (e) {
-      data = { error: `The server did not answer: ${e.message || e}` };
-    }
+    const data = await answerOf(server, "precision", query);
     undoKeys = leave = null;
     if (data.error) return problem(data.error);
     data.empty ? empty(data) : await page(data, query, hash);
@@ -61,9 +57,10 @@ export function precision({ element, server }) {
     const view = viewOf(data, query);
     const state = { loaded: null, interval: null, measured: null, solved: null, device: data.devices[0]?.key ?? null };
     const question = () => ({ study: data.study, table: data.table, metric: view.metric, device: state.device, qkv: plan.qkv(), budgets: plan.budgets(), plan: plan.written(), pins: plan.pins() });
+    // What an answer is of: the plan with its budgets, pins and ties, the metric, the device.
     const asItIs = () => JSON.stringify([plan.text(), view.metric, state.device]);
-    const ask = async (name, more = {}) => JSON.parse(await server[`precision_${name}`]({ ...question(), ...more }));
-    const fetchPlan = async (name) => JSON.parse(await server.precision_load({ study: data.study, table: data.table, name }));
+    const ask = (name, more = {}) => answerOf(server, `precision_${name}`, { ...question(), ...more });
+    const fetchPlan = (name) => answerOf(server, "precision_load", { study: data.study, table: data.table, name });
 
     // Uniform plans that the table can have.
     const ways = (operand) => data.formats.filter((f) => !f[operand]).map((f) => f.label);
@@ -76,7 +73,8 @@ export function precision({ element, server }) {
 
     const [verifying, keeping] = [jobStatus(server), jobStatus(server)];
     const notes = el("div", { class: "dq-notes", role: "status" });
-    const say = (texts, tone = "dq-warn") => notes.replaceChildren(...texts.map((t) => el("p", { class: `dq-note ${tone}` }, t)));
+    const note = (text, tone = "dq-warn") => el("p", { class: `dq-note ${tone}` }, text);
+    const say = (texts, tone) => notes.replaceChildren(...texts.map((t) => note(t, tone)));
     const look = inspector({ data, plan, view, folder: data.study });
     let acts = null;
     const matrix = matrixOf({ data, plan, view, onSelect: () => acts.show(), onInspect: (cells) => look.show((inspected = cells)), onKey: (key) => acts.onKey(key) });
@@ -88,7 +86,7 @@ export function precision({ element, server }) {
     const totals = totalsStrip({ data });
     totals.devices.addEventListener("change", () => { state.device = totals.devices.value; shown(); });
     const verify = verifyBox({ data, status: verifying, start });
-    const budgets = budgetPanel({ data, plan, ask, verify, solved: (answer) => { state.solved = asItIs(); curve.refresh(); commandShown(answer.command); } });
+    const budgets = budgetPanel({ data, plan, ask, asItIs, verify: verify.node, solved: (answer) => { state.solved = { text: asItIs(), command: answer.command }; curve.refresh(); commandShown(answer.command); } });
     const table = planTable({ data, plan });
     const diff = planDiff({ data, plan, view, bases, fetchPlan });
     const curve = pareto({ data, plan, view, ask, load });
@@ -120,6 +118,7 @@ export function precision({ element, server }) {
       tell();
       acts.show();
       budgets.show();
+      verify.show(view.metric);
       table.show();
       diff.show();
       look.show(inspected);
@@ -129,15 +128,16 @@ export function precision({ element, server }) {
       root.dataset.plan = plan.text().desk;
       clearTimeout(settling);
       settling = setTimeout(async () => {
-        keepDesk();
-        const answer = await ask("appraise").catch((e) => ({ error: `The server did not answer: ${e.message || e}` }));
+        leave?.();
+        const answer = await ask("appraise");
         if (own !== asking || !root.contains(notes)) return;
         if (answer.error) return say([answer.error]);
-        state.interval = answer.predicted_loss;
-        if (asItIs() !== state.solved) commandShown(answer.command);
+        state.interval = { ...answer.predicted_loss, within: answer.within };
+        commandShown((solvedAs() ?? answer).command);
         tell();
       }, SETTLED);
     }
+    const solvedAs = () => (state.solved?.text === asItIs() ? state.solved : null);
     const measuredOf = () => (state.loaded && state.loaded.desk === plan.text().desk ? state.loaded.verified : null);
 
     plan.watch(() => {
@@ -149,40 +149,42 @@ export function precision({ element, server }) {
 
     // A plan of the study comes with the budgets, pins and ties that it was chosen under.
     const stateOf = (found) => plan.state(plan.read(found.plan), found.pins, found.budgets, found.qkv);
-    function loadedAs(name, found) {
+    function loadedAs(name, found) { // its notes
       state.loaded = { name, verified: found.verified, desk: plan.textOf(stateOf(found)).desk };
       if (data.devices.some((d) => d.key === found.device)) totals.devices.value = state.device = found.device;
-      if (found.notes.length) say(found.notes);
+      return found.notes;
     }
     async function load(name) {
       const found = await fetchPlan(name);
       if (found.error) return say([found.error], "dq-bad");
-      say([]);
-      loadedAs(name, found);
+      say(loadedAs(name, found));
       if (!plan.put(stateOf(found), name)) shown();
     }
 
     // A plan is kept, and drawn where that is asked for, by a job.
     async function start(what, status) {
-      const begun = await ask("start", { ...what, solved: state.solved === asItIs() });
+      const begun = await ask("start", { ...what, solved: Boolean(solvedAs()) });
       if (begun.error) return status.say(begun.error);
       await followed(begun.job, status);
     }
     async function followed(job, status) {
       const ended = await status.follow(job);
       if (!ended) return;
-      const fresh = JSON.parse(await server.precision({ study: ended.study ?? data.study, table: data.table }));
+      const fresh = await answerOf(server, "precision", { study: ended.study ?? data.study, table: data.table });
       if (fresh.error || fresh.empty) return say([fresh.error ?? "The study has no table any more."]);
-      if (fresh.study !== data.study) return open({ study: fresh.study, table: fresh.table });
       const before = new Map(data.allocations.map((a) => [a.name, JSON.stringify(a)]));
+      const changed = fresh.allocations.filter((a) => before.get(a.name) !== JSON.stringify(a)).map((a) => a.name);
+      const made = changed.includes(state.loaded?.name) ? state.loaded.name : changed.at(-1);
+      if (fresh.study !== data.study) { // the copy of a recorded study: the desk goes along
+        keepDesk(fresh, made);
+        return open({ study: fresh.study, table: fresh.table });
+      }
       Object.assign(data, { allocations: fresh.allocations, calibrations: fresh.calibrations });
       tools.show();
       diff.lists();
-      const changed = fresh.allocations.filter((a) => before.get(a.name) !== JSON.stringify(a)).map((a) => a.name);
-      const made = changed.includes(state.loaded?.name) ? state.loaded.name : changed.at(-1);
       if (made) {
         const found = await fetchPlan(made);
-        if (!found.error) loadedAs(made, found);
+        say(found.error ? [found.error] : loadedAs(made, found));
       }
       status.say(!made ? "Nothing new: the study keeps this plan already." : before.has(made) ? `Added to ${made}.` : `Kept as ${made}.`);
       shown();
@@ -190,20 +192,19 @@ export function precision({ element, server }) {
     }
 
     // What is on the desk outlives a reload and a look at another table, with its steps back: in this tab, for this table.
-    const place = `dqviz/desk/${data.study}/${data.table}/${data.key}`;
-    function keepDesk() {
+    const placeOf = ({ study, table, key }) => `dqviz/desk/${study}/${table}/${key}`;
+    function keepDesk(of = data, loaded = state.loaded?.name) {
       try {
-        sessionStorage.setItem(place, JSON.stringify({ desk: plan.kept(), loaded: state.loaded?.name, device: state.device }));
+        sessionStorage.setItem(placeOf(of), JSON.stringify({ desk: plan.kept(), loaded, device: state.device }));
       } catch { /* full, or forbidden: the address still holds the plan */ }
     }
     function keptDesk() {
       try {
-        return JSON.parse(sessionStorage.getItem(place));
+        return JSON.parse(sessionStorage.getItem(placeOf(data)));
       } catch {
         return null;
       }
     }
-    leave = keepDesk;
 
     // The address names the study, the table, the plan and how the matrix is looked at; what is on the desk is behind the #.
     function keepAddress() {
@@ -234,9 +235,9 @@ export function precision({ element, server }) {
     root.replaceChildren(head, notes, totals.node,
       el("div", { class: "dq-mx-desk" }, el("div", { class: "dq-mx-main" }, card, look.node, plans), el("div", { class: "dq-mx-side" }, budgets.node, curve.node)),
       table.node, diff.node, commands);
-    say(data.notes);
     matrix.lay();
-    await begin();
+    notes.replaceChildren(...data.notes.map((t) => note(t)), ...await begin());
+    leave = () => keepDesk(); // not before: what the tab has kept is read there
     key.show(matrix.range(), view);
     curve.refresh();
     root.dataset.shown = data.table;
@@ -244,7 +245,7 @@ export function precision({ element, server }) {
     if (data.job) followed(data.job, verifying);
 
     // The plan that the address names, else the study's latest, else a uniform one: what edits are discarded to. Upon it
-    // what this tab has kept, and upon that what the link holds, so that both can be gone back to.
+    // what this tab has kept, and upon that what the link holds, so that both can be gone back to. Notes on what is shown.
     async function begin() {
       const link = Object.fromEntries(new URLSearchParams(hash));
       const kept = keptDesk();
@@ -252,19 +253,19 @@ export function precision({ element, server }) {
       const found = named ? await fetchPlan(named) : null;
       const opens = found && !found.error ? stateOf(found) : plan.state(first[2]());
       plan.begin(opens);
-      if (found?.error) say([`${found.error}. Beginning with ${first[1]}.`]);
-      else if (found) loadedAs(named, found);
+      const told = found && !found.error ? loadedAs(named, found).map((t) => note(t)) : [];
       const recalled = Boolean(kept && plan.recall(kept.desk));
       if (recalled && data.devices.some((d) => d.key === kept.device)) totals.devices.value = state.device = kept.device;
       base = opens;
-      if (link.desk) {
-        const held = plan.parsed(link);
-        if (!held) say([`The plan in the link is none of this table. Showing ${recalled ? "what this tab has kept" : named ?? first[1]}.`]);
-        else if (recalled) plan.put(held, "link");
-        else plan.begin(held);
-      } else if (query.plan && recalled) plan.put(opens, query.plan);
-      else if (recalled && !plan.is(opens)) say(["These are your edits of this table, kept in this tab. Discard edits goes back to the plan as it was."], "");
+      const held = link.desk ? plan.parsed(link) : null;
+      const instead = held ? "the plan of the link" : recalled ? "what this tab has kept" : found && !found.error ? named : first[1];
+      if (found?.error) told.push(note(`${found.error}. Showing ${instead}.`));
+      if (link.desk && !held) told.push(note(`The plan in the link is none of this table. Showing ${instead}.`));
+      if (held) recalled ? plan.put(held, "link") : plan.begin(held);
+      else if (query.plan && recalled && !found.error && !link.desk) plan.put(opens, query.plan);
+      else if (recalled && !plan.is(opens)) told.push(note("These are your edits of this table, kept in this tab. Discard edits goes back to the plan as it was.", ""));
       shown();
+      return told;
     }
   }
 
@@ -280,15 +281,14 @@ export function precision({ element, server }) {
     const go = el("button", { type: "button", class: "dq-primary" }, "Measure now");
     const follow = async (job) => {
       go.disabled = true;
-      const ended = await status.follow(job);
-      go.disabled = false;
+      const ended = await status.follow(job).finally(() => { go.disabled = false; });
       if (ended) open({ study: ended.study ?? data.study });
     };
     const worded = () => command.replaceChildren(...commandParts(data.empty.command.replace(/sensitivity \S+/, (t) => (model.value ? `sensitivity ${model.value}` : t)) + (tier.value === "gradient" ? "" : ` --tier ${tier.value}`)));
     model.addEventListener("change", worded);
     tier.addEventListener("change", worded);
     go.addEventListener("click", async () => {
-      const begun = JSON.parse(await server.precision_start({ what: "sweep", study: data.study, model: model.value, tier: tier.value }));
+      const begun = await answerOf(server, "precision_start", { what: "sweep", study: data.study, model: model.value, tier: tier.value });
       begun.error ? status.say(begun.error) : follow(begun.job);
     });
     node.append(data.can || data.study ? el("div", { class: "dq-emptyline" }, data.models.length ? model : "", tier, go) : "", status.node, el("p", { class: "dq-sub" }, "or on the command line:"),

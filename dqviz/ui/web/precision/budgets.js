@@ -55,7 +55,7 @@ function budgetRow({ data, plan, move, end }, [name, label, unit, step]) {
   };
 }
 
-export function budgetPanel({ data, plan, ask, solved, verify }) {
+export function budgetPanel({ data, plan, ask, asItIs, solved, verify }) {
   const rows = BUDGETS.filter(([name]) => name !== "latency_ratio" || data.devices.length).map((budget) => budgetRow({ data, plan, move, end }, budget));
   const qkv = el("input", { type: "checkbox", id: "dq-qkv" });
   const solve = el("button", { type: "button", class: "dq-primary", id: "dq-solve" }, "Solve exactly");
@@ -66,16 +66,19 @@ export function budgetPanel({ data, plan, ask, solved, verify }) {
   let busy = false;
   let again = false;
   let drag = {};
-  async function quick() {
-    if (!Object.keys(plan.budgets()).length) return said.replaceChildren();
+  let answered = Promise.resolve(); // once no question is under way
+  function quick() {
+    if (!Object.keys(plan.budgets()).length) return tell(null);
     again = true;
-    if (busy) return;
+    if (!busy) answered = questions();
+  }
+  async function questions() {
     busy = true;
     while (again) {
       again = false;
-      const before = JSON.stringify(plan.text());
-      const answer = await ask("suggest").catch((e) => ({ error: `The server did not answer: ${e.message || e}` }));
-      if (again || JSON.stringify(plan.text()) !== before) continue;
+      const before = asItIs();
+      const answer = await ask("suggest");
+      if (again || asItIs() !== before) continue;
       answer.error ? bad(answer.error) : taken(answer, drag);
     }
     busy = false;
@@ -95,26 +98,36 @@ export function budgetPanel({ data, plan, ask, solved, verify }) {
     busy ? (drag.over = true) : (drag = {});
   });
 
+  // What is proven of a plan, and its command, are of that plan, metric and device alone: hidden while there are others.
+  let proven = null;
+  const hide = () => { said.hidden = proven !== null && proven !== asItIs(); };
+  function tell(of, ...nodes) {
+    proven = of;
+    said.replaceChildren(...nodes);
+    hide();
+  }
+
   function taken(answer, joined = null) {
     plan.take(plan.read(answer.plan), answer.status === "heuristic" ? "budget" : "solve", joined);
     const gap = answer.gap > 1e-9 ? `at most ${(100 * answer.gap).toPrecision(2)} % above the least` : "proven to be the least";
-    said.replaceChildren(el("p", {}, el("strong", {}, answer.status === "heuristic" ? "Heuristic" : answer.status === "optimal" ? "Solved" : "Time limit"), ` in ${answer.seconds < 1 ? `${Math.max(1, Math.round(1000 * answer.seconds))} ms` : clock(answer.seconds)}; ${gap}.`),
+    tell(answer.command ? asItIs() : null, el("p", {}, el("strong", {}, answer.status === "heuristic" ? "Heuristic" : answer.status === "optimal" ? "Solved" : "Time limit"), ` in ${answer.seconds < 1 ? `${Math.max(1, Math.round(1000 * answer.seconds))} ms` : clock(answer.seconds)}; ${gap}.`),
       el("p", { class: "dq-sub" }, answer.binding.length ? `Binding: ${answer.binding.map(named).join("; ")}.` : "No budget binds: every cell has its least cost."));
     if (answer.command) {
       const button = el("button", { type: "button", class: "dq-small", on: { click: () => copy(answer.command, button) } }, "Copy command");
       said.append(el("div", { class: "dq-emptyline" }, el("pre", { tabindex: "0", "aria-label": "Command" }, el("code", {}, commandParts(answer.command))), button));
     }
   }
-  const bad = (text) => said.replaceChildren(el("p", { class: "dq-note dq-bad", role: "alert" }, text));
+  const bad = (text) => tell(null, el("p", { class: "dq-note dq-bad", role: "alert" }, text));
 
   solve.addEventListener("click", async () => {
     solve.disabled = true;
-    const before = JSON.stringify(plan.text());
-    said.replaceChildren(el("p", { class: "dq-sub" }, "Solving; at most 10 s."));
-    const answer = await ask("solve").catch((e) => ({ error: `The server did not answer: ${e.message || e}` }));
+    await answered; // else the plan of a slider would come in between
+    const before = asItIs();
+    tell(null, el("p", { class: "dq-sub" }, "Solving; at most 10 s."));
+    const answer = await ask("solve");
     solve.disabled = false;
     if (answer.error) return bad(answer.error);
-    if (JSON.stringify(plan.text()) !== before) return bad("The plan was changed while it was solved, so the solution was not taken. Solve again.");
+    if (asItIs() !== before) return bad("The plan, metric or device was changed while it was solved, so the solution was not taken. Solve again.");
     taken(answer);
     solved(answer);
   });
@@ -127,6 +140,7 @@ export function budgetPanel({ data, plan, ask, solved, verify }) {
     show() {
       rows.forEach((row) => row.show());
       qkv.checked = plan.qkv();
+      hide();
     },
   };
 }

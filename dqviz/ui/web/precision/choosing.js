@@ -143,6 +143,9 @@ export function choosing({ grid, node, canvas, selected, draw, onSelect, onInspe
     tell: () => focused && say(), // after the plan has changed under the cursor
     cursor: () => (focused ? at : null),
     // After rows or columns have changed.
-    laid: () => (at = { row: Math.max(0, Math.min(at.row, grid.rows.length - 1)), column: Math.min(at.column, grid.columns.length - 1) }),
+    laid() {
+      anchor = null; // its row may be another one's by now
+      at = { row: Math.max(0, Math.min(at.row, grid.rows.length - 1)), column: Math.min(at.column, grid.columns.length - 1) };
+    },
   };
 }

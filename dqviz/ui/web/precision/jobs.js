@@ -1,5 +1,6 @@
 // A job of this page, while it is looked at: it goes on without the page.
 import { clock, el } from "../tools.js";
+import { answerOf } from "./asking.js";
 
 const EVERY = 800; // ms between two looks
 
@@ -12,8 +13,11 @@ export function jobStatus(server) {
   let job = null;
   cancel.addEventListener("click", async () => {
     cancel.disabled = true;
-    const told = JSON.parse(await server.precision_cancel({ job }));
-    if (told.error) text.textContent = told.error;
+    const told = await answerOf(server, "precision_cancel", { job });
+    if (told.error) {
+      text.textContent = told.error;
+      cancel.disabled = false;
+    }
   });
 
   // Resolves with the job's last state, or null when it was not done.
@@ -26,7 +30,7 @@ export function jobStatus(server) {
       text.textContent = words;
     };
     while (node.isConnected) {
-      const found = JSON.parse(await server.precision_state({ job }));
+      const found = await answerOf(server, "precision_state", { job });
       if (found.error || ["failed", "cancelled"].includes(found.state)) {
         ended(found.error || `${found.state === "failed" ? "Failed" : "Cancelled"}: ${found.message}`);
         return null;

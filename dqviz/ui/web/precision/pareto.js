@@ -87,7 +87,7 @@ export function pareto({ data, plan, view, ask, load }) {
   async function refresh() {
     const own = ++asking;
     anew.disabled = true;
-    const answer = await ask("curve").catch((e) => ({ error: String(e.message || e) }));
+    const answer = await ask("curve");
     if (own !== asking) return; // another was asked for since
     anew.disabled = false;
     if (answer.error) return void (said.textContent = answer.error);

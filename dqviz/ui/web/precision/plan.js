@@ -149,9 +149,8 @@ export function planOf(data) {
   const uniform = (weight, activation) => read({ weight: data.sites.map(() => weight), activation: data.windows.map(() => data.sites.map(() => activation)) });
 
   return {
-    columns, count, columnOf, siteOf, operandOf, told, against, possible, totals, least, loss, written, read, uniform,
+    columns, count, columnOf, siteOf, operandOf, told, against, possible, totals, least, written, read, uniform,
     label: (cell) => data.formats[now.labels[cell]].label,
-    labels: () => now.labels,
     pinned: (cell) => Boolean(now.pins[cell]),
     pins: () => [...now.pins.keys()].filter((cell) => now.pins[cell]),
     budgets: () => now.budgets,

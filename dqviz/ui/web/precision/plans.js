@@ -21,8 +21,7 @@ export function planTools({ data, ask, start, load, link, status }) {
   download.title = "As dqviz quantize --plan takes it";
   const keep = button("Save into the study", "dq-small", async () => {
     keep.disabled = true;
-    await start({ verify: 0, calibrate: 0 }, status);
-    keep.disabled = false;
+    await start({ verify: 0, calibrate: 0 }, status).finally(() => { keep.disabled = false; });
   });
   const share = button("Copy link", "dq-small", () => copy(link(), share));
   const show = () => {
@@ -50,15 +49,21 @@ export function verifyBox({ data, start, status }) {
   go.addEventListener("click", async () => {
     if (!fits()) return seeds.focus();
     go.disabled = true;
-    await start({ verify: Number(seeds.value), calibrate: calibrate.checked ? data.fewest : 0 }, status);
-    go.disabled = false;
+    await start({ verify: Number(seeds.value), calibrate: calibrate.checked ? data.fewest : 0 }, status).finally(() => { go.disabled = false; });
   });
-  return el("div", { class: "dq-verify" },
+  const first = el("span", {});
+  const node = el("div", { class: "dq-verify" },
     el("h3", {}, "Measured beside predicted"),
     el("p", { class: "dq-sub" }, "Draws the plan on seeds that nothing was chosen by, and keeps it in the study."),
     el("div", { class: "dq-mx-line" }, el("label", { class: "dq-check" }, seeds, "seeds"), go), why,
-    el("label", { class: "dq-check" }, calibrate, `First draw ${data.fewest} other plans, which gives predictions an interval`),
+    el("label", { class: "dq-check" }, calibrate, first),
     status.node);
+  return {
+    node,
+    show(metric) {
+      first.textContent = data.calibrations[metric] ? `Draw ${data.fewest} other plans anew first: predictions get another interval` : `First draw ${data.fewest} other plans, which gives predictions an interval`;
+    },
+  };
 }
 
 // The plan as a table: a drop-down for every cell, block by block where they are many.

@@ -45,7 +45,7 @@ export function totalsStrip({ data }) {
     const mean = curve ? calibrated(curve, totals.loss) : totals.loss;
     cells.loss.value.textContent = short(mean);
     cells.loss.sub.replaceChildren(...(curve
-      ? [!interval ? "interval follows" : interval.lo === null ? "no interval: beyond the drawn plans" : `95 %: ${short(interval.lo, 2)} to ${short(interval.hi, 2)}`, el("br"), covered(curve)]
+      ? [!interval ? "interval follows" : `95 %: ${short(interval.lo, 2)} to ${short(interval.hi, 2)}${interval.within ? "" : "; beyond the drawn plans: wider interval"}`, el("br"), covered(curve)]
       : ["sum of cells, not calibrated"]));
     const drawn = measured && typical(measured);
     cells.measured.value.textContent = drawn ? short(drawn.mean) : "–";
