@@ -198,9 +198,10 @@ class Trial:
         """Every plan at the bytes of uniform bits, by its name."""
         budget, uniform = self.size(self.bytes_of.uniform(bits)), self.bytes_of.uniform(bits)
         room = self.bytes_of(uniform)
-        weight = {row.cell.site: {} for row in self._rows("weight")}
+        weight: dict[str, dict[int, float]] = {name: {} for name in self.full.sites}
         for row in self._rows("weight"):
-            weight[row.cell.site][int(row.cell.bits)] = row.value
+            assert row.value is not None, "every width of every weight is measured"
+            weight[row.cell.site][int(str(row.cell.bits))] = row.value
         inputs = {site.name: site.input_of for site in self.blueprint.sites}
         psi = {
             name: float(incoherence_profile(self.subject.seen.inputs[inputs[name]]).max())

@@ -67,23 +67,12 @@ def _table(budget: dict[str, Any]) -> Iterator[str]:
     gains = {p["against"]: p for p in budget["pairs"]}
     for name in (CLAIMED, *gains):
         of = [p for p in budget["plans"] if p["plan"] == name or p["plan"].startswith(f"{name} ")]
-        bits, size, logs = (np.mean([f(p) for p in of], axis=0) for f in (_bits, _size, _logs))
+        bits, size = (float(np.mean([p[name] for p in of])) for name in ("avg_bits", "size_bytes"))
+        logs = np.mean([np.log(np.maximum(p["per_sample"], 1e-12)) for p in of], axis=0)
         loss = bootstrap(logs)
         typical = f"{np.exp(loss.mean):.2e} ({np.exp(loss.lo or loss.mean):.2e} to {np.exp(loss.hi or loss.mean):.2e})"
         gain, error = ("", "") if name == CLAIMED else _gain(gains[name])
         yield f"| `{name}` | {bits:.3f} | {size:,.0f} | {len(logs)} | {typical} | {gain} | {error} |"
-
-
-def _bits(plan: dict[str, Any]) -> float:
-    return plan["avg_bits"]
-
-
-def _size(plan: dict[str, Any]) -> float:
-    return plan["size_bytes"]
-
-
-def _logs(plan: dict[str, Any]) -> np.ndarray:
-    return np.log(np.maximum(plan["per_sample"], 1e-12))
 
 
 def _gain(pair: dict[str, Any]) -> tuple[str, str]:
