@@ -245,14 +245,16 @@ def new_page(browser: Any) -> Iterator[Callable[..., Any]]:
         if url.scheme in ("http", "https", "ws", "wss") and url.hostname != "127.0.0.1":
             outside.append(request.url)
 
+    # A reload ends the stream that Gradio reads from; it calls that an error, in words of the moment.
+    ended = ("AbortError: signal is aborted", "AbortError: BodyStreamBuffer was aborted", "errored out.")  # fmt: skip
+
     def said(message: Any) -> None:
-        # A reload ends the stream that Gradio reads from; it calls that an error.
-        ended = "AbortError: signal is aborted", "errored out."
-        if message.type == "error" and not any(words in message.text for words in ended):
-            errors.append(message.text)
+        if message.type == "error":
+            failed(message.text)
 
     def failed(error: Any) -> None:
-        errors.append(str(error))
+        if not any(words in str(error) for words in ended):
+            errors.append(str(error))
 
     def open_page(width: int = 1280, dark: bool = False, touch: bool = False) -> Any:
         context = browser.new_context(

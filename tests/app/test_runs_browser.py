@@ -162,7 +162,7 @@ def test_jobs_and_studies_by_keyboard(serve: Serve, new_page: Pages) -> None:
 
 
 def test_the_page_asks_only_while_something_is_active(serve: Serve, new_page: Pages) -> None:
-    served = serve(FakeCompare(steps=4, pause=0.3))
+    served = serve(FakeCompare(held={FIRST}, held_from=(1, 1)))
     asked: list[float] = []
     page = new_page()
     page.on(
@@ -173,6 +173,7 @@ def test_the_page_asks_only_while_something_is_active(serve: Serve, new_page: Pa
     state(compare, "running")
     runs_page(page, served)
     page.wait_for_selector(".dq-job[data-state=running]")
+    served.compare.held.clear()
     page.wait_for_selector(".dq-job[data-state=done]")
     page.wait_for_selector("[data-study=tiny-dit], [data-study]")
     assert len(asked) >= 3

@@ -48,7 +48,9 @@ def similarity(cosine: list[list[float]], timesteps: tuple[float, ...]) -> Simil
 
 @st.composite
 def measured(draw: st.DrawFn) -> Similarity:
-    timesteps = draw(st.lists(st.floats(0, 1000), min_size=1, max_size=8, unique=True))
+    timesteps = draw(
+        st.lists(st.floats(0, 1000, allow_subnormal=False), min_size=1, max_size=8, unique=True)
+    )
     count = draw(st.integers(1, 3))
     rows = [[draw(share) for _ in timesteps] for _ in range(count)]
     return similarity(rows, tuple(sorted(timesteps, reverse=True)))
