@@ -159,29 +159,6 @@ def test_a_budget_that_is_turned_on_is_solved_for(served: Served, new_page: Page
     assert not page.locator("#dq-on-avg_bits").is_checked()
 
 
-def test_a_solution_for_another_device_is_not_taken(served: Served, new_page: Pages) -> None:
-    page = opened(new_page(1440), served)
-    page.locator("#dq-on-avg_bits").check()
-    wait_for_text(page, ".dq-solved", "Heuristic")
-    before = state(page)
-    device = page.get_by_label("Device that latency is predicted for")
-    first = device.input_value()
-    held = Held(page, "precision_solve")
-    with page.expect_request(asks("precision_solve")):
-        page.locator("#dq-solve").click()
-    device.select_option(index=1)
-    held.end()
-    wait_for_text(page, ".dq-solved", "metric or device was changed while")
-    assert state(page) == before
-    page.locator("#dq-solve").click()
-    command = page.locator(".dq-solved pre")
-    command.wait_for()
-    device.select_option(first)
-    assert command.is_hidden(), "the command was of the other device"
-    device.select_option(index=1)
-    assert command.is_visible()
-
-
 def test_undo_brings_back_the_command_of_the_solution(served: Served, new_page: Pages) -> None:
     page = opened(new_page(1440), served)
     page.locator("#dq-on-avg_bits").check()
