@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +78,29 @@ def dot(page: Any, trace: str, point: int) -> list[float]:
         }""",
         [trace, point],
     )
+
+
+def asks(name: str) -> Callable[[Any], bool]:
+    """Whether a request asks the server for this."""
+    return lambda request: f'"{name}"' in (request.post_data or "")
+
+
+class Line:
+    """The line to the server: one question of the page gets no answer until it is free."""
+
+    def __init__(self, page: Any, name: str) -> None:
+        self.asks, self.held = asks(name), list[Any]()
+        page.route(lambda url: "/component_server" in url, self._pass)
+
+    def _pass(self, route: Any) -> None:
+        if self.asks(route.request):
+            self.held.append(route)
+        else:
+            route.continue_()
+
+    def free(self) -> None:
+        """Questions go through, and those that were held."""
+        assert self.held, "nothing was held"
+        self.asks = lambda _: False
+        for route in self.held:
+            route.continue_()

@@ -27,6 +27,8 @@ from tests.app.precision import (
     Q0,
     SHOWN,
     V0,
+    Line,
+    asks,
     cell,
     chosen,
     dot,
@@ -46,30 +48,6 @@ Serve = Callable[..., Served]
 TABLE = "label.dq-field:has(> span:text-is('Table')) select"
 
 OTHER = "([s, t]) => { const text = document.querySelector(s).textContent; return text && !text.includes(t); }"
-
-
-def asks(name: str) -> Callable[[Any], bool]:
-    """Whether a request asks the server for this."""
-    return lambda request: f'"{name}"' in (request.post_data or "")
-
-
-class Held:
-    """Answers to one question of the page come when this ends."""
-
-    def __init__(self, page: Any, name: str) -> None:
-        self.page, self.asks, self.waiting = page, asks(name), list[Any]()
-        page.route("**/component_server*", self.hold)
-
-    def hold(self, route: Any) -> None:
-        if self.asks(route.request):
-            self.waiting.append(route)
-        else:
-            route.continue_()
-
-    def end(self) -> None:
-        self.asks = lambda _: False
-        for route in self.waiting:
-            route.continue_()
 
 
 @pytest.fixture
@@ -123,11 +101,11 @@ def test_leaving_while_the_plan_is_fetched_loses_nothing(served: Served, new_pag
     page.get_by_role("button", name="Select shown").click()
     page.locator("[data-bits='8']").click()
     edited = state(page)
-    held = Held(page, "precision_load")
+    line = Line(page, "precision_load")
     with page.expect_request(asks("precision_load")):
         page.reload()
     page.goto("about:blank")
-    held.end()
+    line.free()
     opened(page, served)
     assert state(page) == edited
     assert page.get_by_role("button", name="Undo").is_enabled()
@@ -159,6 +137,29 @@ def test_a_budget_that_is_turned_on_is_solved_for(served: Served, new_page: Page
     assert not page.locator("#dq-on-avg_bits").is_checked()
 
 
+def test_a_solution_for_another_device_is_not_taken(served: Served, new_page: Pages) -> None:
+    page = opened(new_page(1440), served)
+    page.locator("#dq-on-avg_bits").check()
+    wait_for_text(page, ".dq-solved", "Heuristic")
+    before = state(page)
+    device = page.get_by_label("Device that latency is predicted for")
+    first = device.input_value()
+    line = Line(page, "precision_solve")
+    with page.expect_request(asks("precision_solve")):
+        page.locator("#dq-solve").click()
+    device.select_option(index=1)
+    line.free()
+    wait_for_text(page, ".dq-solved", "metric or device was changed while")
+    assert state(page) == before
+    page.locator("#dq-solve").click()
+    command = page.locator(".dq-solved pre")
+    command.wait_for()
+    device.select_option(first)
+    assert command.is_hidden(), "the command was of the other device"
+    device.select_option(index=1)
+    assert command.is_visible()
+
+
 def test_undo_brings_back_the_command_of_the_solution(served: Served, new_page: Pages) -> None:
     page = opened(new_page(1440), served)
     page.locator("#dq-on-avg_bits").check()
@@ -178,12 +179,12 @@ def test_undo_brings_back_the_command_of_the_solution(served: Served, new_page: 
 
 def test_solving_waits_for_the_answer_to_a_slider(served: Served, new_page: Pages) -> None:
     page = opened(new_page(1440), served)
-    held = Held(page, "precision_suggest")
+    line = Line(page, "precision_suggest")
     with page.expect_request(asks("precision_suggest")):
         page.locator("#dq-on-avg_bits").check()
     page.locator("#dq-solve").click()
     assert page.locator("#dq-solve").is_disabled()
-    held.end()
+    line.free()
     page.locator(".dq-solved pre").wait_for()
     assert total(page, "avg_bits") <= 4
 
