@@ -86,21 +86,38 @@ def asks(name: str) -> Callable[[Any], bool]:
 
 
 class Line:
-    """The line to the server: one question of the page gets no answer until it is free."""
+    """The line to the server: questions of one name get no answer until it is free; of these the first `most`."""
 
-    def __init__(self, page: Any, name: str) -> None:
-        self.asks, self.held = asks(name), list[Any]()
+    def __init__(self, page: Any, name: str, most: int = 1000) -> None:
+        self.page, self.asks, self.most = page, asks(name), most
+        self.held: list[Any] = []
         page.route(lambda url: "/component_server" in url, self._pass)
 
     def _pass(self, route: Any) -> None:
-        if self.asks(route.request):
+        if len(self.held) < self.most and self.asks(route.request):
             self.held.append(route)
         else:
-            route.continue_()
+            route.fallback()
+
+    def wait(self) -> None:
+        """Until a question is held, which is a moment after the page has asked it."""
+        for _ in range(6000):  # a guard against hanging
+            if self.held:
+                return
+            self.page.wait_for_timeout(20)
+        raise AssertionError("nothing is held")
 
     def free(self) -> None:
         """Questions go through, and those that were held."""
-        assert self.held, "nothing was held"
-        self.asks = lambda _: False
-        for route in self.held:
+        for route in self._held():
             route.continue_()
+
+    def drop(self) -> None:
+        """Questions go through; those that were held never get there."""
+        for route in self._held():
+            route.abort("aborted")
+
+    def _held(self) -> list[Any]:
+        self.wait()
+        self.most = 0
+        return self.held
