@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dqviz.allocating import AllocateRequest, allocate
+from dqviz.study import studies_root
 from tests.app.conftest import Served
 
 Q0, V0 = "transformer_blocks.0.attn1.to_q", "transformer_blocks.0.attn1.to_v"
@@ -121,3 +123,9 @@ class Line:
         self.wait()
         self.most = 0
         return self.held
+
+
+def kept(**asked: Any) -> str:
+    """A plan that the study `mine` keeps; its name."""
+    request = {"study": studies_root() / "mine", "budgets": {"avg_bits": 4}, **asked}
+    return str(allocate(AllocateRequest.parse(request))["allocation"])
