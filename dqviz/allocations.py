@@ -19,8 +19,8 @@ from .measurements import Measurements, free_row, has_table, slug
 class Allocations(Measurements):
     """Plans under budgets, of one study.
 
-    A plan that a person set is fixed by pins as a whole. Its record has `by_hand`: the `budgets`, `pins` and `ties`
-    that it was set under, so that it can be taken up again where it was left.
+    A plan that a person set is fixed by pins as a whole. Its record has `by_hand`: the `budgets`, `pins`, `ties` and
+    `latency_device` that it was set under, so that it can be taken up again where it was left.
     """
 
     def allocations(self) -> list[dict[str, Any]]:
@@ -33,12 +33,13 @@ class Allocations(Measurements):
 
     def allocated_plan(self, name: str) -> dict[str, Any]:
         """The plan of one allocation."""
-        found = {row["name"]: row for row in self.allocations()}
-        if name not in found:
-            raise unknown("allocation", name, found, f"Study: {self.folder}")
         with self._database() as db:
-            sought = "SELECT plan FROM plans WHERE fingerprint = ?"
-            row = db.execute(sought, (found[name]["plan"],)).fetchone()
+            there = has_table(db, "allocations")
+            sought = "SELECT plans.plan FROM allocations JOIN plans ON fingerprint = allocations.plan WHERE name = ?"
+            row = db.execute(sought, (name,)).fetchone() if there else None
+        if row is None:
+            names = [row["name"] for row in self.allocations()]
+            raise unknown("allocation", name, names, f"Study: {self.folder}")
         return json.loads(row["plan"])
 
     def add_allocation(

@@ -72,7 +72,12 @@ def m001_jobs(db: sqlite3.Connection) -> None:
     db.execute("CREATE INDEX jobs_by_state ON jobs (state, place)")
 
 
-STEPS = (m001_jobs,)
+def m002_made(db: sqlite3.Connection) -> None:
+    """What a job has made in its study."""
+    db.execute("ALTER TABLE jobs ADD COLUMN made TEXT NOT NULL DEFAULT ''")
+
+
+STEPS = (m001_jobs, m002_made)
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,7 @@ class Job:
     cancel_requested: float | None
     message: str  # one line: why it ended
     attempts: int
+    made: str = ""  # name in its study of what it made, where its kind says one
 
     @property
     def active(self) -> bool:
@@ -292,13 +298,13 @@ class JobStore:
             row = db.execute("SELECT cancel_requested FROM jobs WHERE id = ?", (job.id,)).fetchone()
         return bool(changed) and row["cancel_requested"] is None
 
-    def end(self, job: Job, state: str, message: str = "") -> None:
+    def end(self, job: Job, state: str, message: str = "", made: str = "") -> None:
         """The job is over, unless it was taken from this process."""
         with self._database() as db:
             db.execute(
-                "UPDATE jobs SET state = ?, message = ?, ended = ?, pid = NULL, born = NULL,"
+                "UPDATE jobs SET state = ?, message = ?, made = ?, ended = ?, pid = NULL, born = NULL,"
                 f" cancel_requested = NULL, seconds_left = NULL WHERE {_MINE}",
-                (state, message, now(), job.id, RUNNING, job.pid, job.born),
+                (state, message, made, now(), job.id, RUNNING, job.pid, job.born),
             )
 
     def write_preview(self, job: Job, seed: int, text: str) -> None:

@@ -34,6 +34,7 @@ class Kind:
     describe: Callable[[Request], tuple[str, Path]]  # title and study folder; raises BadInput
     command: Callable[[Request], str]
     run: Callable[[Request, OnEvent, Cancelled, str], Any]  # the last is the job's id
+    made: str | None = None  # key, in what `run` returns, of the name of what it made in the study
 
 
 def _describe_compare(request: Request) -> tuple[str, Path]:
@@ -73,7 +74,12 @@ def _into_study(asked: Any) -> Any:
 
 
 def _kind(
-    asks: type[Value], into: Callable[[Any], Any], title: Any, as_command: Any, do: Any
+    asks: type[Value],
+    into: Callable[[Any], Any],
+    title: Any,
+    as_command: Any,
+    do: Any,
+    made: str | None = None,
 ) -> Kind:
     """Of work that its module describes, says as a command, and does, by one kind of request.
 
@@ -87,6 +93,7 @@ def _kind(
         lambda request: title(asks.parse(request, "the request")),
         lambda request: as_command(into(asks.parse(request, "the request"))),
         run,
+        made,
     )
 
 
@@ -100,6 +107,11 @@ KINDS: dict[str, Kind] = {
         SweepRequest, _into_out, sweeping.title, sweeping.as_command, sweeping.sweep
     ),
     "allocate": _kind(
-        AllocateRequest, _into_study, allocating.title, allocating.as_command, allocating.allocate
+        AllocateRequest,
+        _into_study,
+        allocating.title,
+        allocating.as_command,
+        allocating.allocate,
+        made="allocation",
     ),
 }

@@ -70,24 +70,25 @@ def run(store: JobStore, job: Job, kinds: Mapping[str, Kind] = KINDS) -> None:
         log.info(
             "attempt %d of %s (process %d): %s", job.attempts, job.kind, os.getpid(), job.title
         )
-        reporter = Reporter(store, job)
+        reporter, kind, made = Reporter(store, job), kinds[job.kind], ""
         try:
             with reporter:
-                kinds[job.kind].run(job.request, reporter.on_event, reporter.cancelled, job.id)
+                told = kind.run(job.request, reporter.on_event, reporter.cancelled, job.id)
             state, message = jobs.DONE, ""
+            made = "" if kind.made is None else str(told[kind.made])
         except Cancelled as error:
             state, message = jobs.CANCELLED, str(error)
         except DQVizError as error:
             state, message = jobs.FAILED, " ".join(str(error).split())
         except Exception as error:
             log.exception("job %s failed", job.id)
-            kind, text = type(error).__name__, " ".join(str(error).split())
+            name, text = type(error).__name__, " ".join(str(error).split())
             state = jobs.FAILED
             message = (
-                f"internal error ({kind}): {text or 'no message'}. The job's log has the details."
+                f"internal error ({name}): {text or 'no message'}. The job's log has the details."
             )
         log.info("%s%s", state, f": {message}" if message else "")
-        store.end(job, state, message)
+        store.end(job, state, message, made)
 
 
 class Reporter:

@@ -69,8 +69,13 @@ def blueprint(
     )
 
 
-def rows(found: Blueprint, bits: tuple[str, ...] = ("3", "4", "8"), seed: int = 0) -> list[Row]:
-    """Of the latent error: halved with every bit, larger in later layers, four samples."""
+def rows(
+    found: Blueprint,
+    bits: tuple[str, ...] = ("3", "4", "8"),
+    seed: int = 0,
+    metric: str = "latent_error",
+) -> list[Row]:
+    """Halved with every bit, larger in later layers, four samples."""
     rng = np.random.default_rng(seed)
     names = [s.name for s in found.sites if s.kept_reason is None]
     scale = dict(zip(names, np.geomspace(0.01, 0.2, len(names)), strict=True))
@@ -78,7 +83,7 @@ def rows(found: Blueprint, bits: tuple[str, ...] = ("3", "4", "8"), seed: int = 
     for cell in cells_of(names, bits, len(found.windows)):
         mean = 0.0 if cell.bits == "16" else scale[cell.site] * 4.0 ** (3 - int(str(cell.bits)))
         share = 1 if cell.window is None else 1 / len(found.windows)
-        made.append(Row.of(cell, "latent_error", mean * share * rng.uniform(0.8, 1.2, 4)))
+        made.append(Row.of(cell, metric, mean * share * rng.uniform(0.8, 1.2, 4)))
     return made
 
 
@@ -97,6 +102,7 @@ def add_table(
     windows: int = 2,
     steps: int = 10,
     bits: tuple[str, ...] = ("3", "4", "8"),
+    metrics: tuple[str, ...] = ("latent_error",),
     **record: Any,
 ) -> None:
     """A finished table of a study."""
@@ -111,5 +117,6 @@ def add_table(
         "evidence": "simulated", "groups": groups, "bits": list(bits), "samples": 4, "request": request,
         "command": f"dqviz sensitivity dit-emoji --bits {','.join(bits)}",
     }  # fmt: skip
-    table = flat(rows(found, bits), groups, "simulated")
+    measured = [row for n, metric in enumerate(metrics) for row in rows(found, bits, n, metric)]
+    table = flat(measured, groups, "simulated")
     study.end_sensitivity(begun, table, found.to_json(), {**told, **record})

@@ -36,7 +36,7 @@ BITS = (
     "8",
     "16",
 )  # of a sweep that the page starts; cells of 16 bits cost nothing to measure
-STATE = ("state", "kind", "stage", "done", "total", "seconds_left", "message")
+STATE = ("state", "kind", "stage", "done", "total", "seconds_left", "message", "made")
 
 
 class Precision:

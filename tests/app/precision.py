@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dqviz.allocating import AllocateRequest, allocate
+from dqviz.study import studies_root
 from tests.app.conftest import Served
 
 Q0, V0 = "transformer_blocks.0.attn1.to_q", "transformer_blocks.0.attn1.to_v"
@@ -77,3 +80,52 @@ def dot(page: Any, trace: str, point: int) -> list[float]:
         }""",
         [trace, point],
     )
+
+
+def asks(name: str) -> Callable[[Any], bool]:
+    """Whether a request asks the server for this."""
+    return lambda request: f'"{name}"' in (request.post_data or "")
+
+
+class Line:
+    """The line to the server: questions of one name get no answer until it is free; of these the first `most`."""
+
+    def __init__(self, page: Any, name: str, most: int = 1000) -> None:
+        self.page, self.asks, self.most = page, asks(name), most
+        self.held: list[Any] = []
+        page.route(lambda url: "/component_server" in url, self._pass)
+
+    def _pass(self, route: Any) -> None:
+        if len(self.held) < self.most and self.asks(route.request):
+            self.held.append(route)
+        else:
+            route.fallback()
+
+    def wait(self) -> None:
+        """Until a question is held, which is a moment after the page has asked it."""
+        for _ in range(6000):  # a guard against hanging
+            if self.held:
+                return
+            self.page.wait_for_timeout(20)
+        raise AssertionError("nothing is held")
+
+    def free(self) -> None:
+        """Questions go through, and those that were held."""
+        for route in self._held():
+            route.continue_()
+
+    def drop(self) -> None:
+        """Questions go through; those that were held never get there."""
+        for route in self._held():
+            route.abort("aborted")
+
+    def _held(self) -> list[Any]:
+        self.wait()
+        self.most = 0
+        return self.held
+
+
+def kept(**asked: Any) -> str:
+    """A plan that the study `mine` keeps; its name."""
+    request = {"study": studies_root() / "mine", "budgets": {"avg_bits": 4}, **asked}
+    return str(allocate(AllocateRequest.parse(request))["allocation"])

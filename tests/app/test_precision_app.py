@@ -16,6 +16,7 @@ from dqviz.allocating import AllocateRequest, allocate
 from dqviz.study import RECORDED, Study, studies_root
 from dqviz.ui.bench import Bench
 from dqviz.ui.precision import Precision, server_functions
+from quant.errors import BadInput
 from quant.random_plans import DESIGN
 from quant.schema import Plan
 from tests.app.conftest import FakeCompare
@@ -250,15 +251,16 @@ def test_a_plan_set_by_hand_comes_back_with_what_it_was_set_under(ask: Ask) -> N
     plan["weight"][site], plan["activation"][1][site] = "3", "4"
     pins = [3 * site, 3 * site + 2]
     budgets = {"size_mb": 0.9}
-    more = {"plan": plan, "pins": pins, "budgets": budgets}
+    more = {"plan": plan, "pins": pins, "budgets": budgets, "device": "rtx-4090"}
     kept = by_hand(ask, **{**question(data), **more})
     loaded = ask("load", study="mine", table=data["table"], name=kept)
     assert loaded["plan"] == plan
     assert (loaded["pins"], loaded["budgets"], loaded["qkv"]) == (pins, budgets, False)
-    again = by_hand(ask, **{**question(data), **more, "pins": pins[:1], "budgets": {}})
-    assert again == kept
+    assert (loaded["metric"], loaded["device"]) == ("latent_error", "rtx-4090")
+    more |= {"pins": pins[:1], "budgets": {}, "device": "a100-80gb"}
+    assert by_hand(ask, **{**question(data), **more}) == kept
     loaded = ask("load", study="mine", table=data["table"], name=kept)
-    assert (loaded["pins"], loaded["budgets"]) == (pins[:1], {})
+    assert (loaded["pins"], loaded["budgets"], loaded["device"]) == (pins[:1], {}, "a100-80gb")
 
 
 def by_hand(ask: Ask, **query: Any) -> str:
@@ -326,6 +328,20 @@ def test_a_kept_plan_of_other_windows_says_why_it_has_no_prediction(ask: Ask) ->
         patch.setattr(Study, "allocated_plan", lambda *_: {**other, "windows": other["windows"][:1]})  # fmt: skip
         told = ask("curve", **question(data))["kept"][name]
     assert "windows" in told["why"]
+
+
+def test_a_plan_is_read_without_the_records_of_all(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = ask()
+    name = by_hand(ask, **question(data))
+    study = Study.open(studies_root() / "mine", read_only=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(Study, "allocations", lambda _: pytest.fail("all records were read"))
+        plan = study.allocated_plan(name)
+    assert set(plan["sites"]) >= {FF}
+    with pytest.raises(BadInput, match=f"unknown allocation 'x'; .*{name}"):
+        study.allocated_plan("x")
 
 
 class Job:

@@ -70,6 +70,15 @@ def test_what_cannot_be_done_is_not_queued(
     assert store.jobs() == []
 
 
+def test_a_job_names_what_it_made(store: JobStore) -> None:
+    made = doing(lambda *_: {"run": "rtn-2"})
+    named = {**made, "compare": replace(made["compare"], made="run")}
+    for kinds, name in ((made, ""), (named, "rtn-2")):
+        job = store.submit("compare", REQUEST)
+        worker.work(store, kinds)
+        assert (store.get(job.id).state, store.get(job.id).made) == ("done", name)
+
+
 def test_asking_makes_no_files(store: JobStore) -> None:
     assert store.jobs() == []
     assert store.claim() is None

@@ -48,7 +48,12 @@ class Asked:
     @property
     def under(self) -> dict[str, Any]:
         """What a plan set by hand was set under."""
-        return {"budgets": self.budgets, "pins": self.words, "ties": list(self.ties)}
+        return {
+            "budgets": self.budgets,
+            "pins": self.words,
+            "ties": list(self.ties),
+            "latency_device": self.device,
+        }
 
 
 def asked(opened: Opened, query: Mapping[str, Any]) -> Asked:
@@ -207,7 +212,7 @@ def load(
     name: object,
     plan_of: Callable[[str], Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """A plan of the study, with the budgets, pins and ties that it was chosen under.
+    """A plan of the study, with the metric, budgets, pins, ties and device that it was chosen under.
 
     Args:
         opened: the table.
@@ -220,7 +225,8 @@ def load(
         raise unknown("plan", name, found, f"Study: {opened.study}")
     record = found[name]["record"]
     under = record if record.get("by_hand") is None else record["by_hand"]
-    notes, device = [], str(record.get("latency_device") or DEVICE)
+    told = under.get("latency_device") or record.get("latency_device")  # older plans lack it
+    notes, device = [], str(told or DEVICE)
     ties = [tie for tie in under.get("ties", ()) if tie != "qkv"]
     if ties:
         notes.append(f"{name} was chosen with the ties {', '.join(ties)}, which this page does not hold")  # fmt: skip
@@ -237,5 +243,6 @@ def load(
         "pins": pins,
         "qkv": "qkv" in under.get("ties", ()),
         "device": device,
+        "metric": record["table"]["metric"],
         "notes": notes,
     }

@@ -24,19 +24,51 @@ export function precision({ element, server }) {
   const address = Object.fromEntries(NAMED.filter((k) => asked.has(k)).map((k) => [k, asked.get(k)]));
   let undoKeys = null;
   let leave = null; // keeps what is on the desk
+  let complain = problem; // where a page is shown, it stays
+  let opening = 0;
   document.addEventListener("keydown", (e) => undoKeys?.(e));
   window.addEventListener("pagehide", () => leave?.());
 
-  async function open(query, hash = "") {
+  // False where it did not open: what was asked for last is shown, whichever answer comes last.
+  async function open(query, hash = "", told = []) {
+    const own = ++opening;
     leave?.();
     const data = await answerOf(server, "precision", query);
+    if (own !== opening) return true;
+    if (data.error) return complain(data.error);
+    const kept = keptDesk(data);
+    const link = Object.fromEntries(new URLSearchParams(hash));
+    const metric = query.metric || data.metric;
+    const named = data.empty ? null : query.plan ?? (link.desk ? null : kept?.loaded ?? data.allocations.findLast((a) => a.metric === metric)?.name);
+    const found = named ? await answerOf(server, "precision_load", { study: data.study, table: data.table, name: named }) : null;
+    if (own !== opening) return true;
+    leave?.(); // also what was done since
     undoKeys = leave = null;
-    if (data.error) return problem(data.error);
-    data.empty ? empty(data) : await page(data, query, hash);
+    complain = problem;
+    data.empty ? empty(data) : page(data, query, { link, named, found, told });
+    return true;
   }
 
-  const problem = (text) => root.replaceChildren(el("p", { class: "dq-note dq-bad", role: "alert" }, text),
+  // What is on the desk outlives a reload and a look at another table, with its steps back: in this tab, for this table.
+  const placeOf = ({ study, table, key }) => `dqviz/desk/${study}/${table}/${key}`;
+  function keepDesk(of, kept) {
+    try {
+      sessionStorage.setItem(placeOf(of), JSON.stringify(kept));
+    } catch { /* full, or forbidden: the address still holds the plan */ }
+  }
+  function keptDesk(of) {
+    try {
+      return JSON.parse(sessionStorage.getItem(placeOf(of)));
+    } catch {
+      return null;
+    }
+  }
+
+  function problem(text) {
+    root.replaceChildren(el("p", { class: "dq-note dq-bad", role: "alert" }, text),
     el("p", { class: "dq-note" }, el("a", { href: location.pathname }, "Open this page without the choices of the link")));
+    return false;
+  }
 
   // Studies and tables to look at; none where there is nothing to choose.
   function sources(data) {
@@ -44,7 +76,7 @@ export function precision({ element, server }) {
       if (values.length < 2) return "";
       const select = options(el("select", { class: "dq-select" }), values.map((v) => [v, v, ""]));
       select.value = value;
-      select.addEventListener("change", () => change(select.value));
+      select.addEventListener("change", async () => { if (!await change(select.value)) select.value = value; });
       return el("label", { class: "dq-field" }, el("span", {}, label), select);
     };
     const names = Object.keys(data.studies);
@@ -52,13 +84,13 @@ export function precision({ element, server }) {
     return [pick("Study", names, data.study, (study) => open({ study })), pick("Table", data.studies[data.study] ?? [], data.table, (table) => open({ study: data.study, table }))];
   }
 
-  async function page(data, query, hash) {
+  function page(data, query, opened) {
     const plan = planOf(data);
     const view = viewOf(data, query);
-    const state = { loaded: null, interval: null, measured: null, solved: null, device: data.devices[0]?.key ?? null };
-    const question = () => ({ study: data.study, table: data.table, metric: view.metric, device: state.device, qkv: plan.qkv(), budgets: plan.budgets(), plan: plan.written(), pins: plan.pins() });
-    // What an answer is of: the plan with its budgets, pins and ties, the metric, the device.
-    const asItIs = () => JSON.stringify([plan.text(), view.metric, state.device]);
+    const state = { loaded: null, interval: null, measured: null, solved: null };
+    const question = () => ({ study: data.study, table: data.table, metric: view.metric, device: plan.device(), qkv: plan.qkv(), budgets: plan.budgets(), plan: plan.written(), pins: plan.pins() });
+    // What an answer is of: the plan with its budgets, pins, ties and device, and the metric.
+    const asItIs = () => JSON.stringify([plan.text(), view.metric]);
     const ask = (name, more = {}) => answerOf(server, `precision_${name}`, { ...question(), ...more });
     const fetchPlan = (name) => answerOf(server, "precision_load", { study: data.study, table: data.table, name });
 
@@ -84,7 +116,7 @@ export function precision({ element, server }) {
     acts = actions({ data, plan, matrix, begin: bases, drop: () => base && plan.put(base, "discard"), touched: () => base && !plan.is(base) });
     const key = legend(data);
     const totals = totalsStrip({ data });
-    totals.devices.addEventListener("change", () => { state.device = totals.devices.value; shown(); });
+    totals.devices.addEventListener("change", () => plan.predictFor(totals.devices.value));
     const verify = verifyBox({ data, status: verifying, start });
     const budgets = budgetPanel({ data, plan, ask, asItIs, verify: verify.node, solved: (answer) => { state.solved = { text: asItIs(), command: answer.command }; curve.refresh(); commandShown(answer.command); } });
     const table = planTable({ data, plan });
@@ -98,6 +130,8 @@ export function precision({ element, server }) {
       if (metric) { shown(); curve.refresh(); } else keepAddress();
     };
 
+    const bar = viewBar({ data, view, redraw, lay: () => { matrix.lay(); key.show(matrix.range(), view); }, folding: matrix.foldAll });
+
     const command = el("code", {});
     const copying = el("button", { type: "button", class: "dq-small", on: { click: () => copy(command.textContent, copying) } }, "Copy");
     const sweeping = el("button", { type: "button", class: "dq-small", on: { click: () => copy(data.command, sweeping) } }, "Copy");
@@ -110,12 +144,13 @@ export function precision({ element, server }) {
     let settling = 0;
     let asking = 0;
     function shown() {
-      const sums = plan.totals(view.metric, state.device);
+      const sums = plan.totals(view.metric);
       const own = ++asking;
       state.interval = null;
       state.measured = measuredOf();
       const tell = () => totals.show({ totals: sums, metric: view.metric, interval: state.interval, measured: state.measured, feasible: feasibility(plan.budgets(), sums, plan) });
       tell();
+      totals.devices.value = plan.device();
       acts.show();
       budgets.show();
       verify.show(view.metric);
@@ -126,19 +161,19 @@ export function precision({ element, server }) {
       curve.mark(sums.avg_bits, fit ? calibrated(fit, sums.loss) : sums.loss);
       keepAddress();
       root.dataset.plan = plan.text().desk;
+      commandShown(solvedAs()?.command ?? "# The command of this plan follows.");
       clearTimeout(settling);
       settling = setTimeout(async () => {
         leave?.();
         const answer = await ask("appraise");
         if (own !== asking || !root.contains(notes)) return;
-        if (answer.error) return say([answer.error]);
-        state.interval = { ...answer.predicted_loss, within: answer.within };
-        commandShown((solvedAs() ?? answer).command);
+        state.interval = answer.error ? answer : { ...answer.predicted_loss, within: answer.within };
+        commandShown((solvedAs() ?? answer).command ?? `# ${answer.error}`);
         tell();
       }, SETTLED);
     }
     const solvedAs = () => (state.solved?.text === asItIs() ? state.solved : null);
-    const measuredOf = () => (state.loaded && state.loaded.desk === plan.text().desk ? state.loaded.verified : null);
+    const measuredOf = () => (state.loaded?.desk === plan.text().desk && state.loaded.metric === view.metric ? state.loaded.verified : null);
 
     plan.watch(() => {
       matrix.draw();
@@ -147,69 +182,68 @@ export function precision({ element, server }) {
       shown();
     });
 
-    // A plan of the study comes with the budgets, pins and ties that it was chosen under.
-    const stateOf = (found) => plan.state(plan.read(found.plan), found.pins, found.budgets, found.qkv);
+    // A plan of the study comes with the metric, budgets, pins, ties and device that it was chosen under.
+    const stateOf = (found) => plan.state(plan.read(found.plan), found.pins, found.budgets, found.qkv, found.device);
     function loadedAs(name, found) { // its notes
-      state.loaded = { name, verified: found.verified, desk: plan.textOf(stateOf(found)).desk };
-      if (data.devices.some((d) => d.key === found.device)) totals.devices.value = state.device = found.device;
+      state.loaded = { name, verified: found.verified, metric: found.metric, desk: plan.textOf(stateOf(found)).desk };
       return found.notes;
     }
+    function byMetricOf(found) { // whether it is another than before
+      const before = view.metric;
+      view.metric = data.metrics.some(([key]) => key === found.metric) ? found.metric : before;
+      bar.show();
+      return view.metric !== before;
+    }
+    let loading = 0;
     async function load(name) {
+      const own = ++loading;
       const found = await fetchPlan(name);
+      if (own !== loading) return; // another was picked since
       if (found.error) return say([found.error], "dq-bad");
       say(loadedAs(name, found));
+      const anew = byMetricOf(found);
       if (!plan.put(stateOf(found), name)) shown();
+      if (anew) redraw(true);
     }
 
     // A plan is kept, and drawn where that is asked for, by a job.
     async function start(what, status) {
       const begun = await ask("start", { ...what, solved: Boolean(solvedAs()) });
-      if (begun.error) return status.say(begun.error);
+      if (begun.error) return status.say(begun.silent ? `${begun.error} The page Runs says whether the job has begun.` : begun.error);
       await followed(begun.job, status);
     }
     async function followed(job, status) {
       const ended = await status.follow(job);
       if (!ended) return;
       const fresh = await answerOf(server, "precision", { study: ended.study ?? data.study, table: data.table });
-      if (fresh.error || fresh.empty) return say([fresh.error ?? "The study has no table any more."]);
-      const before = new Map(data.allocations.map((a) => [a.name, JSON.stringify(a)]));
-      const changed = fresh.allocations.filter((a) => before.get(a.name) !== JSON.stringify(a)).map((a) => a.name);
-      const made = changed.includes(state.loaded?.name) ? state.loaded.name : changed.at(-1);
+      const { made } = ended; // by this job, whatever others have kept meanwhile
+      if (fresh.error || fresh.empty) {
+        status.say(`Kept as ${made}; open the page again to see it.`);
+        return say([fresh.error ?? "The study has no table any more."]);
+      }
+      const told = (all) => JSON.stringify(all.find((a) => a.name === made));
+      const [before, after] = [told(data.allocations), told(fresh.allocations)];
       if (fresh.study !== data.study) { // the copy of a recorded study: the desk goes along
-        keepDesk(fresh, made);
-        return open({ study: fresh.study, table: fresh.table });
+        keepDesk(fresh, { desk: plan.kept(), loaded: made });
+        return open({ ...viewed(), study: fresh.study, table: fresh.table }, "", [`Kept as ${made} in study ${fresh.study}, your copy of ${data.study}: it is shown now.`]);
       }
       Object.assign(data, { allocations: fresh.allocations, calibrations: fresh.calibrations });
       tools.show();
       diff.lists();
-      if (made) {
-        const found = await fetchPlan(made);
-        say(found.error ? [found.error] : loadedAs(made, found));
-      }
-      status.say(!made ? "Nothing new: the study keeps this plan already." : before.has(made) ? `Added to ${made}.` : `Kept as ${made}.`);
+      const found = await fetchPlan(made);
+      say(found.error ? [found.error] : loadedAs(made, found));
+      status.say(before === after ? `Nothing new: the study keeps this plan already, as ${made}.` : before ? `Added to ${made}.` : `Kept as ${made}.`);
       shown();
       curve.refresh();
     }
 
-    // What is on the desk outlives a reload and a look at another table, with its steps back: in this tab, for this table.
-    const placeOf = ({ study, table, key }) => `dqviz/desk/${study}/${table}/${key}`;
-    function keepDesk(of = data, loaded = state.loaded?.name) {
-      try {
-        sessionStorage.setItem(placeOf(of), JSON.stringify({ desk: plan.kept(), loaded, device: state.device }));
-      } catch { /* full, or forbidden: the address still holds the plan */ }
-    }
-    function keptDesk() {
-      try {
-        return JSON.parse(sessionStorage.getItem(placeOf(data)));
-      } catch {
-        return null;
-      }
-    }
+    const keep = () => keepDesk(data, { desk: plan.kept(), loaded: state.loaded?.name });
+    const viewed = () => ({ operand: view.operand === "both" ? "" : view.operand, bits: view.bits, metric: data.metrics.length > 1 ? view.metric : "" });
 
     // The address names the study, the table, the plan and how the matrix is looked at; what is on the desk is behind the #.
     function keepAddress() {
       const url = new URL(location.href);
-      const values = { study: data.study, table: data.table, plan: state.loaded?.name, operand: view.operand === "both" ? "" : view.operand, bits: view.bits, metric: view.metric === data.metric ? "" : view.metric };
+      const values = { study: data.study, table: data.table, plan: state.loaded?.name, ...viewed() };
       for (const k of NAMED) values[k] ? url.searchParams.set(k, values[k]) : url.searchParams.delete(k);
       url.hash = new URLSearchParams(plan.text());
       if (url.href !== location.href) history.replaceState(null, "", url);
@@ -229,15 +263,19 @@ export function precision({ element, server }) {
     const kept = data.kept.length ? el("details", { class: "dq-mx-kept" }, el("summary", {}, `${data.kept.length} layers are not in this table`), el("ul", { class: "dq-list" }, data.kept.map((s) => el("li", {}, el("span", { class: "dq-mono" }, s.name), ` ${s.reason}`)))) : "";
     const card = el("section", { class: "dq-card dq-mx-card" },
       el("div", { class: "dq-head" }, el("div", {}, el("h2", {}, "What rounding costs, and the bits of the plan"), el("p", { class: "dq-lede" }, "Colour: cost of that cell alone. Number: bits that the plan gives it.")), el("div", { class: "dq-tools" }, exportButtons(file, file.svg))),
-      viewBar({ data, view, redraw, lay: () => { matrix.lay(); key.show(matrix.range(), view); }, folding: matrix.foldAll }),
+      bar.node,
       key.node, matrix.node, acts.node, kept);
     const plans = el("section", { class: "dq-card" }, el("div", { class: "dq-head" }, el("div", {}, el("h2", {}, "Plan"), el("p", { class: "dq-lede" }, "Keep it, take it along, or send it: the link holds the plan, its pins and budgets."))), tools.node);
     root.replaceChildren(head, notes, totals.node,
       el("div", { class: "dq-mx-desk" }, el("div", { class: "dq-mx-main" }, card, look.node, plans), el("div", { class: "dq-mx-side" }, budgets.node, curve.node)),
       table.node, diff.node, commands);
     matrix.lay();
-    notes.replaceChildren(...data.notes.map((t) => note(t)), ...await begin());
-    leave = () => keepDesk(); // not before: what the tab has kept is read there
+    notes.replaceChildren(...opened.told.map((t) => note(t, "")), ...data.notes.map((t) => note(t)), ...begin(opened));
+    leave = keep; // not before: what the tab has kept is read there
+    complain = (text) => {
+      say([text], "dq-bad");
+      return false;
+    };
     key.show(matrix.range(), view);
     curve.refresh();
     root.dataset.shown = data.table;
@@ -246,16 +284,13 @@ export function precision({ element, server }) {
 
     // The plan that the address names, else the study's latest, else a uniform one: what edits are discarded to. Upon it
     // what this tab has kept, and upon that what the link holds, so that both can be gone back to. Notes on what is shown.
-    async function begin() {
-      const link = Object.fromEntries(new URLSearchParams(hash));
-      const kept = keptDesk();
-      const named = query.plan ?? (link.desk ? null : kept?.loaded ?? data.allocations.at(-1)?.name);
-      const found = named ? await fetchPlan(named) : null;
+    function begin({ link, named, found }) {
+      const kept = keptDesk(data);
       const opens = found && !found.error ? stateOf(found) : plan.state(first[2]());
       plan.begin(opens);
       const told = found && !found.error ? loadedAs(named, found).map((t) => note(t)) : [];
+      if (found && !found.error && !query.metric) byMetricOf(found);
       const recalled = Boolean(kept && plan.recall(kept.desk));
-      if (recalled && data.devices.some((d) => d.key === kept.device)) totals.devices.value = state.device = kept.device;
       base = opens;
       const held = link.desk ? plan.parsed(link) : null;
       const instead = held ? "the plan of the link" : recalled ? "what this tab has kept" : found && !found.error ? named : first[1];

@@ -37,7 +37,7 @@ export function viewBar({ data, view, redraw, lay, folding }) {
   // A metric group has a metric of its own, where the table has it.
   const grouped = (group) => {
     view.metric = group ? data.metric_of[group] : data.metric;
-    if (metric) metric.querySelector("select").value = view.metric;
+    bar.show();
     lay();
     redraw(true);
   };
@@ -56,7 +56,7 @@ export function viewBar({ data, view, redraw, lay, folding }) {
   });
   const operand = data.windows.length ? choice("Operand", [["both", "Both"], ["weight", "Weights"], ["activation", "Activations"]], view.operand, (v) => { view.operand = v; lay(); redraw(); }) : "";
   const button = (text, f) => el("button", { type: "button", class: "dq-small", on: { click: f } }, text);
-  return el("div", { class: "dq-mx-bar" },
+  const node = el("div", { class: "dq-mx-bar" },
     el("div", { class: "dq-fields" },
       el("div", { class: "dq-field" }, el("span", {}, "Operand"), operand),
       field("Cost at", [...view.swept.map((b) => [b, `${b} bits`, ""]), ["plan", "bits of the plan", ""]], "bits", () => redraw()),
@@ -68,6 +68,8 @@ export function viewBar({ data, view, redraw, lay, folding }) {
       el("label", { class: "dq-field" }, el("span", {}, "Name matches"), pattern),
       el("div", { class: "dq-pair" }, button("Open all", () => folding(false)), button("Close all", () => folding(true)))),
     why);
+  const bar = { node, show: () => { if (metric) metric.querySelector("select").value = view.metric; } }; // after a plan has brought its own
+  return bar;
 }
 
 // The colours, as far as they reach, with what the marks mean.

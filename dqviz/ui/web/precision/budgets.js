@@ -1,13 +1,12 @@
 // Budgets with sliders, and the two solvers: the quick one while a slider moves, the exact one on asking.
 import { clock, copy, commandParts, el } from "../tools.js";
-import { BUDGETS, fixed, named } from "./totals.js";
+import { BUDGETS, enough, fixed, named } from "./totals.js";
 
 const FIRST = { avg_bits: 4, activation_bits: 8 }; // of a budget that was never on
 
 // One budget: on or off, its slider, its number. What is out of range is said, and stays as it was typed.
 function budgetRow({ data, plan, move, end }, [name, label, unit, step]) {
-  const [from, to] = reach(data, plan, name);
-  const range = `${fixed(name, from)} to ${fixed(name, to)} ${unit}`;
+  let [from, to] = reach(data, plan, name);
   const on = el("input", { type: "checkbox", id: `dq-on-${name}`, "aria-label": `Budget: ${label}` });
   const slider = el("input", { type: "range", min: from, max: to, step, "aria-label": `${label}, at most`, "data-budget": name });
   const number = el("input", { type: "number", class: "dq-input", min: from, max: to, step: "any", "aria-label": `${label}, at most, ${unit}`, "aria-describedby": `dq-why-${name}` });
@@ -27,7 +26,7 @@ function budgetRow({ data, plan, move, end }, [name, label, unit, step]) {
   const inRange = (value) => number.value !== "" && value >= from - 1e-9 && value <= to + 1e-9;
   const typed = () => {
     const value = Number(number.value);
-    if (!inRange(value)) return wrong(`${range} can be asked for; the budget stays ${name in plan.budgets() ? `at ${fixed(name, plan.budgets()[name])}` : "off"}.`);
+    if (!inRange(value)) return wrong(`${from} to ${to} ${unit} can be asked for; the budget stays ${name in plan.budgets() ? `at ${fixed(name, plan.budgets()[name])}` : "off"}.`);
     wrong("");
     if (plan.budgets()[name] !== value) end(name, value);
   };
@@ -43,11 +42,17 @@ function budgetRow({ data, plan, move, end }, [name, label, unit, step]) {
   number.addEventListener("keydown", (e) => { if (e.key === "Enter" && !on.checked) typed(); }); // also where the number stays
   put(plan.budgets()[name] ?? Math.min(to, Math.max(from, FIRST[name] ?? from + (to - from) * 0.4)));
   let last;
+  let device = plan.device();
   return {
     node: el("div", { class: "dq-budget" }, el("label", { for: `dq-on-${name}` }, on, el("span", {}, label)), el("span", { class: "dq-budget-at" }, number, el("span", { class: "dq-sub" }, unit)), slider, why),
     // The plan has this budget; what was typed stays until it changes.
     show() {
       const value = plan.budgets()[name];
+      if (device !== plan.device()) { // latency has another least there
+        device = plan.device();
+        [from, to] = reach(data, plan, name);
+        for (const input of [slider, number]) Object.assign(input, { min: from, max: to });
+      }
       on.checked = value !== undefined;
       if (value !== undefined && value !== last) put(value);
       last = value;
@@ -61,11 +66,11 @@ export function budgetPanel({ data, plan, ask, asItIs, solved, verify }) {
   const solve = el("button", { type: "button", class: "dq-primary", id: "dq-solve" }, "Solve exactly");
   const said = el("div", { class: "dq-solved", role: "status" });
 
-  // A slider that is dragged, with the plans that follow it, is one step back. While one answer is under way, only the
-  // newest question waits; an answer to a plan that has changed since is dropped.
+  // A slider that is dragged, with the plans that follow it, is one step back; another slider is another step. While one
+  // answer is under way, only the newest question waits; an answer to a plan that has changed since is dropped.
   let busy = false;
   let again = false;
-  let drag = {};
+  let drag = null; // the change that the next answer belongs to: what was moved, whether that is over
   let answered = Promise.resolve(); // once no question is under way
   function quick() {
     if (!Object.keys(plan.budgets()).length) return tell(null);
@@ -78,24 +83,29 @@ export function budgetPanel({ data, plan, ask, asItIs, solved, verify }) {
       again = false;
       const before = asItIs();
       const answer = await ask("suggest");
-      if (again || asItIs() !== before) continue;
-      answer.error ? bad(answer.error) : taken(answer, drag);
+      if (again) continue;
+      if (answer.error) bad(answer.error);
+      else if (asItIs() === before) taken(answer, drag);
+      else Object.keys(plan.budgets()).length ? bad(late("answered")) : tell(null);
     }
     busy = false;
-    if (drag.over) drag = {};
+  }
+  function step(of) {
+    if (drag?.of !== of || (drag.over && !busy)) drag = { of, over: false };
+    return drag;
   }
   function move(name, value) {
-    plan.bound(name, value, drag);
+    plan.bound(name, value, step(name));
     quick();
   }
   function end(name, value) {
     move(name, value);
-    busy ? (drag.over = true) : (drag = {});
+    drag.over = true;
   }
   qkv.addEventListener("change", () => {
-    plan.tie(qkv.checked, drag);
+    plan.tie(qkv.checked, step("qkv"));
     quick();
-    busy ? (drag.over = true) : (drag = {});
+    drag.over = true;
   });
 
   // What is proven of a plan, and its command, are of that plan, metric and device alone: hidden while there are others.
@@ -117,6 +127,7 @@ export function budgetPanel({ data, plan, ask, asItIs, solved, verify }) {
       said.append(el("div", { class: "dq-emptyline" }, el("pre", { tabindex: "0", "aria-label": "Command" }, el("code", {}, commandParts(answer.command))), button));
     }
   }
+  const late = (done) => `The plan, metric or device was changed while it was ${done}, so the ${done === "solved" ? "solution" : "answer"} was not taken. Solve again.`;
   const bad = (text) => tell(null, el("p", { class: "dq-note dq-bad", role: "alert" }, text));
 
   solve.addEventListener("click", async () => {
@@ -127,7 +138,7 @@ export function budgetPanel({ data, plan, ask, asItIs, solved, verify }) {
     const answer = await ask("solve");
     solve.disabled = false;
     if (answer.error) return bad(answer.error);
-    if (asItIs() !== before) return bad("The plan, metric or device was changed while it was solved, so the solution was not taken. Solve again.");
+    if (asItIs() !== before) return bad(late("solved"));
     taken(answer);
     solved(answer);
   });
@@ -147,8 +158,7 @@ export function budgetPanel({ data, plan, ask, asItIs, solved, verify }) {
 
 // From the least that any plan takes to the most, inwards to three decimals.
 function reach(data, plan, name) {
-  if (name === "latency_ratio") return [0.2, 1];
   const free = plan.least(name).free;
-  const full = { avg_bits: 16, activation_bits: 16, size_mb: data.fp16_bytes / 1e6 }[name];
-  return [Math.ceil(free * 1000 - 1e-6) / 1000, Number(Math.max(full, free).toFixed(3))];
+  const full = { avg_bits: 16, activation_bits: 16, size_mb: data.fp16_bytes / 1e6, latency_ratio: 1 }[name];
+  return [Number(enough(free)), Number(Math.max(full, free).toFixed(3))];
 }

@@ -31,6 +31,11 @@ export function jobStatus(server) {
     };
     while (node.isConnected) {
       const found = await answerOf(server, "precision_state", { job });
+      if (found.silent) {
+        text.textContent = "The server does not answer; the job goes on without this page. Asking again.";
+        await new Promise((resolve) => setTimeout(resolve, EVERY));
+        continue;
+      }
       if (found.error || ["failed", "cancelled"].includes(found.state)) {
         ended(found.error || `${found.state === "failed" ? "Failed" : "Cancelled"}: ${found.message}`);
         return null;

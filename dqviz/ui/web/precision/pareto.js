@@ -7,11 +7,13 @@ import { short } from "./bar.js";
 import { covered, plural, typical } from "./totals.js";
 
 export function pareto({ data, plan, view, ask, load }) {
-  let told = { points: [], kept: {}, calibrated: false };
+  const NONE = { points: [], kept: {}, calibrated: false };
+  let told = { ...NONE, metric: view.metric };
+  let old = true; // while another line is asked for
   let here = null;
 
   // Plans of the study that have a number to show here.
-  const kept = () => data.allocations.filter((a) => a.metric === view.metric).map((a) => ({ ...a, ...told.kept[a.name] }));
+  const kept = () => data.allocations.filter((a) => a.metric === told.metric).map((a) => ({ ...a, ...told.kept[a.name] }));
   const predicted = () => kept().filter((a) => a.predicted);
   const drawn = () => kept().filter((a) => a.verified);
   const word = () => (told.calibrated ? "predicted" : "predicted, sum of cells");
@@ -63,6 +65,8 @@ export function pareto({ data, plan, view, ask, load }) {
 
   async function draw() {
     const { points } = told;
+    holder.hidden = !old && !points.length;
+    list.replaceChildren();
     if (!points.length) return;
     holder.setAttribute("aria-label", `Predicted loss over average bits: ${points.map((p) => `${p.avg_bits.toFixed(1)} bits ${short(p.predicted.mean)}`).join(", ")}`);
     const words = (a) => [a.predicted ? `predicted ${short(a.predicted.mean)}` : `no prediction: ${a.why ?? "it is not there any more"}`, ...(a.verified ? [`measured ${short(typical(a.verified).mean)}`] : [])].join(", ");
@@ -86,12 +90,18 @@ export function pareto({ data, plan, view, ask, load }) {
   let asking = 0;
   async function refresh() {
     const own = ++asking;
-    anew.disabled = true;
+    anew.disabled = old = true;
+    holder.classList.toggle("dq-old", old);
+    const metric = view.metric;
     const answer = await ask("curve");
     if (own !== asking) return; // another was asked for since
-    anew.disabled = false;
-    if (answer.error) return void (said.textContent = answer.error);
-    told = answer;
+    anew.disabled = old = false;
+    holder.classList.toggle("dq-old", old);
+    told = { ...(answer.error ? NONE : answer), metric };
+    if (answer.error) {
+      said.textContent = answer.error;
+      return draw();
+    }
     const fit = data.calibrations[view.metric];
     said.textContent = [
       `${plural(told.points.length, "plan")}, predicted; activations have at most ${short(told.activation_bits)} bits on average.`,
@@ -110,7 +120,7 @@ export function pareto({ data, plan, view, ask, load }) {
     mark(bits, loss) {
       here = { bits, loss };
       clearTimeout(waiting);
-      waiting = setTimeout(() => node.isConnected && draw(), 250);
+      waiting = setTimeout(() => node.isConnected && !old && draw(), 250);
     },
   };
 }

@@ -1,4 +1,5 @@
-// A plan under one's hands: labels and pins of all cells, its budgets and ties, what they add up to, and every state before.
+// A plan under one's hands: labels and pins of all cells, its budgets and ties, the device that latency is predicted for,
+// what they add up to, and every state before.
 // No document in here. Cells are numbered site by site: site * columns + column, column 0 the weight, then one for each window.
 
 const MOST_UNDONE = 200;
@@ -10,7 +11,7 @@ export function planOf(data) {
   const count = data.sites.length * columns;
   const index = new Map(data.formats.map((f, i) => [f.label, i]));
   const bits = data.formats.map((f) => f.bits);
-  let now = { labels: new Uint8Array(count), pins: new Uint8Array(count), budgets: {}, qkv: false };
+  let now = { labels: new Uint8Array(count), pins: new Uint8Array(count), budgets: {}, qkv: false, device: null };
   let past = [];
   let future = [];
   const watchers = [];
@@ -42,7 +43,7 @@ export function planOf(data) {
   // One change of any cells is one step back. While `joined`, changes replace the last one: a slider that is dragged.
   let joining = null;
   function change(what, edit, joined = null) {
-    const next = { labels: now.labels.slice(), pins: now.pins.slice(), budgets: { ...now.budgets }, qkv: now.qkv };
+    const next = { labels: now.labels.slice(), pins: now.pins.slice(), budgets: { ...now.budgets }, qkv: now.qkv, device: now.device };
     edit(next);
     if (same(next, now)) return false;
     if (!(joined && joined === joining)) {
@@ -86,20 +87,26 @@ export function planOf(data) {
   };
   const rest = { avg_bits: 0, activation_bits: 0, size_mb: data.rest_bytes / 1e6 };
 
-  function latency(device) {
-    const found = data.devices.find((d) => d.key === device);
+  // Null stands for the device that is shown first, and for one that the table does not have.
+  const held = (key) => (data.devices.slice(1).some((d) => d.key === key) ? key : null);
+  const device = () => now.device ?? data.devices[0]?.key ?? null;
+
+  // The least that the plans take where a cell may have these labels; null where no device has a peak for them.
+  function latency(labels) {
+    const found = data.devices.find((d) => d.key === device());
     if (!found) return null;
     let sum = found.rest;
     for (let s = 0; s < data.sites.length; s++) {
       const table = found.shapes[found.shape[s]];
-      const weight = data.formats[now.labels[s * columns]].label;
-      for (let c = 1; c < columns; c++) sum += data.shares[c - 1] * table[`${weight},${data.formats[now.labels[s * columns + c]].label}`];
+      const inputs = data.shares.map((_, k) => labels(s * columns + k + 1));
+      sum += Math.min(...labels(s * columns).map((w) => inputs.reduce((t, all, k) => t + data.shares[k] * Math.min(...all.map((a) => table[`${w},${a}`])), 0)));
     }
     return sum;
   }
+  const own = (cell) => [data.formats[now.labels[cell]].label];
 
-  function totals(metric, device) {
-    const found = { ...rest, loss: loss(metric), latency_ratio: latency(device) };
+  function totals(metric) {
+    const found = { ...rest, loss: loss(metric), latency_ratio: latency(own) };
     for (let cell = 0; cell < count; cell++) for (const name in takes) found[name] += takes[name](cell, now.labels[cell]);
     found.stored_bits = (8e6 * (found.size_mb - rest.size_mb)) / whole; // with scales and zero points
     return found;
@@ -107,6 +114,7 @@ export function planOf(data) {
 
   // The least that any plan with these pins takes, and how much of what is beyond the least of all is due to pins.
   function least(name) {
+    if (name === "latency_ratio") return { pinned: latency((cell) => (now.pins[cell] ? own(cell) : possible(cell))), free: latency(possible) };
     let [pinned, free] = [rest[name], rest[name]];
     for (let cell = 0; cell < count; cell++) {
       const all = possible(cell).map((label) => takes[name](cell, index.get(label)));
@@ -138,12 +146,12 @@ export function planOf(data) {
   }
 
   // A state from the text of one; null where that is of another table.
-  function parsed({ desk, pins, qkv, what, ...more }) {
+  function parsed({ desk, pins, qkv, what, device, ...more }) {
     const labels = unrun(desk, count);
-    const held = pins ? unrun(pins, count) : new Uint8Array(count);
-    if (!labels || !held || labels.some((f, cell) => f >= data.formats.length || against(cell, data.formats[f].label))) return null;
+    const pinned = pins ? unrun(pins, count) : new Uint8Array(count);
+    if (!labels || !pinned || labels.some((f, cell) => f >= data.formats.length || against(cell, data.formats[f].label))) return null;
     const budgets = Object.fromEntries(NAMES.filter((n) => Number(more[n]) > 0).map((n) => [n, Number(more[n])]));
-    return { labels, pins: held, budgets, qkv: Boolean(Number(qkv)), ...(what === undefined ? {} : { what }) };
+    return { labels, pins: pinned, budgets, qkv: Boolean(Number(qkv)), device: held(device), ...(what === undefined ? {} : { what }) };
   }
 
   const uniform = (weight, activation) => read({ weight: data.sites.map(() => weight), activation: data.windows.map(() => data.sites.map(() => activation)) });
@@ -155,6 +163,7 @@ export function planOf(data) {
     pins: () => [...now.pins.keys()].filter((cell) => now.pins[cell]),
     budgets: () => now.budgets,
     qkv: () => now.qkv,
+    device,
     watch: (f) => watchers.push(f),
     undo: () => step(past, future),
     redo: () => step(future, past),
@@ -179,12 +188,13 @@ export function planOf(data) {
     put: (state, what) => change(what, (next) => Object.assign(next, state)),
     bound: (name, value, joined = null) => change("budget", (next) => { value === null ? delete next.budgets[name] : (next.budgets[name] = value); }, joined),
     tie: (on, joined = null) => change("tie", (next) => { next.qkv = on; }, joined),
+    predictFor: (key) => change("device", (next) => { next.device = held(key); }),
     // Cells whose format differs from another plan's.
     differs: (labels) => [...now.labels.keys()].filter((cell) => now.labels[cell] !== labels[cell]),
-    state(labels, pins = [], budgets = {}, qkv = false) {
-      const held = new Uint8Array(count);
-      for (const cell of pins) held[cell] = 1;
-      return { labels, pins: held, budgets: { ...budgets }, qkv };
+    state(labels, pins = [], budgets = {}, qkv = false, device = null) {
+      const pinned = new Uint8Array(count);
+      for (const cell of pins) pinned[cell] = 1;
+      return { labels, pins: pinned, budgets: { ...budgets }, qkv, device: held(device) };
     },
     is: (state) => same(now, state),
     text: () => text(now),
@@ -207,9 +217,9 @@ export function planOf(data) {
   };
 }
 
-const same = (a, b) => a.qkv === b.qkv && NAMES.every((n) => a.budgets[n] === b.budgets[n]) && a.labels.every((v, i) => v === b.labels[i]) && a.pins.every((v, i) => v === b.pins[i]);
+const same = (a, b) => a.qkv === b.qkv && a.device === b.device && NAMES.every((n) => a.budgets[n] === b.budgets[n]) && a.labels.every((v, i) => v === b.labels[i]) && a.pins.every((v, i) => v === b.pins[i]);
 // A state as a link holds it; `what` names the step after it.
-const text = ({ labels, pins, budgets, qkv, what }) => ({ desk: runs(labels), ...(pins.some(Boolean) ? { pins: runs(pins) } : {}), ...budgets, ...(qkv ? { qkv: 1 } : {}), ...(what === undefined ? {} : { what }) });
+const text = ({ labels, pins, budgets, qkv, device, what }) => ({ desk: runs(labels), ...(pins.some(Boolean) ? { pins: runs(pins) } : {}), ...budgets, ...(qkv ? { qkv: 1 } : {}), ...(device ? { device } : {}), ...(what === undefined ? {} : { what }) });
 
 // Numbers below 26 as runs of letters: "aab" is "a2b".
 function runs(values) {

@@ -118,10 +118,13 @@ export function planDiff({ data, plan, view, bases, fetchPlan }) {
     if ([...against.options].some((o) => o.value === before)) against.value = before;
   };
   async function pick() {
-    const base = bases.find(([key]) => key === against.value);
+    const picked = against.value;
+    const base = bases.find(([key]) => key === picked);
     if (base) other = base[2]();
     else {
-      const found = await fetchPlan(against.value.slice(1));
+      const found = await fetchPlan(picked.slice(1));
+      if (against.value !== picked) return; // another was picked since
+      other = null; // what the list named before
       if (found.error) return list.replaceChildren(el("p", { class: "dq-note dq-bad", role: "alert" }, found.error));
       other = plan.read(found.plan);
     }

@@ -11,6 +11,9 @@ export const BUDGETS = [
 ];
 export const named = (name) => BUDGETS.find(([key]) => key === name)?.[1].toLowerCase() ?? name;
 export const fixed = (name, value) => (value === null ? "–" : name === "size_mb" ? String(Number(value.toPrecision(4))) : value.toFixed(name === "latency_ratio" ? 3 : 2));
+// As a bound that would be accepted: rounded up to three decimals.
+export const enough = (value) => String(Math.ceil(value * 1000 - 1e-6) / 1000);
+const exact = (value) => String(Number(value.toFixed(3)));
 export const plural = (n, what) => `${n} ${what}${n === 1 ? "" : "s"}`;
 
 // How many of the drawn plans were inside the interval that the others give them: what the interval is worth.
@@ -33,6 +36,7 @@ export function totalsStrip({ data }) {
     el("dl", {}, item("avg_bits", "weight bits, average"), item("activation_bits", "activation bits, average"), item("size_mb", "MB (10^6 bytes), predicted"),
       item("latency_ratio", "latency, predicted"), item("loss", "loss, predicted"), item("measured", "loss, measured")),
     words);
+  const span = (interval) => interval.error ?? `95 %: ${short(interval.lo, 2)} to ${short(interval.hi, 2)}${interval.within ? "" : "; beyond the drawn plans: wider interval"}`;
   if (data.devices.length) cells.latency_ratio.value.parentElement.append(el("dd", { class: "dq-sub" }, devices));
 
   function show({ totals, metric, interval, measured, feasible }) {
@@ -45,7 +49,7 @@ export function totalsStrip({ data }) {
     const mean = curve ? calibrated(curve, totals.loss) : totals.loss;
     cells.loss.value.textContent = short(mean);
     cells.loss.sub.replaceChildren(...(curve
-      ? [!interval ? "interval follows" : `95 %: ${short(interval.lo, 2)} to ${short(interval.hi, 2)}${interval.within ? "" : "; beyond the drawn plans: wider interval"}`, el("br"), covered(curve)]
+      ? [interval ? span(interval) : "interval follows", el("br"), covered(curve)]
       : ["sum of cells, not calibrated"]));
     const drawn = measured && typical(measured);
     cells.measured.value.textContent = drawn ? short(drawn.mean) : "–";
@@ -65,11 +69,10 @@ export function feasibility(budgets, totals, plan) {
     const [bound, used] = [budgets[name], totals[name]];
     const what = named(name);
     if (used === null) return { tone: "dq-sub", text: `${what}: not known.` };
-    if (used <= bound * (1 + 1e-9)) return { tone: "dq-fits", text: `${what}: ${fixed(name, used)} of ${short(bound)} ${unit}, kept.` };
-    const least = name === "latency_ratio" ? null : plan.least(name);
-    const over = fixed(name, used - bound);
-    if (least && least.free > bound * (1 + 1e-9)) return { tone: "dq-breaks", text: `${what}: out of reach, no plan of this table takes less than ${fixed(name, least.free)} ${unit}.` };
-    if (least && least.pinned > bound * (1 + 1e-9)) return { tone: "dq-breaks", text: `${what}: pinned cells already exceed the budget by ${fixed(name, least.pinned - bound)} ${unit}.` };
-    return { tone: "dq-breaks", text: `${what}: ${over} ${unit} over the budget of ${short(bound)}.` };
+    if (used <= bound * (1 + 1e-9)) return { tone: "dq-fits", text: `${what}: ${exact(used)} of ${exact(bound)} ${unit}, kept.` };
+    const least = plan.least(name);
+    if (least.free > bound * (1 + 1e-9)) return { tone: "dq-breaks", text: `${what}: out of reach, ${enough(least.free)} ${unit} is the least that plans of this table can keep.` };
+    if (least.pinned > bound * (1 + 1e-9)) return { tone: "dq-breaks", text: `${what}: pinned cells already exceed the budget by ${enough(least.pinned - bound)} ${unit}.` };
+    return { tone: "dq-breaks", text: `${what}: ${enough(used - bound)} ${unit} over the budget of ${exact(bound)}.` };
   });
 }
