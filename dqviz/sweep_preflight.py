@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from quant.sensitivity import list_tiers
+
 from . import machine
 from .preflight import Preflight, free_memory, sampler_asked, untimed
 from .projection import projected, rates
@@ -22,12 +24,10 @@ if TYPE_CHECKING:
     from quant.sensitivity.effort import Swept
     from quant.sources import Located
 
-    from .sweeping import SweepRequest
+    from .sweep_request import SweepRequest
 
-_BLUEPRINT, _OF_SITE = (
-    8192,
-    2048,
-)  # bytes of what plans need to know of the model, and of a site, about
+# Bytes of what plans need to know of the model, and of a site, about.
+_BLUEPRINT, _OF_SITE = 8192, 2048
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,8 @@ def of_request(request: SweepRequest, folder: Path) -> SweepPreflight:
 
 
 def _remark(request: SweepRequest) -> str:
-    pictures = "without decoding and judging pictures"
-    told = [pictures] if request.tier == "exact" and request.pictures else []
+    judged = list_tiers()[request.tier].flips and request.pictures
+    told = ["without decoding and judging pictures"] if judged else []
     if request.ray is not None:
         told.append("of one process: the cluster's share the cells")
     return ", ".join(told)

@@ -130,7 +130,8 @@ def sensitivity(
     """Measure what rounding each layer costs."""
     from ..study import default_folder
     from ..sweep_preflight import of_request
-    from ..sweeping import SweepRequest, check_fields, sweep
+    from ..sweep_request import SweepRequest, check_fields
+    from ..sweeping import sweep
     from ..tables import swept
 
     request = SweepRequest.parse(
