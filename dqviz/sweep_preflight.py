@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from quant.sensitivity import list_tiers
 
 from . import machine
-from .preflight import Preflight, free_memory, sampler_asked, untimed
+from .preflight import Preflight, check_subjects, free_memory, outlined, sampler_asked, untimed
 from .projection import projected, rates
 from .request import check_windows, split_options
 from .sweep_inputs import found_sites, reads_statistics, settings_of
@@ -57,14 +57,12 @@ def look(request: SweepRequest, located: Located, folder: Path) -> SweepPrefligh
     Raises BadInput for layers, steps or windows that the model does not have.
     """
     from quant.loading import check_device
-    from quant.preflight import need, outline
+    from quant.preflight import need
     from quant.sensitivity import effort
 
-    from .planning import quiet_diffusers
-
     check_device(request.device)
-    quiet_diffusers()
-    model = outline(located, request.dtype, request.device, request.size, request.frames)
+    model = outlined(located, request)
+    check_subjects(model, request)
     sampler, network = sampler_asked(model, request), model.target.sites
     check_windows(request.windows, sampler.steps)
     sites = set(found_sites(request, network, located.source.ref))
