@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from ..terminal import complain, counted
-from .base import Json, Offline, show
+from .base import show
+from .options import Json, Offline
 
 SHOWN = 5  # lossy sites that are listed for people; --json has all
 
