@@ -20,7 +20,7 @@ _PUBLIC = {
     "CompareRequest": "request",
     "ProbeRequest": "probing",
     "Study": "study",
-    "SweepRequest": "sweeping",
+    "SweepRequest": "sweep_request",
     "allocate": "allocating",
     "as_command": "request",
     "capture": "capturing",

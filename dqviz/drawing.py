@@ -11,9 +11,12 @@ from .request import ModelRequest
 if TYPE_CHECKING:
     from quant.models import Model
     from quant.schema import Sample, Sampler
+    from quant.subjects import Subjects
 
 
-def samples_of(model: Model, request: ModelRequest, seeds: Sequence[int]) -> tuple[Sample, ...]:
+def samples_of(
+    model: Model | Subjects, request: ModelRequest, seeds: Sequence[int]
+) -> tuple[Sample, ...]:
     """One sample per seed: of the request's classes or prompts, else of the card's, in turn."""
     texts = [prompts.split(text)[0] for text in request.prompts]
     without = prompts.negatives(request.prompts, request.negative)

@@ -39,7 +39,7 @@ def export_to(
 
     Returns:
         `lossy` has an entry for every site that the format cannot hold as it is: what is lost, and what
-        was written instead. A site without one has the checkpoint's dequantized weights to the bit.
+        was written instead, `dequantized` where that is an ordinary layer in full size. A site without one has the checkpoint's dequantized weights to the bit.
 
     Raises:
         BadInput: an unknown format, an `out` in the way, a damaged checkpoint, or a plan that the format

@@ -103,14 +103,13 @@ def look(
     Raises BadInput where blocks on disk are asked for and this work cannot have them.
     """
     from quant.loading import check_device
-    from quant.preflight import need, outline
-
-    from .planning import quiet_diffusers
+    from quant.preflight import need
 
     check_device(request.device)
-    quiet_diffusers()
-    model = outline(located, request.dtype, request.device, request.size, request.frames)
+    model = outlined(located, request)
     runs = _runs(request)
+    if work != "quantize" or _calibrated(request, runs, work):
+        check_subjects(model, request)
     sampler = sampler_asked(model, request)
     given: dict[str, Any] = {
         "sampler": sampler,
@@ -158,6 +157,24 @@ def look(
         refusal=refusal,
         size=request.size,
     )
+
+
+def outlined(located: Located, request: ModelRequest) -> Outline:
+    """The model that a request names, without its weights."""
+    from quant.preflight import outline
+
+    from .planning import quiet_diffusers
+
+    quiet_diffusers()
+    return outline(located, request.dtype, request.device, request.size, request.frames)
+
+
+def check_subjects(model: Outline, request: ModelRequest) -> None:
+    """Stop at classes and prompts that the model cannot draw."""
+    from .drawing import samples_of
+
+    assert model.subjects is not None, "a located model has a card"
+    samples_of(model.subjects, request, (0,))
 
 
 def of_request(

@@ -32,7 +32,7 @@ from quant.sensitivity.cells import Cell, Row
 
 from .files import dump
 from .sweep_inputs import Inputs, Keep, inputs_of, measure_cells
-from .sweeping import SweepRequest
+from .sweep_request import SweepRequest
 
 KNOCK, PATIENCE = 3, 30  # seconds for a port to open, and for what listens there to answer as Ray
 EVERY = 0.25  # seconds between two looks at what has ended

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from quant.sensitivity.sampling import Counter
     from quant.sensitivity.task import Settings
 
-    from .sweeping import SweepRequest
+    from .sweep_request import SweepRequest
 
 Took = Mapping[str, float]  # seconds and evaluations
 Keep = Callable[[Sequence[Row], Took], None]  # rows of a cell
@@ -129,7 +129,7 @@ def measure_cells(
         method=request.method,
         options=inputs.options,
         seen=seen,
-        classifier=classifier_of(inputs.model) if request.tier == "exact" else None,
+        classifier=classifier_of(inputs.model) if list_tiers()[request.tier].flips else None,
         settings=inputs.settings,
         counter=counter,
         done=done,

@@ -11,7 +11,6 @@ times, so it is the same however a sweep went.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from typing import Any
 from quant.errors import BadInput
 from quant.sensitivity.cells import Batch, Row
 
-from .files import dump, faults, write_text
+from .files import dump, write_text
+from .line_log import LineLog, parsed, whole_lines
 
 FOLDER = "sensitivity"
 TOOK = ("seconds", "calls", "evaluations", "backward_calls")
@@ -30,53 +30,39 @@ def unfinished(key: str) -> str:
     return f"{FOLDER}/.{key}.unfinished.jsonl"
 
 
-class SweepLog:
+class SweepLog(LineLog):
     """The cells of one sweep, those of earlier attempts first."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self._lines: list[dict[str, Any]] = []
-        with faults(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            if file.is_file():
-                whole = whole_lines(file)
-                self._lines = [_parsed(line, file) for line in whole]
-                if "".join(whole).encode() != file.read_bytes():
-                    write_text(file, "".join(whole))
 
     def add(self, rows: Sequence[Row], took: Mapping[str, float]) -> None:
         """One cell more."""
-        self._append({"rows": [row.to_json() for row in rows]}, took)
+        self._add({"rows": [row.to_json() for row in rows]}, took)
 
     def add_batch(self, batch: Batch, took: Mapping[str, float]) -> None:
         """One batch of samples more."""
-        self._append({"batch": batch.to_json()}, took)
+        self._add({"batch": batch.to_json()}, took)
 
-    def _append(self, found: dict[str, Any], took: Mapping[str, float]) -> None:
-        line = {**found, **{name: took[name] for name in TOOK}}
-        with faults(self.file), self.file.open("a", encoding="utf-8") as stream:
-            stream.write(dump(line) + "\n")
-        self._lines.append(line)
+    def _add(self, found: dict[str, Any], took: Mapping[str, float]) -> None:
+        self.append({**found, **{name: took[name] for name in TOOK}})
 
     def __len__(self) -> int:
         """Cells."""
-        return sum("rows" in line for line in self._lines)
+        return sum("rows" in line for line in self.lines)
 
     @property
     def batches(self) -> tuple[Batch, ...]:
         """What batches of samples gave, in the order that they ended."""
         return tuple(
-            Batch.parse(line["batch"], str(self.file)) for line in self._lines if "batch" in line
+            Batch.parse(line["batch"], str(self.file)) for line in self.lines if "batch" in line
         )
 
     @property
     def rows(self) -> list[Row]:
         """Of all cells, in the order that they were found."""
-        return _rows(self._lines, self.file)
+        return _rows(self.lines, self.file)
 
     def total(self, name: str) -> float:
         """Seconds or evaluations over all cells and batches, whenever they were measured."""
-        return sum(line[name] for line in self._lines)
+        return sum(line[name] for line in self.lines)
 
 
 def read_cells(file: Path) -> list[Row]:
@@ -88,12 +74,6 @@ def _rows(lines: Sequence[Mapping[str, Any]], file: Path) -> list[Row]:
     return [Row.parse(row, str(file)) for line in lines for row in line.get("rows", ())]
 
 
-def whole_lines(file: Path) -> list[str]:
-    """The lines of a file that end; one that is being written, or was cut off, does not."""
-    text = file.read_text(encoding="utf-8", errors="replace")
-    return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
-
-
 def write_table(file: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     """A finished table, at once."""
     write_text(file, "".join(dump(line) + "\n" for line in lines))
@@ -103,11 +83,4 @@ def read_table(file: Path) -> list[dict[str, Any]]:
     """The lines of a finished table; BadInput when it is gone or damaged."""
     if not file.is_file():
         raise BadInput(f"{file} is missing; restore it, or sweep again")
-    return [_parsed(line, file) for line in whole_lines(file)]
-
-
-def _parsed(line: str, file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise BadInput(f"{file} is damaged ({error}); remove it, and sweep again") from None
+    return [parsed(line, file) for line in whole_lines(file)]

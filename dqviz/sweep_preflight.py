@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from quant.sensitivity import list_tiers
+
 from . import machine
-from .preflight import Preflight, free_memory, sampler_asked, untimed
+from .preflight import Preflight, check_subjects, free_memory, outlined, sampler_asked, untimed
 from .projection import projected, rates
 from .request import check_windows, split_options
 from .sweep_inputs import found_sites, reads_statistics, settings_of
@@ -22,12 +24,10 @@ if TYPE_CHECKING:
     from quant.sensitivity.effort import Swept
     from quant.sources import Located
 
-    from .sweeping import SweepRequest
+    from .sweep_request import SweepRequest
 
-_BLUEPRINT, _OF_SITE = (
-    8192,
-    2048,
-)  # bytes of what plans need to know of the model, and of a site, about
+# Bytes of what plans need to know of the model, and of a site, about.
+_BLUEPRINT, _OF_SITE = 8192, 2048
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,12 @@ def look(request: SweepRequest, located: Located, folder: Path) -> SweepPrefligh
     Raises BadInput for layers, steps or windows that the model does not have.
     """
     from quant.loading import check_device
-    from quant.preflight import need, outline
+    from quant.preflight import need
     from quant.sensitivity import effort
 
-    from .planning import quiet_diffusers
-
     check_device(request.device)
-    quiet_diffusers()
-    model = outline(located, request.dtype, request.device, request.size, request.frames)
+    model = outlined(located, request)
+    check_subjects(model, request)
     sampler, network = sampler_asked(model, request), model.target.sites
     check_windows(request.windows, sampler.steps)
     sites = set(found_sites(request, network, located.source.ref))
@@ -146,8 +144,8 @@ def of_request(request: SweepRequest, folder: Path) -> SweepPreflight:
 
 
 def _remark(request: SweepRequest) -> str:
-    pictures = "without decoding and judging pictures"
-    told = [pictures] if request.tier == "exact" and request.pictures else []
+    judged = list_tiers()[request.tier].flips and request.pictures
+    told = ["without decoding and judging pictures"] if judged else []
     if request.ray is not None:
         told.append("of one process: the cluster's share the cells")
     return ", ".join(told)

@@ -6,50 +6,29 @@ stopped. Cells are on disk as soon as they are found; a finished sweep is one ta
 
 from __future__ import annotations
 
-import re
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from quant import cards
-from quant.errors import BadInput, Cancelled, unknown
-from quant.schema import disjoint, fingerprint
+from quant.errors import Cancelled
+from quant.schema import fingerprint
 from quant.seen_layout import CalibrationOptions
 from quant.sensitivity import list_tiers
-from quant.sensitivity.cells import format_of
 from quant.sensitivity.floor import floors, noise
 from quant.sensitivity.table import flat
 from quant.sources import check_source
-from quant.support import unfit
 
 from .events import Done, OnEvent
-from .planning import (
-    needs_statistics,
-    statistics_file,
-    watched_statistics,
-)
+from .planning import needs_statistics, statistics_file, watched_statistics
 from .preflight import PREFLIGHT, require
-from .request import (
-    ModelRequest,
-    Names,
-    Seeds,
-    check_drawing,
-    check_seeds,
-    check_windows,
-    condition_words,
-    option_words,
-    outlier_words,
-    seeds_text,
-    source_words,
-)
-from .studies import place, writable
+from .studies import writable
 from .study import Study, check_folder, default_folder
 from .sweep_inputs import Inputs, inputs_of, measure_cells, reads_statistics
 from .sweep_log import SweepLog, unfinished
 from .sweep_preflight import SweepPreflight, of_request
+from .sweep_request import SWEEP_SEEDS, SweepRequest, as_command, check_fields, title
 from .terminal import counted
 from .watch import Watch
 
@@ -57,102 +36,9 @@ if TYPE_CHECKING:
     from quant.blueprint import Blueprint
     from quant.calibration import Seen
 
-SWEEP_SEEDS = tuple(range(200_000, 200_008))
+__all__ = ["SWEEP_SEEDS", "SweepRequest", "as_command", "check_fields", "sweep", "title"]
+
 PARTS = 1000  # of a sweep, for its progress
-_ADDRESS = re.compile(r"auto|[\w.-]+:\d{1,5}")
-
-
-class SweepRequest(ModelRequest):
-    """One sweep."""
-
-    unwritten: ClassVar[frozenset[str]] = ModelRequest.unwritten | {"ray"}
-
-    tier: str = "gradient"
-    bits: Names = ()
-    windows: int = 4
-    method: str = "rtn"
-    options: dict[str, Any] = {}  # of the method
-    sites: str | None = None  # a regular expression that finds their names; None: all
-    seeds: Seeds = SWEEP_SEEDS
-    probes: int = 8  # tier gradient: random directions per sample
-    both_ways: bool = False  # tier exact: also everything rounded but the cell
-    pictures: bool = True  # tier exact: also the metrics of pictures
-    ray: str | None = None  # HOST:PORT of a Ray cluster that measures it, or "auto"
-
-
-def check_fields(request: SweepRequest) -> None:
-    """What can be told without the engine; raises BadInput."""
-    if request.tier not in list_tiers():
-        raise unknown("tier", request.tier, list_tiers(), f"They are: {', '.join(list_tiers())}")
-    if request.method not in cards.methods():
-        raise unknown("method", request.method, cards.methods(), "List them: dqviz methods")
-    if not request.bits:
-        raise BadInput("no bits were given; e.g. --bits 3,4,6,8")
-    for bits in request.bits:
-        reason = unfit(cards.methods()[request.method], format_of(bits, "weight"), None)
-        if reason:
-            raise BadInput(f"bits '{bits}': {request.method} {reason}; take other bits")
-        format_of(bits, "activation")
-    if len(set(request.bits)) < len(request.bits):
-        raise BadInput(f"bits '{','.join(request.bits)}': each width once")
-    if not 1 <= request.probes <= 4096:
-        raise BadInput(f"probes {request.probes} is out of range; 1 to 4096, e.g. --probes 8")
-    _check_pattern(request.sites)
-    if request.ray is not None and not _ADDRESS.fullmatch(request.ray):
-        raise BadInput(
-            f"ray '{request.ray}' is no address of a cluster; write HOST:PORT as `ray start` told it, e.g. "
-            "--ray 10.0.0.1:6379, or auto for the one that runs here"
-        )
-    check_seeds(request.seeds)
-    disjoint(request.seeds, request.calibration_seeds, "--seeds", "--calibration-seeds")
-    check_windows(request.windows, request.steps)
-    check_drawing(request)
-
-
-def title(request: SweepRequest) -> tuple[str, Path]:
-    """What a list of jobs calls this sweep, and the study folder that it writes into."""
-    check_fields(request)
-    model = request.model if request.outliers is None else request.outliers.marked(request.model)
-    what = f"sensitivity at {','.join(request.bits)} bits, tier {request.tier}"
-    text = f"{model}: {what}, {request.method}"
-    return text, place(
-        request.out or default_folder(request.model, request.outliers, request.loras)
-    )
-
-
-def as_command(request: SweepRequest) -> str:
-    """The command line that makes this sweep again."""
-    defaults = SweepRequest(model="")
-    words = ["dqviz", "sensitivity", request.model, "--bits", ",".join(request.bits)]
-    words += source_words(request) + condition_words(request)
-    words += option_words(request.options) + outlier_words(request.outliers)
-    for name in ("seeds", "calibration_seeds"):
-        if getattr(request, name) != getattr(defaults, name):
-            words += [f"--{name.replace('_', '-')}", seeds_text(getattr(request, name))]
-    for name in _PLAIN:
-        value = getattr(request, name)
-        if value != getattr(defaults, name):
-            flag = {"out": "study"}.get(name, name.replace("_", "-"))
-            words += [f"--{flag}", str(value)]
-    words += ["--both-ways"] if request.both_ways else []
-    words += [] if request.pictures else ["--no-pictures"]
-    return shlex.join(words)
-
-
-_PLAIN = (
-    "tier",
-    "windows",
-    "method",
-    "sites",
-    "probes",
-    "steps",
-    "guidance",
-    "device",
-    "dtype",
-    "batch_size",
-    "ray",
-    "out",
-)
 
 
 def sweep(
@@ -168,7 +54,7 @@ def sweep(
     by itself takes), `noise_floor` (for each metric, operand and whether of all steps), `noise` (standard error
     by metric and bits), `groups` (metric group by site), `evidence`, `device`, `samples`, `seeds`, `reused` (it was there
     already), `resumed_cells` and `resumed_samples` (taken over from an attempt that was stopped, the latter by tiers that
-    measure all cells at once), `command`, `request`.
+    measure all cells at once, in one process), `command`, `request`.
 
     Raises BadInput or EnvironmentFault before anything is measured; Cancelled with finished cells and batches kept.
     """
@@ -248,15 +134,6 @@ def _manifest(task: _Task) -> dict[str, Any]:
     }
 
 
-def _check_pattern(text: str | None) -> None:
-    try:
-        re.compile(text or "")
-    except re.error as error:
-        raise BadInput(
-            f"sites '{text}' is no regular expression ({error}); e.g. --sites 'attn1|ff'"
-        ) from None
-
-
 def _held(task: _Task) -> dict[str, Any] | None:
     """What the study says of this very sweep, when it is finished there."""
     for row in task.study.sensitivities():
@@ -274,18 +151,19 @@ def _measure(task: _Task) -> dict[str, Any]:
     watch.stage(PREFLIGHT, task.fits.sentence())
     watch.plan(PARTS)
     seen = _statistics(task)
+    card = list_tiers()[request.tier]
     groups = {site.name: site.group for site in model.sites if site.name in set(task.sites)}
-    evidence = list_tiers()[request.tier].evidence
     name = task.study.begin_sensitivity(
         f"{request.tier}-{request.method}",
         task.key,
         task.manifest,
         tier=request.tier,
         method=request.method,
-        record={"groups": groups, "evidence": evidence},
+        record={"groups": groups, "evidence": card.evidence},
     )
     log = SweepLog(task.study.folder / unfinished(task.key))
-    resumed, kept = len(log), log.batches
+    resumed = len(log)
+    kept = log.batches if request.ray is None else ()  # a cluster takes over cells alone
     cells = f"{counted(len(task.sites), 'site')} at {', '.join(request.bits)} bits"
     watch.stage("sensitivity", f"measuring {cells}, tier {request.tier}", PARTS, name)
     done = frozenset(row.cell for row in log.rows)
@@ -299,7 +177,6 @@ def _measure(task: _Task) -> dict[str, Any]:
         spread(task, file, done, log.add, partial(_tell, watch))
     place_of = {cell: i for i, cell in enumerate(task.cells)}
     rows = sorted(log.rows, key=lambda row: place_of[row.cell])
-    ways = 2 if request.tier == "exact" and request.both_ways else 1
     record = {
         "sensitivity": name,
         "tier": request.tier,
@@ -313,11 +190,14 @@ def _measure(task: _Task) -> dict[str, Any]:
         "seconds": log.total("seconds"),
         "denoiser_calls": int(log.total("evaluations")),
         "backward_calls": int(log.total("backward_calls")),
-        "naive_calls": ways * len(log) * len(task.samples) * task.sampler.steps,
+        "naive_calls": card.ways(request.both_ways)
+        * len(log)
+        * len(task.samples)
+        * task.sampler.steps,
         "noise_floor": [floor.to_json() for floor in floors(rows).values()],
         "noise": {f"{metric} {bits}": value for (metric, bits), value in noise(rows).items()},
         "groups": groups,
-        "evidence": evidence,
+        "evidence": card.evidence,
         "device": device_name(model),
         "samples": len(task.samples),
         "seeds": list(request.seeds),
@@ -328,7 +208,7 @@ def _measure(task: _Task) -> dict[str, Any]:
         "request": request.to_json(),
     }
     file = f"sensitivity/{name}.jsonl"
-    table, blueprint = flat(rows, groups, evidence), _blueprint(task).to_json()
+    table, blueprint = flat(rows, groups, card.evidence), _blueprint(task).to_json()
     task.study.end_sensitivity(name, table, blueprint, {**record, "file": file})
     return {**record, "file": file, "study": str(task.study.folder), "reused": False}
 

@@ -79,8 +79,8 @@ def captured(made: Mapping[str, Any]) -> str:
         f"{made['bytes'] / 2**20:.1f} MiB in {made['file']}; {made['seconds']:.1f} s"
         + ("" if ratio is None else f", {ratio:.2f} x the time of plain drawing"),
     ]
-    if made["resumed_samples"]:
-        lines.append(f"{made['resumed_samples']} samples were taken over from a stopped attempt")
+    if taken := made.get("resumed_samples"):  # none in captures of earlier versions
+        lines.append(f"{counted(taken, 'sample')} taken over from a stopped attempt")
     return "\n".join(lines)
 
 
@@ -110,8 +110,9 @@ def swept(made: Mapping[str, Any]) -> str:
         f"{made['method']}; {made['evidence']}, {counted(made['samples'], 'sample')}",
         f"{counted(made['denoiser_calls'], 'evaluation')} instead of {made['naive_calls']}{took}; {made['file']}",
     ]
-    if made["resumed_cells"] or made["resumed_samples"]:
-        kept = f"{counted(made['resumed_cells'], 'cell')} and {counted(made['resumed_samples'], 'sample')}"
+    cells, samples = (made.get(f"resumed_{what}", 0) for what in ("cells", "samples"))
+    if cells or samples:  # neither is told by sweeps of earlier versions
+        kept = f"{counted(cells, 'cell')} and {counted(samples, 'sample')}"
         lines.append(f"taken over from a stopped attempt: {kept}")
     floors = [
         (

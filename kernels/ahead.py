@@ -85,9 +85,7 @@ class Row(NamedTuple):
     registers: int
     spills: int
     shared_bytes: int
-    mma: (
-        str | None
-    )  # the matrix instruction found, None where none is wanted, "" where it is missing
+    mma: str | None  # the matrix instruction, None where none is wanted, "" where it is missing
     instructions: int
 
     def faults(self) -> list[str]:

@@ -63,11 +63,13 @@ class Op:
     `package` is the op's own module name. `versions` maps a backend to a file of that package;
     ``simulate`` is the definition and always there. All files define the same functions.
     `tolerance` bounds ||y - definition|| / ||definition|| of every other version, for float32 inputs.
+    `of` names the inputs that these versions are for, where others have other versions.
     """
 
     package: str
     versions: Mapping[str, str]
     tolerance: float = 0.0
+    of: str = ""
 
     @property
     def name(self) -> str:
@@ -105,8 +107,9 @@ class Op:
                 "simulate: asked for" if asked == "simulate" else "simulate: the default",
             )
         if asked not in self.versions:
+            what = f"{self.name} of {self.of}" if self.of else self.name
             raise RuntimeError(
-                f"{self.name} has no {asked} version; use --backend auto or simulate (or unset {VARIABLE})"
+                f"{what} has no {asked} version; use --backend auto or simulate (or unset {VARIABLE})"
             )
         reason = obstacle(asked)
         if reason is not None:

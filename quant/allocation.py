@@ -23,7 +23,7 @@ from math import inf
 
 import numpy as np
 
-from .decision_arrays import Arrays, Picks, arrays_of
+from .decision_arrays import Arrays, Picks
 from .decisions import (
     Allocation,
     Choice,
@@ -34,12 +34,11 @@ from .decisions import (
     Pair,
     Problem,
     Status,
-    check_budgets,
 )
 from .errors import BadInput
 from .exchange import allocation, improved, repaired
 from .integer_program import FEASIBLE, largest, minimise
-from .lagrangian import Search, prepared, search
+from .lagrangian import Search, prepared
 from .pricing import reduced_costs
 
 __all__ = [
@@ -69,7 +68,6 @@ def solve(
     *,
     gap: float = 1e-4,
     seconds: float = 10.0,
-    least: Mapping[str, float] | None = None,
 ) -> Allocation:
     """The choices with the least loss within all budgets.
 
@@ -78,8 +76,6 @@ def solve(
         budgets: upper bounds by resource, in its unit; without any, every item takes its least loss.
         gap: how much more than the least loss is good enough, relative; 0 for the least itself.
         seconds: after which the best so far is taken, with the gap that is proven by then.
-        least: lower bounds of budgets, for the bands of `quant.group_budgets` only: more bits are
-            no aim of their own.
 
     Raises BadInput where nothing fits, with the least that would and the pins that are in the way, and for
     budgets of what nothing takes.
@@ -89,15 +85,13 @@ def solve(
     if not seconds > 0:
         raise BadInput(f"{seconds:g} seconds is no time; say 10")
     began = time.perf_counter()
-    found = prepared(problem, budgets, seconds) if not least else _banded(problem, budgets, least)
-    floors = {found.arrays.names.index(name): low for name, low in (least or {}).items()}
+    found = prepared(problem, budgets, seconds)
+    assert found.picks is not None  # `prepared` raises otherwise
     proof = _Proof(found.picks, found.loss, found.bound)
     if not proof.within(gap):
         left = max(seconds - (time.perf_counter() - began), 0.1 * seconds)
-        proof = _proved(found, proof, floors, gap, left)
+        proof = _proved(found, proof, gap, left)
     took = time.perf_counter() - began
-    if proof.picks is None:
-        raise _no_plan(budgets, least or {}, proof.done, seconds)
     done = proof.done or proof.within(gap + _ROUNDING)
     return allocation(
         found.arrays, proof.picks, proof.bound, took, "optimal" if done else "time limit"
@@ -108,25 +102,21 @@ def solve(
 class _Proof:
     """The best plan so far, and what none can be better than."""
 
-    picks: Picks | None
+    picks: Picks
     loss: float
     bound: float
     done: bool = False
 
     def within(self, gap: float) -> bool:
-        return self.picks is not None and self.loss - self.bound <= gap * self.loss
+        return self.loss - self.bound <= gap * self.loss
 
 
-def _proved(
-    found: Search, proof: _Proof, floors: Mapping[int, float], gap: float, seconds: float
-) -> _Proof:
+def _proved(found: Search, proof: _Proof, gap: float, seconds: float) -> _Proof:
     """The same with HiGHS at work, for so many seconds."""
     arrays, until = found.arrays, time.perf_counter() + seconds
-    kept = arrays.allowed
-    if proof.picks is not None:
-        spare = proof.loss - found.bound + _ROUNDING * proof.loss
-        spare += _CANCELLED * float(found.prices @ arrays.bounds)
-        kept = kept & (reduced_costs(arrays, found.prices) <= spare)
+    spare = proof.loss - found.bound + _ROUNDING * proof.loss
+    spare += _CANCELLED * float(found.prices @ arrays.bounds)
+    kept = arrays.allowed & (reduced_costs(arrays, found.prices) <= spare)
     if not kept.any(1).all():  # no plan but this one is as good
         return _Proof(proof.picks, proof.loss, proof.loss, done=True)
     excluded: list[Picks] = []
@@ -139,10 +129,9 @@ def _proved(
             arrays,
             arrays.loss,
             kept=kept,
-            least=floors,
             margin=margin,
             excluded=excluded,
-            reached=None if proof.picks is None else proof.loss,
+            reached=proof.loss,
             gap=gap,
             seconds=left,
         )
@@ -154,8 +143,8 @@ def _proved(
         proof.bound = max(proof.bound, min(solved.bound, proof.loss))
         if solved.picks is None:
             break
-        fits = arrays.fits(solved.picks) and _above(arrays, solved.picks, floors)
-        _take(proof, arrays, solved.picks, found, floors)
+        fits = arrays.fits(solved.picks)
+        _take(proof, arrays, solved.picks, found)
         if fits or proof.within(gap):
             proof.done = solved.done
             break
@@ -166,47 +155,12 @@ def _proved(
     return proof
 
 
-def _take(
-    proof: _Proof, arrays: Arrays, picks: Picks, found: Search, floors: Mapping[int, float]
-) -> None:
+def _take(proof: _Proof, arrays: Arrays, picks: Picks, found: Search) -> None:
     """Keep a plan of HiGHS, or what steps make of it, where it is the best so far."""
-    plans: list[Picks | None] = [picks]
-    if not floors:
-        ready = repaired(arrays, picks, found.prices)
-        plans.append(None if ready is None else improved(arrays, ready, found.prices))
-    for plan in plans:
-        if plan is None or not arrays.fits(plan) or not _above(arrays, plan, floors):
+    ready = repaired(arrays, picks, found.prices)
+    for plan in (picks, None if ready is None else improved(arrays, ready, found.prices)):
+        if plan is None or not arrays.fits(plan):
             continue
         loss = arrays.total_loss(plan)
         if loss <= proof.loss:
             proof.picks, proof.loss = plan, loss
-
-
-def _banded(problem: Problem, budgets: Mapping[str, float], least: Mapping[str, float]) -> Search:
-    """A search under budgets with lower bounds; its plan is forgotten if it is below them."""
-    check_budgets(problem, budgets)
-    for name, low in least.items():
-        if name not in budgets or not 0 <= low <= budgets[name]:
-            raise BadInput(
-                f"at least {low:g} of {name} goes with an upper budget that is no smaller; "
-                f"budgets: {', '.join(f'{n}={b:g}' for n, b in budgets.items())}"
-            )
-    arrays = arrays_of(problem, budgets, reduced=False)
-    found = search(arrays)
-    floors = {arrays.names.index(name): low for name, low in least.items()}
-    if found.picks is not None and not _above(arrays, found.picks, floors):
-        found.picks, found.loss = None, inf
-    return found
-
-
-def _above(arrays: Arrays, picks: Picks, floors: Mapping[int, float]) -> bool:
-    return all(arrays.excess(picks, r, low) >= 0 for r, low in floors.items())
-
-
-def _no_plan(
-    budgets: Mapping[str, float], least: Mapping[str, float], proven: bool, seconds: float
-) -> BadInput:
-    bands = ", ".join(f"{name} from {low:g} to {budgets[name]:g}" for name, low in least.items())
-    others = [f"{name} up to {b:g}" for name, b in budgets.items() if name not in least]
-    why = "no choices take" if proven else f"no choices were found in {seconds:g} s that take"
-    return BadInput(f"{why} {', '.join([bands, *others])}; widen the band")

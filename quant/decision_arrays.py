@@ -159,7 +159,7 @@ def arrays_of(problem: Problem, budgets: Mapping[str, float], *, reduced: bool =
     Args:
         problem: with pins and ties.
         budgets: upper bounds by resource.
-        reduced: without choices that another one makes superfluous; not where a resource has a lower bound.
+        reduced: without choices that another one makes superfluous; not where pins may name those.
     """
     names = tuple(budgets)
     sets = problem.sets()

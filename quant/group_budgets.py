@@ -12,13 +12,13 @@ and the quality group q, with k_q = 1, k_c = k and r = P_c / P_q, that is
 
 Which split is best is not known before; the released scan of MixDQ (https://arxiv.org/abs/2405.17873) tries k (weights: 10
 values from 0.46 to 1.36; activations: 20 from 0.94 to 1.09) and B (10 values from the target - 0.3 to the target), solves
-every group inside a band of B_g +- 0.02, and picks by drawing with every candidate. Upper budgets alone are our default;
-the band is an option.
+every group inside a band of B_g +- 0.02, and picks by drawing with every candidate. Here B_g is an upper bound alone: bits
+that a group can do without are not forced on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 
@@ -27,13 +27,15 @@ import numpy as np
 from .allocation import Allocation, Key, Operand, Problem, solve
 from .errors import BadInput, unknown
 
-BAND = 0.02  # bits to both sides, as released
 BELOW = 0.3  # bits below the target, where the scan of B begins
 BUDGETS = 10  # values of B
 SCAN: Mapping[Operand, tuple[float, float, int]] = {  # first and last k, how many
     "weight": (0.46, 1.36, 10),
     "activation": (0.94, 1.09, 20),
 }
+
+
+Split = tuple[float, float]  # B and k
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def group_budgets(
     return {g: k.get(g, 1.0) * base for g in sizes}
 
 
-def scan(target: float, operand: Operand, *, split: bool = True) -> list[tuple[float, float]]:
+def scan(target: float, operand: Operand, *, split: bool = True) -> list[Split]:
     """B and k of every candidate, in the released ranges; the largest B first.
 
     Without a content group there is nothing to split: k is 1, and B alone is tried.
@@ -91,30 +93,24 @@ def candidates(
     problem: Problem,
     groups: Mapping[str, Collection[Key]],
     sizes: Mapping[str, float],
+    splits: Iterable[Split],
     *,
     content: str | None,
-    target: float,
-    operand: Operand,
-    splits: Sequence[tuple[float, float]] | None = None,
-    band: float | None = None,
-    resource: str = "bits",
-    units: Mapping[str, float] | None = None,
-    gap: float = 1e-4,
-    seconds: float = 10.0,
+    resource: str,
+    units: Mapping[str, float],
+    gap: float,
+    seconds: float,
 ) -> Iterator[Candidate]:
-    """Every split of the scan, each group solved alone.
+    """Every split, each group solved alone.
 
     Args:
         problem: items of one operand; bits times numbers under the name of `resource`.
         groups: the items of every group, each item in one.
         sizes: P_g.
+        splits: B and k of every candidate, as `scan` has them.
         content: the group that k belongs to; all others share a budget per number. None: there is none, and k is 1.
-        target: B at most, average bits.
-        operand: whose k are scanned.
-        splits: B and k of every candidate; None: those of `scan`.
-        band: bits to both sides of B_g (`BAND` as released); None: B_g is an upper bound.
         resource: what bits are counted in.
-        units: of every group, how much of the resource one bit of B_g is; None: its size.
+        units: of every group, how much of the resource one bit of B_g is.
         gap: of every group's solution.
         seconds: for every group.
 
@@ -122,38 +118,21 @@ def candidates(
     together across groups.
     """
     parts = _parts(problem, groups)
-    units = units or sizes
     if content is not None and content not in groups:
         raise unknown("group", content, groups)
     if set(sizes) != set(groups):
         raise BadInput(f"sizes are of {', '.join(sizes)}; groups are {', '.join(groups)}")
-    if band is not None and not 0 < band < target:
-        raise BadInput(f"band {band:g} is out of range; as released it is {BAND}")
-    for average, k in splits or scan(target, operand, split=content is not None):
+    for average, k in splits:
         bits = group_budgets(sizes, average, {} if content is None else {content: k})
         try:
             found = {
-                g: _solved(part, bits[g], units[g], band, resource, gap, seconds)
+                g: solve(part, {resource: bits[g] * units[g]}, gap=gap, seconds=seconds)
                 for g, part in parts.items()
             }
         except BadInput as error:
             yield Candidate(average, k, bits, refused=str(error))
         else:
             yield Candidate(average, k, bits, found)
-
-
-def _solved(
-    part: Problem,
-    bits: float,
-    unit: float,
-    band: float | None,
-    resource: str,
-    gap: float,
-    seconds: float,
-) -> Allocation:
-    upper = {resource: (bits + (band or 0.0)) * unit}
-    lower = None if band is None else {resource: max(0.0, bits - band) * unit}
-    return solve(part, upper, gap=gap, seconds=seconds, least=lower)
 
 
 def _parts(problem: Problem, groups: Mapping[str, Collection[Key]]) -> dict[str, Problem]:

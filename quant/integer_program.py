@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import floor, isfinite
@@ -53,7 +53,6 @@ def minimise(
     pair_objective: Numbers | None = None,
     kept: NDArray[np.bool_] | None = None,
     budgets: Sequence[int] | None = None,
-    least: Mapping[int, float] | None = None,
     margin: Numbers | None = None,
     excluded: Sequence[Picks] = (),
     reached: float | None = None,
@@ -68,7 +67,6 @@ def minimise(
         pair_objective: [P, C, C], or nothing.
         kept: [N, C], the choices that may be taken; those of `arrays` by default.
         budgets: which of them hold; all by default.
-        least: lower bounds, by index of a budget.
         margin: [R], by how much budgets are made smaller.
         excluded: plans that must not come out again.
         reached: a sum that is known to be possible; sets the scale.
@@ -89,9 +87,9 @@ def minimise(
     for r in range(len(arrays.names)) if budgets is None else budgets:
         take, offset = model.flat(arrays.uses[r], arrays.tables[r])
         upper = arrays.bounds[r] - offset - (0.0 if margin is None else margin[r])
-        row, upper, lower = _scaled(take, upper, (least or {}).get(r), offset)
+        row, upper = _scaled(take, upper, offset)
         rows.append(csr_array(row[None]))
-        low.append(np.array([lower]))
+        low.append(np.array([-np.inf]))
         high.append(np.array([upper]))
     for picks in excluded:
         rows.append(csr_array(model.taken(picks)[None]))
@@ -140,17 +138,13 @@ def largest(arrays: Arrays) -> Numbers:
     )
 
 
-def _scaled(
-    take: Numbers, upper: float, lower: float | None, offset: float
-) -> tuple[Numbers, float, float]:
-    """A row and its bounds in units that tolerances of 1e-6 suit."""
-    floor_ = -np.inf if lower is None else lower - offset
+def _scaled(take: Numbers, upper: float, offset: float) -> tuple[Numbers, float]:
+    """A row and its bound in units that tolerances of 1e-6 suit."""
     unit = _divisor(take, offset)
     if unit:
-        low = -np.inf if lower is None else np.ceil(floor_ / unit - 1e-9)
-        return take / unit, float(floor(upper / unit + 1e-9)), float(low)
+        return take / unit, float(floor(upper / unit + 1e-9))
     most = max(float(take.max(initial=0.0)), _LEAST)
-    return take / most * _ROW, upper / most * _ROW, floor_ / most * _ROW
+    return take / most * _ROW, upper / most * _ROW
 
 
 def _divisor(take: Numbers, offset: float) -> float | None:

@@ -115,7 +115,7 @@ def open_model(
     _align(pipe.transformer)
     check_finite(pipe.transformer, source.ref)
     adapter = adapter_for(pipe.transformer)
-    card = _card(located, pipe, adapter)
+    card = card_of(located, pipe, adapter)
     return Model(
         ref=source.ref,
         path=located.folder,
@@ -158,8 +158,11 @@ def _load_pipeline(folder: Path, dtype: torch.dtype, transformer: nn.Module | No
         raise BadCheckpoint(f"{folder}: diffusers cannot load it: {first}") from None
 
 
-def _card(located: Located, pipe: Any, adapter: Adapter) -> ModelCard:
-    """What the folder's own card says, over the family's defaults; a fine-tune's name over both."""
+def card_of(located: Located, pipe: Any, adapter: Adapter) -> ModelCard:
+    """What the folder's own card says, over the family's defaults; a fine-tune's name over both.
+
+    `pipe` is the pipeline, or a `quant.unloaded.Unloaded` in its place.
+    """
     path, source = located.folder, located.source
     name = Path(source.ref.partition("@")[0]).name or path.resolve().name
     labels = sorted(

@@ -14,14 +14,14 @@ take weights that are not here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import fsum
 
 from .blueprint import Blueprint
 from .decisions import Item, Key, Label, Operand, Problem
 from .errors import BadInput, unknown
-from .group_budgets import Candidate, candidates
+from .group_budgets import Candidate, Split, candidates, scan
 from .mixed_precision import BITS_OF, FULL, THE_REST, posed
 from .sensitivity.cells import METRICS_OF_GROUP, Row, format_of, metric_of
 
@@ -41,34 +41,25 @@ class Grouped:
         """The group that k is about; None where there is nothing to split."""
         return CONTENT if CONTENT in self.groups and len(self.groups) > 1 else None
 
-    def split(
-        self,
-        operand: Operand,
-        target: float,
-        *,
-        scan: bool = True,
-        gap: float = 1e-4,
-        seconds: float = 10.0,
-    ) -> list[Candidate]:
-        """Every group solved within its share of an average of one operand.
+    def scan(self, operand: Operand, target: float) -> list[Split]:
+        """The paper's scan over averages and k, for these groups."""
+        return scan(target, operand, split=self.content is not None)
 
-        By the paper's scan over averages and k; without `scan`, the average as it is and k = 1.
-        """
+    def solved(
+        self, operand: Operand, splits: Iterable[Split], *, gap: float, seconds: float
+    ) -> Iterator[Candidate]:
+        """Of every split, each group solved within its share of the average of one operand, as it is asked for."""
         parts, problem, sizes = self._of(operand)
-        return list(
-            candidates(
-                problem,
-                parts,
-                sizes,
-                content=self.content,
-                target=target,
-                operand=operand,
-                splits=None if scan else [(target, 1.0)],
-                resource=BITS_OF[operand],
-                units=dict.fromkeys(sizes, 1.0),
-                gap=gap,
-                seconds=seconds,
-            )
+        return candidates(
+            problem,
+            parts,
+            sizes,
+            splits,
+            content=self.content,
+            resource=BITS_OF[operand],
+            units=dict.fromkeys(sizes, 1.0),
+            gap=gap,
+            seconds=seconds,
         )
 
     def _of(self, operand: Operand) -> tuple[dict[str, list[Key]], Problem, dict[str, float]]:

@@ -12,7 +12,6 @@ Activations are counted for the widest input: in, out and what attention or an a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
@@ -21,12 +20,10 @@ from typing import Any, Literal
 import torch
 
 from .adapters import adapter_for
-from .adapters.base import Adapter
 from .cards import load_method, methods
 from .effort import Network, group_shapes, method_memory, shapes_of
-from .errors import BadCheckpoint
 from .footprint import footprint
-from .models import CARD_NAME
+from .loading import card_of
 from .quantization import parse_options, sharing_asked, unstreamed
 from .recording import InputShape
 from .schema import Bits, Plan, Sampler
@@ -34,6 +31,7 @@ from .seen_layout import CalibrationOptions
 from .sizes import Target, size_of, stored_forms
 from .sources import TRANSFORMER, Located
 from .streaming import empty_transformer, resident_bytes
+from .subjects import Subjects
 from .unloaded import latent_shape, unloaded
 from .weight_files import safetensors_header, stored_dtype
 
@@ -54,6 +52,7 @@ class Outline:
     shapes: Mapping[str, InputShape]  # of its inputs; empty where the configuration does not tell
     frames: int
     decoded_bytes: int = 0  # what decoding one sample takes
+    subjects: Subjects | None = None  # what it can be asked to draw; None where there is no card
 
     @property
     def network(self) -> Network:
@@ -102,8 +101,15 @@ def outline(
     if dtype == "auto" and (device == "cuda" or (device == "auto" and torch.cuda.is_available())):
         computed = stored
     numbers = sum(t.numel() for t in transformer.state_dict().values())
-    sampler = _sampler(located, adapter, size, frames)
     pipe = unloaded(located.folder, transformer)
+    card = card_of(located, pipe, adapter)
+    sampler = Sampler(
+        scheduler="unknown",
+        steps=card.steps,
+        guidance=card.guidance,
+        size=card.size if size is None else size,
+        frames=card.frames if frames is None else frames,
+    )
     latent = latent_shape(pipe, adapter, sampler)
     asked = (sampler.size, sampler.frames) if latent is None else pipe.published(adapter, latent)
     shapes, apart = shapes_of(transformer, sites, *asked)
@@ -126,6 +132,7 @@ def outline(
         shapes=shapes,
         frames=apart,
         decoded_bytes=0 if latent is None else pipe.decoded_bytes(latent, computed.itemsize),
+        subjects=Subjects.of(card, adapter),
     )
 
 
@@ -215,29 +222,6 @@ def _streamed(model: Outline, work: Work, runs: Sequence[Run], copies: int) -> i
         if reason:
             return reason
     return _SLACK + model.resident_bytes + model.other_bytes
-
-
-def _sampler(
-    located: Located, adapter: Adapter, size: tuple[int, int] | None, frames: int | None
-) -> Sampler:
-    """Steps and guidance of the model's card, and what is given over its size and frames."""
-    said: dict[str, Any] = {**adapter.defaults}
-    card = located.folder / CARD_NAME
-    if card.is_file():
-        try:
-            said |= json.loads(card.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise BadCheckpoint(f"{card}: not JSON: {error}") from None
-    return Sampler.parse(
-        {
-            "scheduler": "unknown",
-            "steps": said["steps"],
-            "guidance": said["guidance"],
-            "size": said.get("size") if size is None else size,
-            "frames": said.get("frames") if frames is None else frames,
-        },
-        str(card),
-    )
 
 
 def _numbers(file: Any) -> int:

@@ -233,9 +233,12 @@ def _fold(options: Value) -> Fold:
 
 
 def _check_options(method: str, groups: Groups, timesteps: Sequence[float], options: Value) -> None:
-    check = getattr(load_method(method), "check", None)
+    module = load_method(method)
+    check, check_sites = getattr(module, "check", None), getattr(module, "check_sites", None)
     if check is not None and (timesteps or not groups.card.needs):
         check(groups.plan, groups.names, timesteps, options)
+    if check_sites is not None:
+        check_sites(groups.plan, groups.sites, options)
 
 
 def groups_of(
@@ -268,6 +271,12 @@ class Groups:
     def timesteps(self) -> tuple[float, ...]:
         """Of the calibrated steps."""
         return () if self.seen is None else self.seen.timesteps
+
+    @property
+    def sites(self) -> list[Site]:
+        """The quantized ones."""
+        named = {name for names in self._sites().values() for name in names}
+        return [site for site in self.model.sites if site.name in named]
 
     @property
     def names(self) -> list[tuple[str, ...]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +31,9 @@ class Unloaded:
 
     transformer: nn.Module
     config: Mapping[str, Any]  # of the VAE; empty without one
+    labels: Mapping[str, int] = field(
+        default_factory=dict
+    )  # classes by name, as pipelines have them
 
     @property
     def vae(self) -> Any:
@@ -82,7 +85,14 @@ def unloaded(folder: Path, transformer: nn.Module) -> Unloaded:
     """The pipeline in a folder, with an empty transformer of its configuration."""
     file = folder / "vae" / "config.json"
     config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return Unloaded(transformer, config)
+    return Unloaded(transformer, config, _labels(folder / "model_index.json"))
+
+
+def _labels(index: Path) -> dict[str, int]:
+    """Class ids by name; one with several names, separated by commas, has each of them."""
+    described = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
+    classes = described.get("id2label") or {}
+    return {name.strip(): int(i) for i, names in classes.items() for name in names.split(",")}
 
 
 def latent_shape(pipe: Unloaded, adapter: Adapter, sampler: Sampler) -> tuple[int, ...] | None:

@@ -16,6 +16,20 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 CHANNELS = 4  # of a latent
 SIDE = 8  # of a latent
 
+# What small transformers of all families are made of, and schedulers of flow matching.
+TRANSFORMER: dict[str, Any] = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 16,
+    "num_layers": 1,
+    "in_channels": CHANNELS,
+    "out_channels": CHANNELS,
+}
+FLOW: dict[str, Any] = {
+    "prediction_type": "flow_prediction",
+    "use_flow_sigmas": True,
+    "flow_shift": 3.0,
+}
+
 Made = tuple[Any, dict[str, Any]]  # a pipeline, and what its card says beside the usual
 Live = Callable[[nn.Module], nn.Module]
 Encoder = Callable[[int], tuple[Any, Any]]  # of a width
@@ -44,11 +58,7 @@ def _cogvideox(live: Live, t5: Encoder, *, later: bool) -> Made:
     encoder, tokenizer = t5(24)
     newer = {"patch_size_t": 2, "use_rotary_positional_embeddings": True, "patch_bias": False}
     transformer = diffusers.CogVideoXTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=16,
-        num_layers=1,
-        in_channels=CHANNELS,
-        out_channels=CHANNELS,
+        **TRANSFORMER,
         time_embed_dim=32,
         text_embed_dim=24,
         sample_width=SIDE,
@@ -89,11 +99,7 @@ def _wan(live: Live, t5: Encoder) -> Made:
         vocab_size=len(tokenizer), d_model=24, d_kv=8, d_ff=16, num_layers=1, num_heads=2
     )
     transformer = diffusers.WanTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=16,
-        num_layers=1,
-        in_channels=CHANNELS,
-        out_channels=CHANNELS,
+        **TRANSFORMER,
         text_dim=24,
         freq_dim=16,
         ffn_dim=64,
@@ -115,9 +121,7 @@ def _wan(live: Live, t5: Encoder) -> Made:
         text_encoder=transformers.UMT5EncoderModel(text),
         vae=vae,
         transformer=live(transformer),
-        scheduler=diffusers.UniPCMultistepScheduler(
-            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
-        ),
+        scheduler=diffusers.UniPCMultistepScheduler(**FLOW),
     )
     return pipe, {"size": [2 * SIDE, 2 * SIDE], "frames": 5}
 
@@ -126,11 +130,7 @@ def _sana(live: Live) -> Made:
     """Sana, with its flow-matching DPM solver; 32 pixels are the least that its pipeline draws."""
     encoder, tokenizer = gemma(24)
     transformer = diffusers.SanaTransformer2DModel(
-        num_attention_heads=2,
-        attention_head_dim=16,
-        num_layers=1,
-        in_channels=CHANNELS,
-        out_channels=CHANNELS,
+        **TRANSFORMER,
         num_cross_attention_heads=2,
         cross_attention_head_dim=16,
         cross_attention_dim=32,
@@ -153,9 +153,7 @@ def _sana(live: Live) -> Made:
         text_encoder=encoder,
         vae=vae,
         transformer=live(transformer),
-        scheduler=diffusers.DPMSolverMultistepScheduler(
-            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
-        ),
+        scheduler=diffusers.DPMSolverMultistepScheduler(**FLOW),
     )
     return pipe, {}
 

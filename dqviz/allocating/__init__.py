@@ -4,7 +4,7 @@
     verification have no seed in common: a number that is reported was not chosen by.
 
 Without `calibrate`, `refine` and `verify` nothing is loaded but the table. What is drawn is kept plan by plan,
-so a stopped call goes on.
+and what a scan solves split by split, so a stopped call goes on.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ def allocate(
     watch = Watch(on_event, cancelled, previews=False)
     task = prepare(request, watch)
     watch.stage("solve", f"choosing formats under {said(request.budgets)}")
-    splits = scanned(task) if request.groups else None
-    chosen, groups = (None if splits else solved(task, task.posed)), None
     try:
+        splits = scanned(task) if request.groups else None
+        chosen, groups = (None if splits else solved(task, task.posed)), None
         drawing = opened(task) if request.draws else None
         if chosen is None:
             assert splits is not None
@@ -77,9 +77,11 @@ def allocate(
         verified = None if drawing is None or not request.verify else verify(drawing, chosen)
     except Cancelled:
         raise Cancelled(
-            "cancelled; the plans that were drawn are kept, and the same command goes on from there"
+            "cancelled; what was solved and drawn is kept, and the same command goes on from there"
         ) from None
     result = keep(task, chosen, calibration, refined, verified, groups)
+    if splits is not None:
+        splits.done()
     watch.finish()
     watch.emit(Done(result))
     return result

@@ -5,6 +5,7 @@ Weights come first, with inputs in 16 bit; then inputs, with the weights that we
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,21 +13,25 @@ from typing import Any
 from quant.allocation import Allocation
 from quant.decisions import Key, Label, Operand
 from quant.errors import BadInput
-from quant.group_budgets import Candidate
+from quant.group_budgets import Candidate, Split
 from quant.metric_groups import Grouped, decided, grouped
 from quant.mixed_precision import BITS_OF, FULL, THE_REST
+from quant.schema import fingerprint
 from quant.sensitivity.table import rows_of
 
+from ..terminal import counted
 from .drawn import Drawing
+from .splits import SplitLog
 from .task import Chosen, Task
 
 
 @dataclass(frozen=True)
 class Tried:
-    """The splits of one operand's budget."""
+    """The splits of one operand's budget, and where they are kept until the plan is."""
 
     operand: Operand
     candidates: Sequence[Candidate]
+    log: SplitLog
 
     @property
     def distinct(self) -> dict[int, dict[Key, Label]]:
@@ -45,9 +50,17 @@ class Scanned:
     grouped: Grouped
     tried: tuple[Tried, ...]
 
+    def done(self) -> None:
+        """The plan is kept: its splits are no longer needed."""
+        for tried in self.tried:
+            tried.log.remove()
+
 
 def scanned(task: Task) -> Scanned:
-    """Every split, solved; nothing is drawn. BadInput where none of an operand's can be kept."""
+    """Every split, solved; nothing is drawn. BadInput where none of an operand's can be kept.
+
+    Raises Cancelled between two splits; those that are solved are kept.
+    """
     request = task.request
     rows = rows_of(task.study.sensitivity(task.row["name"]), f"table {task.row['name']}")
     own = grouped(
@@ -57,25 +70,55 @@ def scanned(task: Task) -> Scanned:
         pins=request.pins,
         ties=request.ties,
     )
-    tried = []
+    splits: dict[Operand, list[Split]] = {}
     for operand, name in BITS_OF.items():
-        if name not in request.budgets:
-            continue
-        found = own.split(
-            operand,
-            request.budgets[name],
-            scan=bool(request.scan),
-            gap=request.gap,
-            seconds=request.limit,
-        )
+        if name in request.budgets:
+            target = request.budgets[name]
+            splits[operand] = own.scan(operand, target) if request.scan else [(target, 1.0)]
+    task.watch.plan(sum(map(len, splits.values())))
+    tried = []
+    for operand, asked in splits.items():
+        found, log = _solved(task, own, operand, asked)
         if all(candidate.refused is not None for candidate in found):
+            log.remove()
+            name = BITS_OF[operand]
             bits = ", ".join(f"{group} at {b:.4g}" for group, b in found[0].bits.items())
             raise BadInput(
                 f"no split of {name}={request.budgets[name]:g} can be kept; the first has {bits} bits: "
                 f"{found[0].refused}"
             )
-        tried.append(Tried(operand, found))
+        tried.append(Tried(operand, found, log))
     return Scanned(own, tuple(tried))
+
+
+def _solved(
+    task: Task, own: Grouped, operand: Operand, splits: Sequence[Split]
+) -> tuple[list[Candidate], SplitLog]:
+    """The splits of one operand, those that an earlier attempt solved first."""
+    request, watch = task.request, task.watch
+    question = {
+        "table": task.row["key"],
+        "metrics": dict(own.metrics),
+        "pins": list(request.pins),
+        "ties": list(request.ties),
+        "operand": operand,
+        "splits": [list(split) for split in splits],
+        "gap": request.gap,
+        "limit": request.limit,
+    }
+    log = SplitLog(task.study.folder, fingerprint(question))
+    found = log.candidates
+    count = len(splits) - len(found)
+    what = f"solving {counted(len(splits), 'split')} of {BITS_OF[operand]} between metric groups"
+    watch.stage("solve", what, count, apart=True)
+    watch.skip(len(found))
+    began, left = time.perf_counter(), splits[len(found) :]
+    solved = own.solved(operand, left, gap=request.gap, seconds=request.limit)
+    for n, candidate in enumerate(log.keeping(solved), start=1):
+        found.append(candidate)
+        rest = (time.perf_counter() - began) / n * (count - n)
+        watch.advance_to(n / count, count, rest)
+    return found, log
 
 
 def taken(task: Task, found: Scanned, drawing: Drawing | None) -> tuple[Chosen, dict[str, Any]]:

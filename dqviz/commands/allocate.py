@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from ..terminal import complain
-from .base import NO_LIST, Device, DType, Json, show, watched
+from .base import show, watched
+from .options import NO_LIST, Device, DType, Json
 
 
 def allocate(

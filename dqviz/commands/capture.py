@@ -3,52 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from .base import (
+from .base import preflight, show, watched
+from .options import (
+    CALIBRATING,
     CALIBRATION,
-    NO_LIST,
-    Base,
-    BatchSize,
-    CalibrationSeeds,
-    Classes,
-    Device,
-    DType,
-    Frames,
-    Guidance,
+    DRAWING,
+    SOURCE,
     Json,
-    Loras,
     Model,
-    Negative,
-    Offline,
-    Options,
-    OutlierFactor,
-    OutlierKind,
-    OutlierSeed,
     Preflight,
-    Prompts,
-    PromptsFile,
-    Revision,
-    Size,
-    Steps,
-    options_of,
-    outliers_of,
-    preflight,
-    prompts_of,
-    show,
-    source_fields,
-    watched,
+    fields_of,
+    taking,
 )
 
 
+@taking(SOURCE, DRAWING, CALIBRATING)
 def capture(
     model: Model,
-    revision: Revision = None,
-    base: Base = None,
-    lora: Loras = NO_LIST,
-    offline: Offline = False,
     study: Annotated[
         Path | None,
         typer.Option(
@@ -62,14 +37,6 @@ def capture(
     seeds: Annotated[
         str, typer.Option("--seeds", metavar="SEEDS", help="Seeds to draw, instead of --samples.")
     ] = "",
-    steps: Steps = None,
-    guidance: Guidance = None,
-    classes: Classes = "",
-    prompt: Prompts = NO_LIST,
-    prompts_file: PromptsFile = None,
-    negative: Negative = None,
-    size: Size = None,
-    frames: Frames = None,
     method: Annotated[
         str | None,
         typer.Option(
@@ -79,8 +46,6 @@ def capture(
     bits: Annotated[
         str | None, typer.Option("--bits", "-b", metavar="BITS", help="Bits of the method, w4a8.")
     ] = None,
-    option: Options = NO_LIST,
-    calibration_seeds: CalibrationSeeds = CALIBRATION,
     rows: Annotated[
         int, typer.Option("--rows", metavar="N", help="Rows per sample that histograms look at.")
     ] = 16,
@@ -99,14 +64,10 @@ def capture(
     seed: Annotated[
         int, typer.Option("--seed", metavar="N", help="Seed of the choice of rows.")
     ] = 0,
-    outliers: OutlierFactor = None,
-    outliers_kind: OutlierKind = "static",
-    outliers_seed: OutlierSeed = 0,
-    device: Device = "auto",
-    dtype: DType = "auto",
-    batch_size: BatchSize = 8,
+    *,
     preflight_: Preflight = False,
     json_: Json = False,
+    **common: Any,
 ) -> None:
     """Record statistics of every layer's input over the steps."""
     from quant.errors import BadInput
@@ -123,20 +84,11 @@ def capture(
     first = int(CALIBRATION.partition("-")[0])
     request = CaptureRequest.parse(
         {
-            **source_fields(model, revision, base, lora, offline),
+            **fields_of(model, common),
             "out": study,
             "seeds": seeds or f"{first}-{first + (samples or 8) - 1}",
-            "steps": steps,
-            "guidance": guidance,
-            "classes": classes,
-            "prompts": prompts_of(prompt, prompts_file),
-            "negative": negative,
-            "size": size,
-            "frames": frames,
             "method": method,
             "bits": bits,
-            "options": options_of(option),
-            "calibration_seeds": calibration_seeds,
             "record": {
                 "rows": rows,
                 "row_absmax": row_absmax,
@@ -144,10 +96,6 @@ def capture(
                 "surface_mib": surface_mib,
                 "seed": seed,
             },
-            "outliers": outliers_of(outliers, outliers_kind, outliers_seed),
-            "device": device,
-            "dtype": dtype,
-            "batch_size": batch_size,
         },
         "command line",
     )

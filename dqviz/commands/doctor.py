@@ -7,7 +7,8 @@ from typing import Any
 import typer
 
 from .. import provenance
-from .base import Json, show
+from .base import show
+from .options import Json
 
 
 def doctor(json_: Json = False) -> None:

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from ..terminal import complain
-from .base import Json, Offline, show
+from ..terminal import complain, counted
+from .base import show
+from .options import Json, Offline
 
-DEQUANTIZED = "dequantized weight"  # how `quant.exports.opened` begins
 SHOWN = 5  # lossy sites that are listed for people; --json has all
 
 
@@ -48,11 +48,12 @@ def export(
 
 def _sums(lossy: list[dict[str, Any]]) -> list[str]:
     """What befell several sites alike, a line for each kind."""
-    count = len({loss["site"] for loss in lossy if loss["written"].startswith(DEQUANTIZED)})
+    count = len({loss["site"] for loss in lossy if loss["dequantized"]})
     whole = {loss["written"] for loss in lossy}
     if count:
-        each = f"{count} site was" if count == 1 else f"{count} sites were"
-        return [f"  {each} dequantized: ordinary layers in full size, without the savings"]
+        each, made = ("was", "an ordinary layer") if count == 1 else ("were", "ordinary layers")
+        what = f"{counted(count, 'site')} {each} dequantized: {made} in full size"
+        return [f"  {what}, without the savings"]
     return [f"  all of them: {whole.pop()}"] if len(whole) == 1 and len(lossy) > 1 else []
 
 
@@ -66,7 +67,7 @@ def _text(made: dict[str, Any]) -> str:
         lines[0] += "; nothing is lost"
         return lines[0]
     sites = {loss["site"] for loss in lossy}
-    lines[0] += f"; {len(sites)} site{'s' * (len(sites) > 1)} not as in the checkpoint"
+    lines[0] += f"; {counted(len(sites), 'site')} not as in the checkpoint"
     lines += _sums(lossy)
     lines += [f"  {x['site']}: {x['lost']} -> {x['written']}" for x in lossy[:SHOWN]]
     if len(lossy) > SHOWN:

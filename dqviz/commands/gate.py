@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from ..terminal import complain
-from .base import NO_LIST, Json, options_of, show
+from .base import show
+from .options import NO_LIST, Json, options_of
 
 MISSED = 4  # exit code
 

@@ -3,41 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..terminal import complain
-from .base import (
-    NO_LIST,
-    Backend,
-    BatchSize,
-    Classes,
-    Device,
-    DType,
-    Frames,
-    Guidance,
-    Json,
-    Loras,
-    Negative,
-    Offline,
-    OutlierFactor,
-    OutlierKind,
-    OutlierSeed,
-    Prompts,
-    PromptsFile,
-    Revision,
-    Seeds,
-    Size,
-    Steps,
-    compare_request,
-    prompts_of,
-    show,
-    source_fields,
-    watched,
-)
+from .base import show, watched
+from .options import DRAWING, SOURCE, Backend, Json, Seeds, fields_of, taking
+
+OwnBase = Annotated[
+    str | None,
+    typer.Option(
+        "--base",
+        metavar="MODEL",
+        help="Pipeline of a .safetensors file, or of a checkpoint that names none.",
+    ),
+]
 
 
+@taking({**SOURCE, "base": (OwnBase, None)}, DRAWING)
 def generate(
     target: Annotated[
         str,
@@ -48,60 +32,21 @@ def generate(
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Folder for the pictures; new or empty.")
     ],
-    base: Annotated[
-        str | None,
-        typer.Option(
-            "--base",
-            metavar="MODEL",
-            help="Pipeline of a .safetensors file, or of a checkpoint that names none.",
-        ),
-    ] = None,
-    revision: Revision = None,
-    lora: Loras = NO_LIST,
-    offline: Offline = False,
     seeds: Seeds = "0-7",
-    steps: Steps = None,
-    guidance: Guidance = None,
-    classes: Classes = "",
-    prompt: Prompts = NO_LIST,
-    prompts_file: PromptsFile = None,
-    negative: Negative = None,
-    size: Size = None,
-    frames: Frames = None,
-    outliers: OutlierFactor = None,
-    outliers_kind: OutlierKind = "static",
-    outliers_seed: OutlierSeed = 0,
-    device: Device = "auto",
-    dtype: DType = "auto",
     backend: Backend = "auto",
-    batch_size: BatchSize = 8,
+    *,
     json_: Json = False,
+    **common: Any,
 ) -> None:
     """Draw pictures or clips of a model or of a checkpoint."""
     from ..export import draw_to
+    from ..request import CompareRequest
 
-    fields = source_fields(target, revision, base, lora, offline)
-    request = compare_request(
-        **fields,
-        seeds=seeds,
-        steps=steps,
-        guidance=guidance,
-        classes=classes,
-        prompts=prompts_of(prompt, prompts_file),
-        negative=negative,
-        size=size,
-        frames=frames,
-        outliers=outliers,
-        outliers_kind=outliers_kind,
-        outliers_seed=outliers_seed,
-        device=device,
-        dtype=dtype,
-        backend=backend,
-        batch_size=batch_size,
-    )
+    given = {"seeds": seeds, "backend": backend}
+    request = CompareRequest.parse({**fields_of(target, common), **given}, "command line")
     with watched() as (progress, cancelled):
         made = draw_to(
-            request.model, request, out, base=base, on_event=progress, cancelled=cancelled
+            request.model, request, out, base=common["base"], on_event=progress, cancelled=cancelled
         )
     for warning in made["warnings"]:
         complain(f"warning: {warning}")

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .base import NO_LIST, Base, Device, DType, Json, Loras, Offline, Revision, show
+from .base import show
+from .options import NO_LIST, Base, Device, DType, Json, Loras, Offline, Revision
 
 
 def layers(

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .base import Json, show
+from .base import show
+from .options import Json
 
 
 def methods(

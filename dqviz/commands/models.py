@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .base import Json, show
+from .base import show
+from .options import Json
 
 
 def models(json_: Json = False) -> None:

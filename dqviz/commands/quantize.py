@@ -3,53 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..terminal import complain
-from .base import (
-    CALIBRATION,
+from .base import preflight, show, watched
+from .options import (
+    DRAWING,
     NO_LIST,
+    QUANTIZING,
+    SOURCE,
     Backend,
-    Base,
-    BatchSize,
     BitsText,
-    CalibrationSeeds,
-    Classes,
-    Device,
-    DType,
-    Frames,
-    GroupSize,
-    Guidance,
     Json,
-    Loras,
     Methods,
     Model,
-    Negative,
-    Offline,
-    Options,
-    OutlierFactor,
-    OutlierKind,
-    OutlierSeed,
     PlanFile,
     Preflight,
-    Prompts,
-    PromptsFile,
-    Revision,
-    Size,
-    Steps,
-    Windows,
-    compare_request,
+    fields_of,
     listed,
-    preflight,
-    prompts_of,
-    show,
-    source_fields,
-    watched,
+    taking,
 )
 
 
+@taking(SOURCE, QUANTIZING, DRAWING)
 def quantize(
     model: Model,
     out: Annotated[
@@ -70,29 +48,7 @@ def quantize(
         bool,
         typer.Option("--pipeline", help="Write the whole pipeline, not the transformer alone."),
     ] = False,
-    revision: Revision = None,
-    base: Base = None,
-    lora: Loras = NO_LIST,
-    offline: Offline = False,
-    steps: Steps = None,
-    guidance: Guidance = None,
-    classes: Classes = "",
-    prompt: Prompts = NO_LIST,
-    prompts_file: PromptsFile = None,
-    negative: Negative = None,
-    size: Size = None,
-    frames: Frames = None,
-    option: Options = NO_LIST,
-    windows: Windows = 1,
-    group_size: GroupSize = None,
-    calibration_seeds: CalibrationSeeds = CALIBRATION,
-    outliers: OutlierFactor = None,
-    outliers_kind: OutlierKind = "static",
-    outliers_seed: OutlierSeed = 0,
-    device: Device = "auto",
-    dtype: DType = "auto",
     backend: Backend = "auto",
-    batch_size: BatchSize = 8,
     low_memory: Annotated[
         bool | None,
         typer.Option(
@@ -100,38 +56,24 @@ def quantize(
             help="Leave blocks on disk and read them layer by layer; default: where all does not fit.",
         ),
     ] = None,
+    *,
     preflight_: Preflight = False,
     json_: Json = False,
+    **common: Any,
 ) -> None:
     """Write a quantized checkpoint for plain diffusers."""
     from ..export import drawing_command, quantize_to
+    from ..request import CompareRequest
     from ..sharing import sharing_sentence
 
-    request = compare_request(
-        **source_fields(model, revision, base, lora, offline),
-        methods=listed(method),
-        bits=bits,
-        plan=plan,
-        out=study,
-        steps=steps,
-        guidance=guidance,
-        classes=classes,
-        prompts=prompts_of(prompt, prompts_file),
-        negative=negative,
-        size=size,
-        frames=frames,
-        option=option,
-        windows=windows,
-        group_size=group_size,
-        calibration_seeds=calibration_seeds,
-        outliers=outliers,
-        outliers_kind=outliers_kind,
-        outliers_seed=outliers_seed,
-        device=device,
-        dtype=dtype,
-        backend=backend,
-        batch_size=batch_size,
-    )
+    given = {
+        "methods": listed(method),
+        "bits": bits,
+        "plan": plan,
+        "out": study,
+        "backend": backend,
+    }
+    request = CompareRequest.parse({**fields_of(model, common), **given}, "command line")
     if preflight_:
         preflight(request, "quantize", out, json_, low_memory)
         return

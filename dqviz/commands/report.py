@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from .base import Json, show
+from .base import show
+from .options import Json
 
 
 def report(

@@ -3,46 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from .base import (
-    CALIBRATION,
-    NO_LIST,
-    Base,
-    CalibrationSeeds,
-    Classes,
-    Device,
-    DType,
-    Frames,
-    Guidance,
+from .base import show, show_preflight, watched
+from .options import (
+    CALIBRATING,
+    DRAWING,
+    SOURCE,
     Json,
-    Loras,
     Model,
-    Negative,
-    Offline,
-    Options,
-    OutlierFactor,
-    OutlierKind,
-    OutlierSeed,
     Preflight,
-    Prompts,
-    PromptsFile,
-    Revision,
-    Size,
-    Steps,
     Windows,
-    options_of,
-    outliers_of,
-    prompts_of,
-    show,
-    show_preflight,
-    source_fields,
-    watched,
+    fields_of,
+    taking,
 )
 
 
+@taking(SOURCE, DRAWING, CALIBRATING)
 def sensitivity(
     model: Model,
     bits: Annotated[
@@ -60,7 +39,6 @@ def sensitivity(
     method: Annotated[
         str, typer.Option("--method", "-m", metavar="KEY", help="Method that rounds the layers.")
     ] = "rtn",
-    option: Options = NO_LIST,
     sites: Annotated[
         str | None,
         typer.Option("--sites", metavar="REGEX", help="Layers whose names it finds; default all."),
@@ -91,74 +69,37 @@ def sensitivity(
             "--study", metavar="DIR", help="Study folder to write into; default studies/MODEL."
         ),
     ] = None,
-    revision: Revision = None,
-    base: Base = None,
-    lora: Loras = NO_LIST,
-    offline: Offline = False,
-    steps: Steps = None,
-    guidance: Guidance = None,
-    classes: Classes = "",
-    prompt: Prompts = NO_LIST,
-    prompts_file: PromptsFile = None,
-    negative: Negative = None,
-    size: Size = None,
-    frames: Frames = None,
-    calibration_seeds: CalibrationSeeds = CALIBRATION,
-    outliers: OutlierFactor = None,
-    outliers_kind: OutlierKind = "static",
-    outliers_seed: OutlierSeed = 0,
-    device: Device = "auto",
-    dtype: DType = "auto",
-    batch_size: Annotated[
-        int,
-        typer.Option(
-            "--batch-size",
-            "--batch",
-            metavar="N",
-            help="Samples per batch; results do not depend on it.",
-        ),
-    ] = 8,
     ray: Annotated[
         str | None,
         typer.Option(
             "--ray", metavar="ADDRESS", help="Measure on a Ray cluster: HOST:PORT, or auto."
         ),
     ] = None,
+    *,
     preflight_: Preflight = False,
     json_: Json = False,
+    **common: Any,
 ) -> None:
     """Measure what rounding each layer costs."""
     from ..study import default_folder
     from ..sweep_preflight import of_request
-    from ..sweeping import SweepRequest, check_fields, sweep
+    from ..sweep_request import SweepRequest, check_fields
+    from ..sweeping import sweep
     from ..tables import swept
 
     request = SweepRequest.parse(
         {
-            **source_fields(model, revision, base, lora, offline),
+            **fields_of(model, common),
             "tier": tier,
             "bits": bits,
             "windows": windows,
             "method": method,
-            "options": options_of(option),
             "sites": sites,
             "seeds": seeds,
             "probes": probes,
             "both_ways": both_ways,
             "pictures": pictures,
             "out": study,
-            "calibration_seeds": calibration_seeds,
-            "classes": classes,
-            "prompts": prompts_of(prompt, prompts_file),
-            "negative": negative,
-            "size": size,
-            "frames": frames,
-            "steps": steps,
-            "guidance": guidance,
-            "outliers": outliers_of(outliers, outliers_kind, outliers_seed),
-            "device": device,
-            "dtype": dtype,
-            "batch_size": batch_size,
             "ray": ray,
         },
         "command line",

@@ -6,18 +6,8 @@ from typing import Annotated
 
 import typer
 
-from .base import (
-    NO_LIST,
-    Base,
-    BitsText,
-    Json,
-    Offline,
-    Options,
-    PlanFile,
-    Revision,
-    options_of,
-    show,
-)
+from .base import show
+from .options import NO_LIST, Base, BitsText, Json, Offline, Options, PlanFile, Revision, options_of
 
 
 def size(

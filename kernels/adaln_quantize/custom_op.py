@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -26,33 +28,16 @@ def adaln_quantize(
 
 
 @adaln_quantize.register_kernel("cuda")
-def _(
-    x: Tensor,
-    shift: Tensor,
-    scale: Tensor,
-    channel_scale: Tensor | None,
-    signs: Tensor | None,
-    bits: int,
-    symmetric: bool,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(*operands: Any) -> tuple[Tensor, Tensor, Tensor]:
     from .triton_impl import adaln_quantize
 
-    with torch.cuda.device_of(x):  # Triton launches on the current device
-        return adaln_quantize(x, shift, scale, channel_scale, signs, bits, symmetric, eps)
+    with torch.cuda.device_of(operands[0]):  # Triton launches on the current device
+        return adaln_quantize(*operands)
 
 
 @adaln_quantize.register_fake
-def _(
-    x: Tensor,
-    shift: Tensor,
-    scale: Tensor,
-    channel_scale: Tensor | None,
-    signs: Tensor | None,
-    bits: int,
-    symmetric: bool,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(*operands: Any) -> tuple[Tensor, Tensor, Tensor]:
+    x, *_, symmetric, _ = operands
     return empty_codes(x, x.shape[0] * x.shape[1], symmetric)
 
 

@@ -219,13 +219,24 @@ ROTATED_TYPES = {
     "third_ptr": "*bf16",
     "norm": "fp32",
 }
+
+
+def _rotated(name: str, c: int, symmetric: bool = True) -> Build:
+    constants = _rotated_constants(c, 8, symmetric)
+    return Build(name, _adaln_rotate_quantize, ROTATED_TYPES, constants, "half")
+
+
+def _streamed(stream: str) -> Build:
+    types = TYPES | dict.fromkeys(("x_ptr", "shift_ptr", "scale_ptr"), f"*{stream}")
+    return Build(f"1152 channels, {stream}", _adaln_quantize, types, row_constants(1152, 8, True))
+
+
 BUILDS = (
     Build("1152 channels", _adaln_quantize, TYPES, row_constants(1152, 8, True)),
-    Build(
-        "1152 channels, rotated",
-        _adaln_rotate_quantize,
-        ROTATED_TYPES,
-        _rotated_constants(1152, 8, True),
-        "half",
-    ),
+    Build("1152 channels, asymmetric", _adaln_quantize, TYPES, row_constants(1152, 8, False)),
+    _streamed("fp16"),
+    _streamed("fp32"),
+    _rotated("1152 channels, rotated", 1152),
+    _rotated("1152 channels, rotated, asymmetric", 1152, symmetric=False),
+    _rotated("384 channels, rotated by two factors", 384),
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -35,31 +37,15 @@ def gelu_quantize(
 
 
 @gelu_quantize.register_kernel("cuda")
-def _(
-    x: Tensor,
-    bits: int,
-    symmetric: bool,
-    shift: Tensor | None,
-    migration: Tensor | None,
-    scale: Tensor | None,
-    zero: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(*operands: Any) -> tuple[Tensor, Tensor, Tensor]:
     from .triton_impl import gelu_quantize
 
-    with torch.cuda.device_of(x):  # Triton launches on the current device
-        return gelu_quantize(x, bits, symmetric, shift, migration, scale, zero)
+    with torch.cuda.device_of(operands[0]):  # Triton launches on the current device
+        return gelu_quantize(*operands)
 
 
 @gelu_quantize.register_fake
-def _(
-    x: Tensor,
-    bits: int,
-    symmetric: bool,
-    shift: Tensor | None,
-    migration: Tensor | None,
-    scale: Tensor | None,
-    zero: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(x: Tensor, bits: int, symmetric: bool, *operands: Any) -> tuple[Tensor, Tensor, Tensor]:
     return empty_codes(x, len(x), symmetric)
 
 

@@ -104,4 +104,8 @@ STATIC = {
 BUILDS = (
     Build("4608 channels", _gelu_quantize, TYPES, row_constants(4608, 8, True)),
     Build("4608 channels, static, shifted and migrated", _gelu_quantize, STATIC, row_constants(4608, 8, False)),
+    *(
+        Build(f"4608 channels, {stream}", _gelu_quantize, TYPES | {"x_ptr": f"*{stream}"}, row_constants(4608, 8, True))
+        for stream in ("fp16", "fp32")
+    ),
 )  # fmt: skip

@@ -6,6 +6,8 @@ computes. Its arguments are tensors: row codes in int8 and an `Operand`, which i
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -56,45 +58,16 @@ def int_linear(
 
 
 @int_linear.register_kernel("cuda")
-def _(
-    codes: Tensor,
-    row_scale: Tensor,
-    row_zero: Tensor | None,
-    data: Tensor,
-    scale: Tensor,
-    sums: Tensor,
-    shift: Tensor | None,
-    bias: Tensor | None,
-    gate: Tensor | None,
-    residual: Tensor | None,
-    group: int,
-    gelu: bool,
-    dtype: torch.dtype,
-) -> Tensor:
+def _(*operands: Any) -> Tensor:
     from .triton_impl import int_linear
 
-    with torch.cuda.device_of(codes):  # Triton launches on the current device
-        return int_linear(
-            codes, row_scale, row_zero, data, scale, sums, shift, bias, gate, residual, group, gelu, dtype
-        )  # fmt: skip
+    with torch.cuda.device_of(operands[0]):  # Triton launches on the current device
+        return int_linear(*operands)
 
 
 @int_linear.register_fake
-def _(
-    codes: Tensor,
-    row_scale: Tensor,
-    row_zero: Tensor | None,
-    data: Tensor,
-    scale: Tensor,
-    sums: Tensor,
-    shift: Tensor | None,
-    bias: Tensor | None,
-    gate: Tensor | None,
-    residual: Tensor | None,
-    group: int,
-    gelu: bool,
-    dtype: torch.dtype,
-) -> Tensor:
+def _(*operands: Any) -> Tensor:
+    codes, _, _, data, *_, dtype = operands
     return codes.new_empty((len(codes), len(data)), dtype=dtype)
 
 

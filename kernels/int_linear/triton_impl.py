@@ -195,7 +195,8 @@ def int_linear(
     y = torch.empty((m, n), dtype=dtype, device=codes.device)
     if not y.numel():
         return y
-    constants = _constants(k, packed, group, gelu, gate is not None)
+    gated = max((t.element_size() for t in (gate, residual) if t is not None), default=0)
+    constants = _constants(k, packed, group, gelu, gated)
     if torch.version.hip:
         constants["num_stages"] = min(AMD_STAGES, constants["num_stages"])
     grid = (triton.cdiv(m, constants["BM"]) * triton.cdiv(n, constants["BN"]),)
@@ -219,17 +220,21 @@ def int_linear(
     return y
 
 
-def _constants(k: int, packed: bool, group: int, gelu: bool, gated: bool) -> dict[str, Any]:
-    """Tile and launch options; a gate and a residual take registers, and get a narrower tile."""
+def _constants(k: int, packed: bool, group: int, gelu: bool, gated: int) -> dict[str, Any]:
+    """Tile and launch options; `gated`: bytes of an element of gate or residual, 0 without.
+
+    A gate and a residual take registers, and get a narrower tile; those in 32 bit spill from four warps.
+    """
     narrow = gated or group
+    few = 0 < gated <= 2 and not group
     constants = {
         "NIBBLES": packed,
         "GELU": gelu,
         "EVEN": k % 128 == 0,
         "BM": 128,
         "BN": 64 if narrow else 128,
-        "num_warps": 4 if gated and not group else 8,
-        "num_stages": 4 if gated and not group else 3,
+        "num_warps": 4 if few else 8,
+        "num_stages": 4 if few else 3,
     }
     return constants | ({"GROUP": group} if group else {"BK": 128})
 
@@ -242,8 +247,9 @@ def _build(
     gelu: bool = False,
     gated: bool = False,
     zeros: bool = False,
+    stream: str = "bf16",
 ) -> Build:
-    """As for DiT-XL/2, 1152 channels, bfloat16 out."""
+    """As for DiT-XL/2, 1152 channels; `stream` is the type of outputs, gates and residuals."""
     types = {
         "codes_ptr": "*i8",
         "row_scale_ptr": "*fp32",
@@ -251,23 +257,28 @@ def _build(
         "scale_ptr": "*fp32",
         "sums_ptr": "*fp32" if group else "*i32",
         "bias_ptr": "*fp32",
-        "y_ptr": "*bf16",
+        "y_ptr": f"*{stream}",
     }
-    types |= {"gate_ptr": "*bf16", "residual_ptr": "*bf16"} if gated else {}
+    types |= dict.fromkeys(("gate_ptr", "residual_ptr"), f"*{stream}") if gated else {}
     if zeros:
         types |= {"row_zero_ptr": "*fp32", "shift_ptr": "*i8" if group else "*i32"}
         types |= {} if group else {"row_sums_ptr": "*i32"}
     sizes = ("codes_stride", "data_stride", "gate_stride", "residual_stride", "n", "k", "t")
     types |= dict.fromkeys(sizes, "i32:16") | {"m": "i32"}
     kernel = _in_groups if group else _per_channel
-    return Build(name, kernel, types, _constants(1152, packed, group, gelu, gated), "int8")
+    width = (4 if stream == "fp32" else 2) if gated else 0
+    return Build(name, kernel, types, _constants(1152, packed, group, gelu, width), "int8")
 
 
 BUILDS = (
     _build("w8a8"),
     _build("w8a8, GELU", gelu=True),
     _build("w8a8, gate and residual", gated=True),
+    _build("w8a8, gate and residual, fp16", gated=True, stream="fp16"),
+    _build("w8a8, gate and residual, fp32", gated=True, stream="fp32"),
     _build("w8a8, asymmetric both", zeros=True),
+    _build("w8a8, groups of 128", group=128),
+    _build("w8a8, groups of 64", group=64),
     _build("w4a8", packed=True),
     _build("w4a8, gate and residual", packed=True, gated=True),
     _build("w4a8, groups of 128", packed=True, group=128),

@@ -6,7 +6,6 @@ gives the same bits. All arithmetic is float32, whatever the input's dtype.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -15,6 +14,8 @@ from torch import Tensor
 from ..dispatch import Op, callable_module, triton_obstacle
 
 OP = Op(__name__, {"simulate": "reference", "triton": "custom_op"})
+WHOLE = Op(__name__, {"simulate": "reference"}, of="a whole tensor with one scale")
+FLOATS = Op(__name__, {"simulate": "reference"}, of="8-bit floats")
 GRANULARITIES = ("row", "tensor")
 
 
@@ -58,7 +59,8 @@ def quantize_rows(
     _check(x, granularity)
     if not 2 <= bits <= 8:
         raise ValueError(f"bits is {bits}; rows are quantized to 2 to 8 bits")
-    version = OP.chosen(backend, obstacle=partial(_obstacle, x, granularity))
+    op = WHOLE if granularity == "tensor" else OP
+    version = op.chosen(backend, lambda backend: triton_obstacle(x.device, x.shape[1]))
     return RowCodes(*(version.symmetric if symmetric else version.asymmetric)(x, bits, granularity))
 
 
@@ -68,14 +70,7 @@ def quantize_rows_fp8(x: Tensor, granularity: str = "row", backend: str | None =
     Raises ValueError as `quantize_rows` does.
     """
     _check(x, granularity)
-    version = OP.chosen(backend, obstacle=lambda version: "8-bit floats have no Triton version")
-    return RowCodes(*version.e4m3(x, granularity))
-
-
-def _obstacle(x: Tensor, granularity: str, version: str) -> str | None:
-    if granularity != "row":
-        return "one scale for the tensor has no Triton version"
-    return triton_obstacle(x.device, x.shape[1])
+    return RowCodes(*FLOATS.chosen(backend).e4m3(x, granularity))
 
 
 def _check(x: Tensor, granularity: str) -> None:

@@ -6,6 +6,8 @@ with the codes in int8, so that compiling, exporting and tracing need neither a 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -19,11 +21,11 @@ def quantize_rows(x: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor
 
 
 @quantize_rows.register_kernel("cuda")
-def _(x: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _(*operands: Any) -> tuple[Tensor, Tensor, Tensor]:
     from .triton_impl import quantize_rows
 
-    with torch.cuda.device_of(x):  # Triton launches on the current device
-        return quantize_rows(x, bits, symmetric)
+    with torch.cuda.device_of(operands[0]):  # Triton launches on the current device
+        return quantize_rows(*operands)
 
 
 @quantize_rows.register_fake

@@ -56,4 +56,13 @@ TYPES = {
 BUILDS = (
     Build("1152 columns, symmetric", _quantize_rows, TYPES, row_constants(1152, 8, True)),
     Build("1152 columns, asymmetric", _quantize_rows, TYPES, row_constants(1152, 8, False)),
+    *(
+        Build(
+            f"1152 columns, symmetric, {stream}",
+            _quantize_rows,
+            TYPES | {"x_ptr": f"*{stream}"},
+            row_constants(1152, 8, True),
+        )
+        for stream in ("fp16", "fp32")
+    ),
 )

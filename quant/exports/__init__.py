@@ -49,6 +49,7 @@ class Lossy:
     site: str
     lost: str
     written: str
+    dequantized: bool = False  # an ordinary linear in full size was written
 
 
 @dataclass(frozen=True)

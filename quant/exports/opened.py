@@ -139,7 +139,8 @@ class Opened:
         undone = ", transform undone" if self._transform(name) else ""
         exact = "" if self.dtype == torch.float32 else ", rounded to it"
         name_of = str(self.dtype).removeprefix("torch.")
-        return Lossy(name, lost, f"dequantized weight in {name_of}{undone}{exact}")
+        written = f"dequantized weight in {name_of}{undone}{exact}"
+        return Lossy(name, lost, written, dequantized=True)
 
     def outside_layers(self) -> list[Lossy]:
         """What the checkpoint does between layers, which no format of weights holds."""

@@ -9,6 +9,7 @@ quantize_group(group, seen, options, seed) -> one `Rounded` for each site of the
 
 check(plan, inputs, timesteps, options) stops, before anything is calibrated, at options that fit neither
     the quantized inputs (each a tuple: its name, then its sites') nor the steps
+check_sites(plan, sites, options) stops, as early, at options that do not fit the quantized sites of the model
 planned(plan, groups, timesteps, options, seed) -> the plan with this method's own formats or windows
 site_transform(site, options) -> what that site of a model stores at most, where sites differ in it
 own_formats(sites, formats, options) -> formats by name as the method has them, from the model's sites alone:

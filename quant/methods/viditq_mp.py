@@ -35,6 +35,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
+from ..adapters import Site
 from ..allocation import Choice, Item, Key, Problem, solve
 from ..balancing import Candidate, balanced, output_error, required, transform_of, ways_of
 from ..calibration import InputStatistics
@@ -92,6 +93,25 @@ class Options(Value):
         return widths
 
 
+def check_sites(plan: Plan, sites: Sequence[Site], options: Options) -> None:
+    """k shares bits between layers of content and others; a plan with bits of its own shares nothing."""
+    if average(plan.sites.values()) is not None:
+        shares_of([site.group for site in sites], options.k)
+
+
+def shares_of(groups: Iterable[str], k: float) -> dict[str, float]:
+    """k by group, of those that do not have 1. Raises BadInput where k would change nothing."""
+    found = list(dict.fromkeys(groups))
+    if CONTENT in found and len(found) > 1:
+        return {CONTENT: k}
+    if k != 1:
+        raise BadInput(
+            f"option k={k:g} shares bits between layers of content and others, and this model has only "
+            f"those of {', '.join(found)}; leave k away"
+        )
+    return {}
+
+
 def average(formats: Iterable[SitePlan]) -> int | None:
     """B: the bits that all weights are asked for; None where they differ, or some are kept."""
     bits = {None if site.weight is None else site.weight.bits for site in formats}
@@ -144,13 +164,7 @@ def allocated(items: Mapping[str, Sequence[Item]], target: float, k: float) -> d
         group: sum(item.choices[0].uses["bits"] / int(item.choices[0].label) for item in of)
         for group, of in items.items()
     }
-    shares = {CONTENT: k} if CONTENT in sizes and len(sizes) > 1 else {}
-    if k != 1 and not shares:
-        raise BadInput(
-            f"option k={k:g} shares bits between layers of content and others, and this model has only "
-            f"those of {', '.join(sizes)}; leave k away"
-        )
-    budgets = group_budgets(sizes, target, shares)
+    budgets = group_budgets(sizes, target, shares_of(sizes, k))
     found: dict[str, int] = {}
     for group, of in items.items():
         bound = {"bits": round(budgets[group] * sizes[group], 6)}

@@ -35,10 +35,24 @@ class TierCard:
     order: int  # the cheapest first
     metrics: tuple[str, ...]  # that every model has; `exact` has more where there are pictures
     operands: tuple[Operand, ...] = ("weight", "activation")  # whose cells it can measure
-    draws: bool = True  # whether it evaluates the network
-    at_once: bool = False  # whether one pass of the sampler serves all cells, however many
+    passes: int = (
+        1  # of the sampler for a sample, whatever cells there are; 0: the network is not evaluated
+    )
+    at_once: bool = False  # whether those passes serve all cells, however many
+    backward: bool = False  # whether it differentiates every step, once for each random direction
+    flips: bool = False  # whether it draws every cell by itself, from its window on
+    stepwise: bool = False  # whether its rows have a number for every step
     evidence: Literal["measured", "simulated", "predicted"] = "simulated"  # of its numbers
     summary: str = ""
+
+    @property
+    def draws(self) -> bool:
+        """Whether it evaluates the network."""
+        return self.passes > 0
+
+    def ways(self, both_ways: bool) -> int:
+        """Drawings of a cell: with it alone rounded and, both ways, with everything but it."""
+        return 2 if self.flips and both_ways else 1
 
 
 _FILES = CardFiles(__name__, Path(__file__).parent, TierCard, "tier")

@@ -1,4 +1,4 @@
-"""How much a sweep will take, counted from shapes before a model is loaded.
+"""How much a sweep will take, counted from shapes and the tier's card before a model is loaded.
 
 Per sample, with S steps, W windows, K directions, cells c whose window begins with step s_c (0 for all steps):
 
@@ -7,8 +7,9 @@ Per sample, with S steps, W windows, K directions, cells c whose window begins w
     gradient  2 S evaluations: drawing, and once more to differentiate; then K S backward passes
     exact     S + sum over cells of (S - s_c); both ways that sum twice, and S for every operand and width
 
+What a card says makes these: `passes` of the sampler, `backward` passes of every step, and `flips`, which draw each cell.
 A backward pass sends gradients to inputs alone, so it multiplies as often as an evaluation. Memory and bytes are
-upper bounds. Decoding and judging pictures of tier `exact` are not counted.
+upper bounds. Decoding and judging the pictures of flips are not counted.
 """
 
 from __future__ import annotations
@@ -21,21 +22,17 @@ from ..adapters import Site
 from ..effort import Work, drawing
 from ..metrics import list_metrics
 from ..recording import InputShape
-from . import list_tiers
+from . import TierCard, list_tiers
 from .cells import KEPT, Bits, Cell, Row, cells_of
 from .rounded import KEEP_BYTES
 from .table import flat
 from .task import Settings
 
-_ROUND, _CHANGE = (
-    10,
-    8,
-)  # passes over the input that a rounded layer rounds, over its output and its change
+# Passes over the input that a rounded layer rounds, and over its output and its change.
+_ROUND, _CHANGE = 10, 8
 _BACK = 1.5  # passes of a backward pass for each of an evaluation
-_CALLS, _OF_LAYER = (
-    30,
-    40,
-)  # operations of a layer and what stands about it, of a rounded layer and its change
+# Operations of a layer and what stands about it, and of a rounded layer and its change.
+_CALLS, _OF_LAYER = 30, 40
 _HELD = 4  # tensors of a layer's input, and of its output, that a backward pass needs
 _NUMBER = len("-1.2345678901234567e-300,")  # of JSON, at most
 _TOOK = 120  # bytes of what a line of the unfinished sweep says of its cell's cost
@@ -55,15 +52,20 @@ class Swept:
     settings: Settings
 
     @property
+    def card(self) -> TierCard:
+        """Of the tier."""
+        return list_tiers()[self.tier]
+
+    @property
     def cells(self) -> tuple[Cell, ...]:
         """In the order of the table."""
-        names, operands = [s.name for s in self.sites], list_tiers()[self.tier].operands
-        return cells_of(names, self.bits, self.windows, operands, whole=self.settings.whole)
+        names, whole = [s.name for s in self.sites], self.settings.whole
+        return cells_of(names, self.bits, self.windows, self.card.operands, whole=whole)
 
     @property
     def formats(self) -> int:
         """Rounded layers of every site."""
-        return len(list_tiers()[self.tier].operands) * sum(b != KEPT for b in self.bits)
+        return len(self.card.operands) * sum(b != KEPT for b in self.bits)
 
     @property
     def batches(self) -> int:
@@ -72,23 +74,22 @@ class Swept:
 
     @property
     def ways(self) -> int:
-        """Pictures of tier `exact` for every cell."""
-        return 2 if self.tier == "exact" and self.settings.both_ways else 1
+        """Drawings of every cell, where each is drawn by itself."""
+        return self.card.ways(self.settings.both_ways)
 
     def evaluations(self) -> int:
         """Of the network, of one sample with all its guidance branches."""
         if not self.formats:
             return 0
-        each = {"weight": 0, "layer": self.steps, "gradient": 2 * self.steps}.get(self.tier)
-        if each is None:
+        each = self.card.passes * self.steps
+        if self.card.flips:
             left = sum(self.steps - self._begin(c.window) for c in self.cells if c.bits != KEPT)
-            everything = self.formats * self.steps if self.ways == 2 else 0
-            each = self.steps + self.ways * left + everything
+            each += self.ways * left + (self.formats * self.steps if self.ways == 2 else 0)
         return self.samples * each
 
     def backward_calls(self) -> int:
         """Backward passes, each of one batch."""
-        directions = self.settings.probes if self.tier == "gradient" and self.formats else 0
+        directions = self.settings.probes if self.card.backward and self.formats else 0
         return self.batches * self.steps * directions
 
     def naive_evaluations(self) -> int:
@@ -116,10 +117,10 @@ def work(
     calls = Work(0, 0, _CALLS * len(network))
     total = each * drawn + calls * (swept.evaluations() / in_batch)
     once = swept.samples * swept.steps * swept.branches * swept.formats
-    if swept.tier in ("layer", "gradient"):
+    if swept.card.at_once:
         of_layers = Work(0, 0, _OF_LAYER * len(swept.sites) * swept.formats)
         total = total + rounded * once + of_layers * (swept.batches * swept.steps)
-    if swept.tier == "gradient":
+    if swept.card.backward:
         back = each + Work(0, (_BACK - 1) * each.numbers) + Work(0, 2 * outputs * swept.formats)
         back_calls = calls + Work(0, 0, 3 * len(swept.sites) * swept.formats)
         passes = swept.samples * swept.steps * swept.branches * swept.settings.probes
@@ -128,12 +129,12 @@ def work(
 
 
 def memory_bytes(swept: Swept, network: Sequence[Site], shapes: Mapping[str, InputShape]) -> int:
-    """Of rounded layers and, for tier `gradient`, of what one step keeps for its backward passes."""
+    """Of rounded layers, and of what one step keeps for its backward passes where there are some."""
     weights = sum(site.in_features * site.out_features for site in swept.sites)
-    kept = swept.formats if swept.tier != "exact" else 1  # `exact` lets them go, width by width
+    kept = 1 if swept.card.flips else swept.formats  # those of one width are let go before the next
     expanded = min(4 * weights * kept, max(KEEP_BYTES, 4 * weights))
     total = weights * kept + expanded
-    if swept.tier == "gradient":
+    if swept.card.backward:
         rows = swept.branches * min(swept.samples, swept.settings.batch_size)
         tokens = {s.name: shapes[s.input_of].tokens if s.input_of in shapes else 1 for s in network}
         graph = sum(tokens[s.name] * (s.in_features + s.out_features) for s in network)
@@ -151,16 +152,16 @@ def table_bytes(swept: Swept, clips: bool = False) -> int:
 def unfinished_bytes(swept: Swept, clips: bool = False) -> int:
     """Of the cells and batches of a sweep that is not done, at most."""
     found = table_bytes(swept, clips) + _TOOK * len(swept.cells)
-    if list_tiers()[swept.tier].at_once:
-        each = 1 if swept.tier == "gradient" else swept.steps
+    if swept.card.at_once:
+        each = swept.steps if swept.card.stepwise else 1
         found += len(swept.cells) * (_NUMBER * each * swept.samples + _TOOK * swept.batches)
     return found
 
 
 def _metrics(swept: Swept, clips: bool) -> tuple[str, ...]:
     """All that there may be."""
-    found = list(list_tiers()[swept.tier].metrics)
-    if swept.tier == "exact" and swept.settings.pictures:
+    found = list(swept.card.metrics)
+    if swept.card.flips and swept.settings.pictures:
         cards = list_metrics().values()
         found += [f"{c.key}_loss" for c in cards if c.needs == "images" and clips >= c.clips]
         found.append("log_prob_loss")
@@ -169,11 +170,10 @@ def _metrics(swept: Swept, clips: bool) -> tuple[str, ...]:
 
 def _line(swept: Swept, cell: Cell, metric: str) -> int:
     """Bytes of one row of the table, at most."""
-    card = list_tiers()[swept.tier]
     (line,) = flat(
         [Row(cell=cell, metric=metric, value=None)], {cell.site: "temporal"}, "predicted"
     )
     numbers = 4  # value, ends of its interval, noise
-    numbers += swept.samples if card.draws else 0
-    numbers += swept.steps if swept.tier == "layer" else 0
+    numbers += swept.samples if swept.card.draws else 0
+    numbers += swept.steps if swept.card.stepwise else 0
     return len(json.dumps(line, separators=(",", ":"))) + _NUMBER * numbers

@@ -41,6 +41,7 @@ CARD = TierCard(
     title="Exact flips",
     order=4,
     metrics=("latent_error",),
+    flips=True,
     summary="Pictures with only that cell rounded, and with all but it. Hours; prefixes are drawn once.",
 )
 

@@ -46,7 +46,9 @@ CARD = TierCard(
     order=3,
     metrics=("latent_error",),
     evidence="predicted",
+    passes=2,
     at_once=True,
+    backward=True,
     summary="First-order latent error by backward passes through the sampler. Minutes for all cells.",
 )
 

@@ -27,6 +27,7 @@ CARD = TierCard(
     order=2,
     metrics=("output_error",),
     at_once=True,
+    stepwise=True,
     summary="Relative error of the layer's output on full precision's trajectory. One pass of the sampler.",
 )
 

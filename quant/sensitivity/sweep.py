@@ -121,7 +121,7 @@ def measure(
     for rows in _in_order(card, task):
         if on_rows is not None:
             on_rows(rows)
-    ways = 2 if tier == "exact" and settings.both_ways else 1
+    ways = card.ways(settings.both_ways)
     return Outcome(
         tier=tier,
         cells=len(every),

@@ -32,7 +32,7 @@ CARD = TierCard(
     order=1,
     metrics=("weight_error",),
     operands=("weight",),
-    draws=False,
+    passes=0,
     summary="Error of the rounded weight, weighed by the input's second moment. Seconds.",
 )
 

@@ -57,7 +57,6 @@ def committed() -> dict[str, Any]:
     return json.loads(COMMITTED.read_text(encoding="utf-8"))
 
 
-@pytest.mark.skipif(not COMMITTED.is_file(), reason="the full run is not committed yet")
 class TestCommitted:
     """What docs/results/plans.md says."""
 

@@ -47,7 +47,8 @@ def test_the_json_names_files_bytes_and_losses(key, folders, tmp_path, capsys):
     found, _ = exported(capsys, str(folders["plain"]), "--to", key, "--out", str(out))
     assert (found["out"], found["format"]) == (str(out), key)
     assert found["size_bytes"] == sum(Path(file).stat().st_size for file in found["files"])
-    assert all(set(loss) == {"site", "lost", "written"} for loss in found["lossy"])
+    keys = {"site", "lost", "written", "dequantized"}
+    assert all(set(loss) == keys for loss in found["lossy"])
     again = dqviz.export_to(folders["plain"], key, tmp_path / f"again{out.suffix}")
     assert again["lossy"] == found["lossy"]
 
@@ -86,6 +87,25 @@ def test_sites_that_were_dequantized_are_told_in_sum_first(tiny_dit, tmp_path, c
             == "12 sites were dequantized: ordinary layers in full size, without the savings"
         )
         assert "->" in lines[2]
+
+
+@pytest.mark.parametrize(
+    ("dequantized", "said"),
+    [
+        (1, "1 site was dequantized: an ordinary layer in full size, without the savings"),
+        (2, "2 sites were dequantized: ordinary layers in full size, without the savings"),
+    ],
+)
+def test_a_loss_says_itself_whether_it_is_dequantized(dequantized, said, monkeypatch, capsys):
+    """And not by how a sentence about it begins."""
+    lossy = [
+        {"site": f"s{n}", "lost": "w4", "written": "dequantized, or so", "dequantized": n < dequantized}
+        for n in range(3)
+    ]  # fmt: skip
+    made = {"out": "o", "format": "f", "size_bytes": 1, "lossy": lossy, "warnings": []}
+    monkeypatch.setattr("dqviz.foreign.export_to", lambda *_, **__: made)
+    assert main(["export", "checkpoint", "--to", "f", "--out", "o"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].strip() == said
 
 
 def test_a_step_policy_says_what_it_does_not_carry(folders, tiny_dit, tmp_path, capfd):

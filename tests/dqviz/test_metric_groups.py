@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 from pathlib import Path
@@ -12,11 +13,13 @@ import pytest
 from dqviz.allocating import AllocateRequest, allocate, as_command, check_fields
 from dqviz.allocating.grouped import spread
 from dqviz.cli import main
+from dqviz.events import Progress
 from dqviz.study import Study
 from dqviz.sweeping import SweepRequest, sweep
-from quant.allocation import Key
+from quant import group_budgets as group_budgets_module
+from quant.allocation import Allocation, Key, Problem
 from quant.blueprint import Blueprint
-from quant.errors import BadInput
+from quant.errors import BadInput, Cancelled
 from quant.group_budgets import group_budgets
 from quant.metric_groups import decided, grouped
 from quant.sensitivity.cells import Row
@@ -82,7 +85,7 @@ def test_every_group_keeps_its_share_of_every_split(table: tuple[Blueprint, list
     own = grouped(blueprint, rows)
     assert own.content == "content"
     sizes = {g: sum(s.weights for s in blueprint.sites if Key(s.name) in keys) for g, keys in own.groups.items()}  # fmt: skip
-    found = own.split("weight", 5.0, gap=1e-2)
+    found = list(own.solved("weight", own.scan("weight", 5.0), gap=1e-2, seconds=10.0))
     solved = [c for c in found if c.refused is None]
     assert len(found) == 15
     assert len(solved) > 8
@@ -103,7 +106,7 @@ def test_a_group_is_ranked_by_its_own_metric(table: tuple[Blueprint, list[Row]])
         own = grouped(blueprint, rows, metrics={"visual": metric})
         assert own.metrics["visual"] == metric
         assert own.metrics["content"] == "ssim_loss"
-        (candidate,) = own.split("weight", 5.0, scan=False)
+        (candidate,) = own.solved("weight", [(5.0, 1.0)], gap=1e-4, seconds=10.0)
         chosen = decided(candidate)
         names = [key.site for key in own.groups["visual"] if key in chosen]
         firsts[metric] = [chosen[Key(names[0])], chosen[Key(names[-1])]]
@@ -134,6 +137,42 @@ def test_of_the_splits_that_are_drawn_the_best_is_taken(study: Path) -> None:
     again = allocate(asked(study, budgets=budgets, scan=3, gap=0.1, plan_seeds="300000-300001"))
     assert again["plan"] == made["plan"]
     assert len(Study.open(study).allocations()) == 1
+
+
+@pytest.mark.usefixtures("short")
+def test_a_scan_says_how_far_it_is_and_goes_on_where_it_was_stopped(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = asked(study, scan=1, gap=0.1, plan_seeds="300000")
+    seen: list[Any] = []
+
+    def stopped() -> bool:
+        return sum(isinstance(e, Progress) for e in seen) == 4
+
+    with pytest.raises(Cancelled, match="solved and drawn is kept, and the same command goes on"):
+        allocate(request, seen.append, stopped)
+    told = [e for e in seen if isinstance(e, Progress)]
+    assert [(e.done, e.total) for e in told] == [(n, 15) for n in range(1, 5)]
+    assert all(e.seconds_left is not None for e in told)
+    (log,) = (study / "sensitivity").glob(".*.splits.jsonl")
+    with log.open("a") as stream:
+        stream.write('{"target":4.9,"k"')  # cut off in the middle
+
+    problems, solve = [], group_budgets_module.solve
+
+    def counting(problem: Problem, *given: Any, **more: Any) -> Allocation:
+        problems.append(problem)
+        return solve(problem, *given, **more)
+
+    monkeypatch.setattr(group_budgets_module, "solve", counting)
+    made = allocate(request)
+    assert 0 < len(problems) <= 2 * (15 - 4), "of each group, those that were left"
+    assert not list((study / "sensitivity").glob(".*"))
+    left = len(problems)
+    again = allocate(request)
+    assert len(problems) > 2 * left, "all of them, since the plan was kept"
+    for name in ("plan", "groups", "gap", "status", "predicted_loss", "binding"):
+        assert again[name] == made[name]
 
 
 def test_without_a_scan_nothing_is_drawn(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,9 +212,10 @@ def test_viditq_mp_takes_the_plan_as_it_is(
 
 def test_the_command_says_the_same(study: Path) -> None:
     request = asked(study, scan=3, group_metrics=["visual=output_error"])
-    words = as_command(request)
-    assert "--groups --group-metric visual=output_error" in words
-    assert "--scan 3" in words
+    words = shlex.split(as_command(request))
+    flags = dict(itertools.pairwise(words))
+    assert "--groups" in words
+    assert (flags["--scan"], flags["--group-metric"]) == ("3", "visual=output_error")
 
 
 def test_plans_to_draw_are_good_and_differ() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,12 @@ from dqviz import machine, preflight
 from dqviz.cli import app
 from dqviz.export import quantize_to
 from dqviz.machine import MIB
-from dqviz.preflight import Preflight, of_request
+from dqviz.preflight import Preflight, of_request, outlined
 from dqviz.request import CompareRequest
 from quant.errors import BadInput, EnvironmentFault
+from quant.loading import load_model
+from quant.models import CARD_NAME, embedded_models
+from quant.sources import locate
 
 
 def asked(model: Path | str, **more: Any) -> CompareRequest:
@@ -178,6 +182,39 @@ def test_what_cannot_be_drawn_is_refused_before_it_is_loaded(
 ) -> None:
     with pytest.raises(BadInput, match="draws clips of 3 frames"):
         look(pipelines["latte"], tmp_path, frames=7)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"classes": "7"}, "class 7 was never trained"),
+        ({"classes": "catt"}, "unknown class 'catt'; nearest: cat"),
+        ({"prompts": ["a cat"]}, "draws classes, not prompts"),
+    ],
+)
+def test_classes_and_prompts_are_looked_at(
+    more: dict[str, Any], says: str, tiny_dit: Path, tmp_path: Path
+) -> None:
+    """As when the model is there: the folder's card tells which classes were trained."""
+    request = asked(tiny_dit, **more)
+    for work in ("capture", "compare"):
+        with pytest.raises(BadInput, match=says):
+            of_request(request, work, tmp_path)
+    assert look(tiny_dit, tmp_path, **more).fits, "quantizing by rounding draws nothing"
+    with pytest.raises(BadInput, match=says):
+        look(tiny_dit, tmp_path, **more, methods=["viditq"])
+
+
+def test_classes_are_those_of_the_pipeline_where_its_folder_has_no_card(tmp_path: Path) -> None:
+    """Ids have several names; the shortest is what a loaded model calls them by."""
+    bare = Path(shutil.copytree(embedded_models()["dit-emoji"], tmp_path / "bare"))
+    (bare / CARD_NAME).unlink()
+    index = json.loads((bare / "model_index.json").read_text())
+    index["id2label"] = {"0": "apple, red apple", "5": "tabby cat, cat"}
+    (bare / "model_index.json").write_text(json.dumps(index))
+    subjects = outlined(locate(asked(bare).source), asked(bare)).subjects
+    assert subjects is not None
+    assert subjects.classes == load_model(str(bare)).classes == {0: "apple", 5: "cat"}
 
 
 def test_rows_and_decoding_grow_with_the_picture_of_this_vae(

@@ -11,7 +11,7 @@ import pytest
 
 from dqviz import migrations, work
 from dqviz.cli import main
-from dqviz.commands.base import options_of
+from dqviz.commands.options import options_of
 from dqviz.events import Done, Progress, Stage
 from dqviz.jobs import DONE, JobStore
 from dqviz.probing import ProbeRequest, as_command, check_fields, probe

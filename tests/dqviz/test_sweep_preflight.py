@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,21 @@ def test_it_is_said_before_the_model_is_loaded_and_before_anything_is_measured(
     stages = [event for event in events if isinstance(event, Stage)]
     assert [s.name for s in stages] == ["load", "preflight", "sensitivity"]
     assert "48 cells by 12 evaluations of the network instead of 576; predicted" in stages[1].text
+
+
+def test_a_tier_is_counted_from_its_card(tiny_dit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    """Writing its file is enough: no key of a tier stands anywhere else."""
+    request = asked(tiny_dit, tmp_path, tier="layer")
+    like = of_request(request, tmp_path)
+    own = replace(list_tiers()["layer"], key="own", passes=3, backward=True)
+    tiers = {**list_tiers(), "own": own}
+    for module in ("quant.sensitivity.effort", "dqviz.sweep_inputs", "dqviz.sweep_preflight"):
+        monkeypatch.setattr(f"{module}.list_tiers", lambda: tiers)
+    found = of_request(request.model_copy(update={"tier": "own"}), tmp_path)
+    assert found.evaluations == 3 * like.evaluations
+    assert (found.cells, found.naive_evaluations) == (like.cells, like.naive_evaluations)
+    assert like.backward_calls == 0 < found.backward_calls
+    assert found.memory_bytes > like.memory_bytes, "what backward passes keep"
 
 
 def test_what_does_not_fit_is_refused_before_it_is_loaded(

@@ -18,7 +18,7 @@ from dqviz.cli import main
 from dqviz.events import Done, Progress
 from dqviz.jobs import DONE, JobStore
 from dqviz.study import DATABASE, Study
-from dqviz.sweep_inputs import inputs_of, measure_cells
+from dqviz.sweep_inputs import Inputs, inputs_of, measure_cells
 from dqviz.sweep_log import SweepLog, unfinished
 from dqviz.sweeping import SweepRequest, as_command, check_fields, sweep
 from dqviz.tables import swept as shown_sweep
@@ -162,22 +162,13 @@ def test_cancelled_at_every_batch_it_ends_with_the_same_table_and_draws_nothing_
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_a_cluster_that_takes_up_a_stopped_sweep_ends_with_the_same_table(
+def test_batches_then_cells_in_any_order_end_with_the_same_table(
     tiny_dit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Some batches, then some parts, then the rest here: what is there is used where it can be."""
+    """Some batches, then some parts as a cluster makes them, then the rest here: all that is there is used."""
     request = {"tier": "gradient", "batch_size": 1, "probes": 2}
     whole = sweep(asked(tiny_dit, tmp_path / "whole", **request))
-    add = SweepLog.add_batch
-
-    def stop(self: SweepLog, *given: Any) -> None:
-        add(self, *given)
-        raise Cancelled("stop")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(SweepLog, "add_batch", stop)
-        with pytest.raises(Cancelled):
-            sweep(asked(tiny_dit, tmp_path / "cut", **request))
+    stopped_after_a_batch(asked(tiny_dit, tmp_path / "cut", **request), monkeypatch)
     (row,) = Study.open(tmp_path / "cut", read_only=True).sensitivities()
     log = SweepLog(tmp_path / "cut" / row["file"])
     part = [Cell.parse({n: v for n, v in line.items() if n in Cell.model_fields}, "a row")
@@ -188,6 +179,36 @@ def test_a_cluster_that_takes_up_a_stopped_sweep_ends_with_the_same_table(
     assert (made["resumed_cells"], made["resumed_samples"]) == (len(part), 1)
     files = [tmp_path / name / made["file"] for name in ("whole", "cut")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def stopped_after_a_batch(request: SweepRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin a sweep, and stop it when one batch is on disk."""
+    add = SweepLog.add_batch
+
+    def stop(self: SweepLog, *given: Any) -> None:
+        add(self, *given)
+        raise Cancelled("stop")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SweepLog, "add_batch", stop)
+        with pytest.raises(Cancelled):
+            sweep(request)
+
+
+def test_a_cluster_does_not_say_that_it_took_over_batches(
+    tiny_dit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its workers have no use for what batches gave: they measure their cells from the beginning."""
+    request = asked(tiny_dit, tmp_path / "s", batch_size=1)
+    stopped_after_a_batch(request, monkeypatch)
+
+    def here(inputs: Inputs, _: object, done: frozenset[Cell], keep: Any, tell: Any) -> None:
+        measure_cells(inputs, None, done, keep, tell)
+
+    monkeypatch.setattr("dqviz.spreading.check_cluster", lambda address: None)
+    monkeypatch.setattr("dqviz.spreading.spread", here)
+    made = sweep(request.model_copy(update={"ray": "auto"}))
+    assert (made["resumed_cells"], made["resumed_samples"]) == (0, 0)
 
 
 @pytest.mark.parametrize(("tier", "kills"), [("exact", 8), ("gradient", 4)])
@@ -262,6 +283,9 @@ def test_one_of_a_thing_is_said_as_one(tiny_dit: Path, tmp_path: Path) -> None:
     shown = shown_sweep({**made, "resumed_cells": 1, "resumed_samples": 2})
     assert "2 cells of 1 site, tier layer, rtn; simulated, 1 sample\n1 evaluation instead" in shown
     assert "1 cell and 2 samples" in shown
+    for told in ("resumed_cells", "resumed_samples"):  # sweeps of earlier versions lack them
+        made.pop(told)
+    assert "taken over" not in shown_sweep(made)
     assert " in " not in shown_sweep({**made, "seconds": None}).splitlines()[2]
 
 

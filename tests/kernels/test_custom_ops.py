@@ -17,20 +17,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import kernels
-
-OPS = [op for op in kernels.ops() if "triton" in getattr(kernels, op).OP.versions]
-CALLS = [(op, name) for op in OPS for name in import_module(f"kernels.{op}.cases").CALLS]
-
-
-def call(op: str, name: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """The custom op of `op` and the arguments of one of its `CALLS`."""
-    arguments = import_module(f"kernels.{op}.cases").CALLS[name]()
-    import_module(f"kernels.{op}.custom_op")
-    return getattr(torch.ops.dqviz, op).default, arguments
-
-
-def parts(result: Any) -> tuple[Tensor, ...]:
-    return result if isinstance(result, tuple) else (result,)
+from tests.kernels.calls import CALLS, OPS, call, parts
 
 
 class Calling(torch.nn.Module):

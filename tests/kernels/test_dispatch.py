@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import torch
 
 import kernels
 from kernels.dispatch import Choice, Op, requested, triton_obstacle
+from kernels.quantize_rows import RowCodes
 
 ADDED = Op("kernels.int_linear", {"simulate": "reference", "integer": "cpu"})
 PLAIN = Op("kernels.hadamard", {"simulate": "reference"})
@@ -66,6 +69,26 @@ def test_an_op_without_the_version_of_the_environment_runs_its_definition(
     packed = kernels.bitpack.pack(codes, 3)
     assert torch.equal(kernels.bitpack.unpack(packed, 3, 8), codes)
     assert kernels.hadamard(torch.ones(1, 4)).shape == (1, 4)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        kernels.quantize_rows.quantize_rows_fp8,
+        partial(kernels.quantize_rows, bits=8, granularity="tensor"),
+        partial(kernels.quantize_rows, bits=4, symmetric=False, granularity="tensor"),
+    ],
+)
+def test_inputs_without_the_version_of_the_environment_run_the_definition_too(
+    call: Callable[..., RowCodes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.tensor([[0.5, -2.0], [3.0, 1.0]])
+    expected = call(x)
+    with pytest.raises(RuntimeError, match=r"quantize_rows of .+ has no triton version; use"):
+        call(x, backend="triton")
+    monkeypatch.setenv("DQVIZ_BACKEND", "triton")
+    for a, b in zip(call(x), expected, strict=True):
+        assert a is b is None or torch.equal(a.float(), b.float())
 
 
 def test_the_environment_reaches_the_ops(monkeypatch: pytest.MonkeyPatch) -> None:

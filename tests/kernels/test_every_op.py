@@ -30,7 +30,9 @@ def answer(op: str, name: str, version: str) -> tuple[torch.Tensor, ...] | None:
     try:
         return run(op, name, version)
     except RuntimeError as error:
-        refusal = re.escape(f"{op} cannot run with backend {version}: ") + ".+; use --backend .+"
+        cannot = f"{op} cannot run with backend {version}: .+"
+        lacks = f"{op} of .+ has no {version} version"
+        refusal = f"({cannot}|{lacks}); use --backend .+"
         if not re.fullmatch(refusal, str(error)):
             raise
         return None

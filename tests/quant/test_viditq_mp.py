@@ -11,7 +11,7 @@ from quant.errors import BadInput
 from quant.loading import load_model
 from quant.methods import viditq_mp
 from quant.plans import uniform_plan, windows_for
-from quant.quantization import parse_options, quantize
+from quant.quantization import check_options, parse_options, quantize
 from quant.schema import parse_bits
 from quant.sizes import size_of
 
@@ -90,6 +90,13 @@ def test_k_without_a_content_group_is_refused(model, seen) -> None:
     """It would change nothing."""
     with pytest.raises(BadInput, match=r"k=0\.8 shares bits between layers of content and others, .* only those of visual"):  # fmt: skip
         quantize(model, KEY, uniform_plan(model, parse_bits("w4a8")), {"k": 0.8}, seen)
+
+
+def test_that_is_told_before_anything_is_calibrated(model) -> None:
+    plan = uniform_plan(model, parse_bits("w4a8"))
+    check_options(model, KEY, plan, {"k": 1.0}, ())
+    with pytest.raises(BadInput, match="leave k away"):
+        check_options(model, KEY, plan, {"k": 0.8}, ())
 
 
 def test_a_plan_with_bits_of_its_own_is_taken_as_it_is(model, seen) -> None:
