@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import floor, isfinite
 
@@ -96,7 +96,7 @@ def minimise(
         low.append(np.array([-np.inf]))
         high.append(np.array([len(arrays.sets) - 1.0]))
     bounds_of = LinearConstraint(vstack(rows), np.concatenate(low), np.concatenate(high))  # type: ignore[arg-type]
-    with _said_on_stderr():
+    with _SAID_ON_STDERR:
         solved = milp(
             cost * scale,
             integrality=model.whole,
@@ -114,21 +114,38 @@ def minimise(
     )
 
 
-@contextmanager
-def _said_on_stderr() -> Iterator[None]:
-    """HiGHS has lines of its own that no option silences, written past Python: stdout is for results."""
-    sys.stdout.flush()
-    try:
-        kept = os.dup(1)
-    except OSError:  # a process without one
-        yield
-        return
-    try:
-        os.dup2(2, 1)
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
+class _SaidOnStderr:
+    """HiGHS has lines of its own that no option silences, written past Python: stdout is for results.
+
+    Descriptors belong to the whole process: of solves in several threads the first moves stdout away, the last brings it back.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._kept = threading.Lock(), 0, -1
+
+    def __enter__(self) -> None:
+        sys.stdout.flush()
+        with self._lock:
+            self._inside += 1
+            if self._inside > 1:
+                return
+            try:
+                self._kept = os.dup(1)
+            except OSError:  # a process without one
+                self._kept = -1
+                return
+            os.dup2(2, 1)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside or self._kept < 0:
+                return
+            os.dup2(self._kept, 1)
+            os.close(self._kept)
+
+
+_SAID_ON_STDERR = _SaidOnStderr()
 
 
 def largest(arrays: Arrays) -> Numbers:

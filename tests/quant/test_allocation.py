@@ -426,3 +426,36 @@ def test_what_the_solver_says_by_itself_is_not_on_stdout(capfd, monkeypatch):
     said = capfd.readouterr()
     assert said.out == "a result\n"
     assert said.err.count("something to say") == 4
+
+
+def test_two_solves_at_once_bring_stdout_back(capfd, monkeypatch):
+    """The one that ends first leaves stdout away; the other brings it back."""
+    import os
+    import threading
+
+    import scipy.optimize
+
+    milp, both, first_done = scipy.optimize.milp, threading.Barrier(2), threading.Event()
+
+    def slow(*given, **more):
+        if both.wait(timeout=60) == 0:
+            assert first_done.wait(timeout=60)
+        os.write(1, b"HiGHS has something to say\n")
+        return milp(*given, **more)
+
+    monkeypatch.setattr(scipy.optimize, "milp", slow)
+    arrays = arrays_of(three(), {"size_mb": 31.0})
+
+    def work():
+        integer_program.minimise(arrays, arrays.loss, gap=0.0)
+        first_done.set()
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    os.write(1, b"a result\n")
+    said = capfd.readouterr()
+    assert said.out == "a result\n"
+    assert said.err.count("something to say") == 2
