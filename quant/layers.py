@@ -17,7 +17,7 @@ from torch.nn import functional as F
 import kernels
 from kernels.dispatch import Choice
 from kernels.int_linear import PackedWeight, Residency
-from kernels.quantize_rows import RowCodes
+from kernels.quantize_rows import RowCodes, quantize_rows
 from kernels.vq_linear import VectorWeight
 
 from .errors import BadInput
@@ -42,6 +42,11 @@ from .site_tensors import (
 from .step import current_window
 from .transforms import BlockRotation, to_input, to_weight
 from .vectors import VectorCodes
+
+UNPREPARED = (
+    "a quantized layer is traced that has not run in this step window; call the transformer once, as it "
+    "will be called, before it is compiled or exported"
+)
 
 
 class QuantLinear(nn.Module):
@@ -117,6 +122,8 @@ class QuantLinear(nn.Module):
             self.register_buffer(name, torch.empty(shape, dtype=kind))
         self._prepared: dict[str, Any] = {}
         self._prepared_for = 0  # window
+        self._taken: dict[int, str] = {}  # backend by window
+        self._sharer: tuple[QuantLinear, ...] = ()  # the site whose change of basis this one reads
         self._transformed: LastInput[Tensor] = LastInput()
         self._codes: LastInput[RowCodes] = LastInput()
 
@@ -251,7 +258,7 @@ class QuantLinear(nn.Module):
         for buffer in self.basis_buffers:
             self._non_persistent_buffers_set.add(buffer)
             setattr(self, buffer, other.get_buffer(buffer))
-        self.basis_of = name
+        self.basis_of, self._sharer = name, (other,)
         if self._transformed is not other._transformed:
             self._transformed = other._transformed
             self._transformed.readers += 1
@@ -295,6 +302,8 @@ class QuantLinear(nn.Module):
 
     def input_transform(self, x: Tensor, window: int = 0) -> Tensor:
         """(x / s) R, float32 [..., i]."""
+        if torch.compiler.is_compiling() and self._sharer:  # it alone has made it ready
+            return to_input(x.float(), *self._sharer[0].basis(window))
         return to_input(x.float(), *self.basis(window))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -303,8 +312,12 @@ class QuantLinear(nn.Module):
         fmt = self.plan.activations[window]
         bias = self.bias.float() if hasattr(self, "bias") else None
         if fmt is not None and has_integer_sums(self.plan.weight, fmt):
-            backend = self.choice(x, window).backend
-            codes = self.row_codes(x, window, backend)
+            backend = self.backend_for(x, window)
+            if self.transform.rank:
+                rows = self._rows(x, window)
+                codes = self._coded(rows, window, backend)
+            else:
+                codes = self.row_codes(x, window, backend)
             y = kernels.int_linear.multiply(codes, self._ready(window), bias, fmt.bits, backend)
         elif self._integer(x, window):
             y = self._multiplied(self._rows(x, window), window)
@@ -324,6 +337,15 @@ class QuantLinear(nn.Module):
             return kernels.vq_linear(rows, self.vector_weight(window), bias, self.backend)
         return F.linear(rows, self.dequantized_weight(window), bias)
 
+    def backend_for(self, x: Tensor, window: int) -> str:
+        """The version that takes x [..., i]; in a graph, the one that the last call outside graphs took."""
+        if torch.compiler.is_compiling():
+            if window not in self._taken:
+                raise RuntimeError(UNPREPARED)
+            return self._taken[window]
+        self._taken[window] = self.choice(x, window).backend
+        return self._taken[window]
+
     def choice(self, x: Tensor, window: int = 0) -> Choice:
         """The version of the integer product that takes x [..., i], and why."""
         fmt = self.plan.activations[window]
@@ -333,16 +355,19 @@ class QuantLinear(nn.Module):
 
     def row_codes(self, x: Tensor, window: int, backend: str) -> RowCodes:
         """Codes of x [..., i] in a dynamic format, as a backend multiplies them, [m, i]."""
-        fmt = self.plan.activations[window]
-        assert fmt is not None
-        version = "triton" if backend == "triton" else "simulate"
 
         def made(x: Tensor) -> RowCodes:
             shared = self._codes.readers > 1  # nobody asks for the rows again, then
             rows = self._rows_of(x, window) if shared else self._rows(x, window)
-            return kernels.quantize_rows(rows, fmt.bits, fmt.symmetric, backend=version)
+            return self._coded(rows, window, backend)
 
-        return self._codes.of(x, (window, version), made)
+        return self._codes.of(x, (window, backend == "triton"), made)
+
+    def _coded(self, rows: Tensor, window: int, backend: str) -> RowCodes:
+        fmt = self.plan.activations[window]
+        assert fmt is not None
+        version = "triton" if backend == "triton" else "simulate"
+        return quantize_rows(rows, fmt.bits, fmt.symmetric, backend=version)
 
     def _rows(self, x: Tensor, window: int) -> Tensor:
         """The transformed input [m, i], once for all sites that share the change of basis."""
@@ -380,7 +405,7 @@ class QuantLinear(nn.Module):
         fmt = self.plan.activations[window]
         if fmt is None or not has_static_sums(self.plan.weight, fmt):
             return False
-        return self.choice(x, window).backend != "simulate"
+        return self.backend_for(x, window) != "simulate"
 
     def _forget_inputs(self) -> None:
         self._transformed.clear()
@@ -440,6 +465,8 @@ class QuantLinear(nn.Module):
             self._prepared.clear()
             self._prepared_for = own
         if name not in self._prepared:
+            if torch.compiler.is_compiling():
+                raise RuntimeError(UNPREPARED)
             self._prepared[name] = make(own)
         return self._prepared[name]
 

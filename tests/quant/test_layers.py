@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from hypothesis import given
@@ -221,7 +219,7 @@ class CountedRotations:
             self.calls += 1
             return right(x, *args, **kwargs)
 
-        monkeypatch.setattr("quant.transforms.kernels", SimpleNamespace(hadamard=counted))
+        monkeypatch.setattr("quant.transforms.hadamard", counted)
 
 
 def test_sites_that_read_one_tensor_rotate_it_once(monkeypatch):
@@ -270,7 +268,7 @@ def test_sites_that_read_one_tensor_make_its_codes_once(monkeypatch, rotate, sym
         seen.append(x)
         return right(x, *args, **kwargs)
 
-    monkeypatch.setattr(kernels.quantize_rows, "quantize_rows", counted)
+    monkeypatch.setattr("quant.layers.quantize_rows", counted)
     x = inputs()
     expected = [layer(x) for layer in apart]
     assert len(seen) == 3

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from diffusers import DiTTransformer2DModel
@@ -61,7 +59,7 @@ def share_of_rotations(block, monkeypatch) -> float:
         rows = args[0].numel() // layer.in_features
         counted["matmuls"] += rows * layer.in_features * layer.out_features
 
-    monkeypatch.setattr("quant.transforms.kernels", SimpleNamespace(hadamard=rotated))
+    monkeypatch.setattr("quant.transforms.hadamard", rotated)
     hooks = [
         layer.register_forward_hook(multiplied)
         for layer in block.modules()

@@ -62,6 +62,14 @@ def test_an_attention_makes_the_codes_of_q_k_and_v_once(
         assert torch.equal(got, expected)
 
 
+def test_branches_in_16_bit_read_the_rows_that_the_codes_are_made_of(model, seen, monkeypatch):
+    plan = uniform_plan(model, parse_bits("w4a8"))
+    made = quantize(model, "svdquant", plan, {"alpha": 0.5}, seen).transformer
+    got = call(made)
+    monkeypatch.setattr(LastInput, "of", lambda self, x, key, make: make(x))
+    assert torch.equal(got, call(made))
+
+
 def test_sites_in_other_formats_make_their_own(model, seen):
     plan = uniform_plan(model, parse_bits("w4a8"))
     name = "transformer_blocks.0.attn1.to_k"
