@@ -22,6 +22,7 @@ from .adapters import adapter_for
 from .attention_ranges import attach as attach_ranges
 from .checkpoint import CheckpointConfig, check_files, parse_config
 from .errors import BadCheckpoint, EnvironmentFault
+from .fusing import attach as attach_fusing
 from .layers import QuantLinear
 from .quantization import swap
 from .schema import SitePlan
@@ -158,6 +159,7 @@ class DQVizQuantizer(DiffusersQuantizer):
         if checkpoint.sharing is not None:
             attach_sharing(model, adapter, checkpoint.sharing)
         attach_ranges(model, checkpoint.attention)
+        attach_fusing(model, adapter)
         return model
 
     @property

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import kernels
 from kernels.dispatch import Choice
-from kernels.int_linear import PackedWeight, Residency
+from kernels.int_linear import After, PackedWeight, Residency
 from kernels.quantize_rows import RowCodes, quantize_rows
 from kernels.vq_linear import VectorWeight
 
@@ -302,30 +302,27 @@ class QuantLinear(nn.Module):
 
     def input_transform(self, x: Tensor, window: int = 0) -> Tensor:
         """(x / s) R, float32 [..., i]."""
-        if torch.compiler.is_compiling() and self._sharer:  # it alone has made it ready
-            return to_input(x.float(), *self._sharer[0].basis(window))
-        return to_input(x.float(), *self.basis(window))
+        alone = self._sharer and torch.compiler.is_compiling()  # has made it ready, for all
+        return to_input(x.float(), *(self._sharer[0] if alone else self).basis(window))
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., i] -> [..., o], in x's dtype."""
         window = current_window(self.windows)
         fmt = self.plan.activations[window]
-        bias = self.bias.float() if hasattr(self, "bias") else None
-        if fmt is not None and has_integer_sums(self.plan.weight, fmt):
-            backend = self.backend_for(x, window)
-            if self.transform.rank:
-                rows = self._rows(x, window)
-                codes = self._coded(rows, window, backend)
-            else:
-                codes = self.row_codes(x, window, backend)
-            y = kernels.int_linear.multiply(codes, self._ready(window), bias, fmt.bits, backend)
-        elif self._integer(x, window):
-            y = self._multiplied(self._rows(x, window), window)
+        backend = self.backend_for(x, window)
+        rows = self._rows(x, window) if self.transform.rank else None
+        if backend != "simulate" or (fmt is not None and has_integer_sums(self.plan.weight, fmt)):
+            known = rows is not None
+            codes = (
+                self._coded(rows, window, backend) if known else self.codes_of(x, window, backend)
+            )
+            y = self.product(codes, window, backend)
         else:
-            rows = self._rows(x, window)
+            rows = self._rows(x, window) if rows is None else rows
             samples = len(x) if x.dim() > 2 else len(rows)
+            bias = self.bias.float() if hasattr(self, "bias") else None
             y = self._product(self._rounded(rows, window, samples), bias, window)
-        if self.transform.rank:
+        if rows is not None and self.transform.rank:
             down, up = self._part("down", window), self._part("up", window)
             y = y + F.linear(F.linear(rows, down.float()), up.float())
         return y.reshape(*x.shape[:-1], self.out_features).to(x.dtype)
@@ -339,6 +336,8 @@ class QuantLinear(nn.Module):
 
     def backend_for(self, x: Tensor, window: int) -> str:
         """The version that takes x [..., i]; in a graph, the one that the last call outside graphs took."""
+        if not self.sums_integers(window):
+            return "simulate"
         if torch.compiler.is_compiling():
             if window not in self._taken:
                 raise RuntimeError(UNPREPARED)
@@ -346,28 +345,67 @@ class QuantLinear(nn.Module):
         self._taken[window] = self.choice(x, window).backend
         return self._taken[window]
 
+    def sums_integers(self, window: int) -> bool:
+        """Whether the product of a window is one of integers, on ranges of each row or of all."""
+        fmt, weight = self.plan.activations[window], self.plan.weight
+        return fmt is not None and (has_integer_sums(weight, fmt) or has_static_sums(weight, fmt))
+
     def choice(self, x: Tensor, window: int = 0) -> Choice:
-        """The version of the integer product that takes x [..., i], and why."""
+        """The version of the integer product for as many rows as x [..., any] has, and why."""
         fmt = self.plan.activations[window]
         assert fmt is not None
-        rows = x.reshape(-1, self.in_features)
+        rows = x.reshape(-1, x.shape[-1])
         return kernels.int_linear.choose(rows, self._ready(window), fmt.bits, fmt.symmetric)
 
-    def row_codes(self, x: Tensor, window: int, backend: str) -> RowCodes:
-        """Codes of x [..., i] in a dynamic format, as a backend multiplies them, [m, i]."""
+    def codes_of(self, x: Tensor, window: int, backend: str) -> RowCodes:
+        """Codes of x [..., i] as a backend multiplies them, [m, i]."""
 
         def made(x: Tensor) -> RowCodes:
             shared = self._codes.readers > 1  # nobody asks for the rows again, then
             rows = self._rows_of(x, window) if shared else self._rows(x, window)
             return self._coded(rows, window, backend)
 
+        fmt = self.plan.activations[window]
+        if fmt is not None and fmt.static:
+            return self._coded(self._rows(x, window), window, backend)
         return self._codes.of(x, (window, backend == "triton"), made)
+
+    def makes_codes_with(self, other: QuantLinear) -> bool:
+        """Whether codes of a tensor are made once for this layer and another."""
+        return self._codes is other._codes
+
+    def product(
+        self,
+        codes: RowCodes,
+        window: int,
+        backend: str,
+        after: After = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """Of codes [m, i] with the stored integers, and what comes after it, [m, o]; without a branch.
+
+        s d (sum (n - z)(q - z_w)) + b', with b' = b + W k s where static ranges lie about a shift k.
+        """
+        fmt = self.plan.activations[window]
+        assert fmt is not None
+        if fmt.static:
+            bias = self._once(f"bias of {window}", window, self._folded_bias)
+        else:
+            bias = self.bias.float() if hasattr(self, "bias") else None
+        ready = self._ready(window)
+        return kernels.int_linear.multiply(codes, ready, bias, fmt.bits, backend, after, dtype)
 
     def _coded(self, rows: Tensor, window: int, backend: str) -> RowCodes:
         fmt = self.plan.activations[window]
         assert fmt is not None
-        version = "triton" if backend == "triton" else "simulate"
-        return quantize_rows(rows, fmt.bits, fmt.symmetric, backend=version)
+        if not fmt.static:
+            version = "triton" if backend == "triton" else "simulate"
+            return quantize_rows(rows, fmt.bits, fmt.symmetric, backend=version)
+        scale = self.act_scale[window]
+        zero = None if fmt.symmetric else self.act_zero[window]
+        codes = static_codes(rows, fmt, scale, zero, self._about(window))
+        zeros = None if zero is None else zero.float().expand(len(rows), 1)
+        return RowCodes(codes, scale.expand(len(rows), 1), zeros)
 
     def _rows(self, x: Tensor, window: int) -> Tensor:
         """The transformed input [m, i], once for all sites that share the change of basis."""
@@ -400,28 +438,9 @@ class QuantLinear(nn.Module):
             v = v / self.migration.float()
         return (v / self.act_scale[window]).round()
 
-    def _integer(self, x: Tensor, window: int) -> bool:
-        """Whether a static format is multiplied by integers here."""
-        fmt = self.plan.activations[window]
-        if fmt is None or not has_static_sums(self.plan.weight, fmt):
-            return False
-        return self.backend_for(x, window) != "simulate"
-
     def _forget_inputs(self) -> None:
         self._transformed.clear()
         self._codes.clear()
-
-    def _multiplied(self, rows: Tensor, window: int) -> Tensor:
-        """s d (sum (n - z)(q - z_w)) + b', b' = b + W k s: the shift is folded with the stored integers."""
-        fmt = self.plan.activations[window]
-        assert fmt is not None
-        scale = self.act_scale[window]
-        zero = None if fmt.symmetric else self.act_zero[window]
-        codes = static_codes(rows, fmt, scale, zero, self._about(window))
-        zeros = None if zero is None else zero.float().expand(len(rows), 1)
-        held = RowCodes(codes, scale.expand(len(rows), 1), zeros)
-        bias = self._once(f"bias of {window}", window, self._folded_bias)
-        return kernels.int_linear.multiply(held, self._ready(window), bias, fmt.bits)
 
     def _folded_bias(self, window: int) -> Tensor | None:
         bias, about = self.bias.float() if hasattr(self, "bias") else None, self._about(window)
@@ -438,7 +457,7 @@ class QuantLinear(nn.Module):
                 "simulate",
                 "simulate: weight-only, the stored integers are expanded for an ordinary matmul",
             )
-        if has_static_sums(weight, fmt) or has_integer_sums(weight, fmt):
+        if self.sums_integers(0):
             device = next(self.buffers()).device
             return self.choice(torch.empty(rows, self.in_features, device=device))
         lacks = "has no integer sums per row"

@@ -20,6 +20,8 @@ from .calibration import InputStatistics, Seen
 from .cards import Card, load_method, methods
 from .errors import BadInput, DQVizError, unknown
 from .folding import Fold, fold_scales
+from .fusing import attach as attach_fusing
+from .fusing import said as fused_links
 from .layers import QuantLinear
 from .learning import Asked, Learner, Learning, LearnsAttention, key_of, learn
 from .methods.base import Group, Rounded, SiteWeight
@@ -83,7 +85,8 @@ def backend_report(transformer: nn.Module, rows: int) -> BackendReport:
     reasons = sorted({why for _, why in chosen})
     backend = names[0] if len(names) == 1 else "mixed"
     evidence = "simulated" if "simulate" in names else "measured"
-    return BackendReport(backend, evidence, "; ".join(reasons[:3]))
+    fused = fused_links(transformer, rows) if names != ["simulate"] else ""
+    return BackendReport(backend, evidence, "; ".join([*reasons[:3], *([fused] if fused else [])]))
 
 
 def parse_options(key: str, given: Mapping[str, Any]) -> Value:
@@ -167,6 +170,7 @@ def quantize(
         attach_sharing(transformer, model.adapter, sharing)
     inside = learner.attention() if isinstance(learner, LearnsAttention) else {}
     attach_ranges(transformer, inside)
+    attach_fusing(transformer, model.adapter)
     quantized = Quantized(
         transformer, method, plan, chosen.to_json(), _scope(model, plan), notes, sharing, inside
     )

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import DiTTransformer2DModel
+from torch._subclasses import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException
 
+from quant.fusing import said
 from quant.plans import uniform_plan
 from quant.quantization import quantize
 from quant.schema import Format, SitePlan, parse_bits
@@ -65,6 +68,56 @@ def test_a_block_compiles_whole_whatever_stands_before_its_codes(
     call = tokens()
     expected = block(**call)
     assert close(torch.compile(block, fullgraph=True, backend="aot_eager")(**call), expected)
+
+
+@torch.no_grad()
+def test_a_fused_block_compiles_whole_and_exports(model):
+    plan = uniform_plan(model, parse_bits("w4a8"))
+    made = quantize(model, "rtn", plan, backend="integer").transformer
+    assert said(made, 32).startswith("fused: 10 of 10 ")
+    block, call = made.transformer_blocks[0], tokens()
+    expected = block(**call)
+    compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
+    exported = torch.export.export(block, (), call).module()
+    for graph in (compiled, exported):
+        assert close(graph(**call), expected)
+
+
+@torch.no_grad()
+def test_a_fused_block_never_waits_for_a_number(model, monkeypatch):
+    """Tensors without numbers stop at whatever asks for one: nothing does, so a GPU's step can be captured."""
+    for op in ("quantize_rows", "adaln_quantize", "gelu_quantize", "int_linear.custom_op"):
+        monkeypatch.setattr(f"kernels.{op}.triton_obstacle", lambda *_: None)
+    plan = uniform_plan(model, parse_bits("w4a8"))
+    made = quantize(model, "rtn", plan, backend="triton").transformer
+    block, call = made.transformer_blocks[0], tokens()
+    assert close(
+        block(**call), quantize(model, "rtn", plan).transformer.transformer_blocks[0](**call)
+    )
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        y = block(**{name: mode.from_tensor(t) for name, t in call.items()})
+        assert y.shape == (2, 16, 64)
+        with pytest.raises(DataDependentOutputException):
+            bool(y.any())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@torch.no_grad()
+def test_a_step_is_captured_in_a_cuda_graph(model):
+    plan = uniform_plan(model, parse_bits("w4a8"))
+    made = quantize(model, "rtn", plan, backend="triton").transformer.cuda()
+    block = made.transformer_blocks[0]
+    call = {name: t.cuda() for name, t in tokens().items()}
+    for _ in range(3):
+        expected = block(**call)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = block(**call)
+    graph.replay()
+    assert close(got, expected)
+    call["hidden_states"].mul_(2)
+    graph.replay()
+    assert close(got, block(**call))
 
 
 def two_windows(model, sampler) -> tuple[torch.nn.Module, torch.nn.Module]:
