@@ -256,7 +256,8 @@ def transforms_of(transformer: nn.Module) -> dict[str, Any]:
 class RowCount:
     """Rows that a quantized site gets per call at most, counted while a block of code runs.
 
-    Sites of a shared attention get half of what the others get.
+    Sites of a shared attention get half of what the others get. Each site is counted once, the first time,
+    when batches are as large as they get: blocks whose sites are watched are not fused.
     """
 
     def __init__(self, transformer: nn.Module | None) -> None:
@@ -264,16 +265,18 @@ class RowCount:
 
         modules = () if transformer is None else transformer.modules()
         self._layers = [layer for layer in modules if isinstance(layer, QuantLinear)]
-        self._handles: list[Any] = []
+        self._handles: dict[nn.Module, Any] = {}
         self.rows = 1
 
     def __enter__(self) -> RowCount:
-        self._handles = [layer.register_forward_pre_hook(self._count) for layer in self._layers]
+        count = self._count
+        self._handles = {layer: layer.register_forward_pre_hook(count) for layer in self._layers}
         return self
 
     def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
+        for handle in self._handles.values():
             handle.remove()
 
-    def _count(self, _: nn.Module, args: tuple[Any, ...]) -> None:
+    def _count(self, layer: nn.Module, args: tuple[Any, ...]) -> None:
+        self._handles.pop(layer).remove()
         self.rows = max(self.rows, args[0].numel() // args[0].shape[-1])

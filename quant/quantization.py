@@ -20,17 +20,19 @@ from .calibration import InputStatistics, Seen
 from .cards import Card, load_method, methods
 from .errors import BadInput, DQVizError, unknown
 from .folding import Fold, fold_scales
+from .fusing import attach as attach_fusing
+from .fusing import said as fused_links
 from .layers import QuantLinear
 from .learning import Asked, Learner, Learning, LearnsAttention, key_of, learn
 from .methods.base import Group, Rounded, SiteWeight
 from .models import Model
 from .plans import check_formats, check_plan, check_simulated, over_one_window, steps_of
 from .schema import Plan, Sampler, SitePlan, Value, Window
+from .shared_inputs import share_bases, share_codes
 from .sharing import attach as attach_sharing
 from .sharing import check_family, check_guidance
 from .sharing_choice import Sharing, SharingRequest, Similarity, chosen_sharing
 from .step import attach
-from .storage import share_bases
 from .streaming import present, put_away
 from .support import unsuited
 from .vectors import VectorCodes
@@ -83,7 +85,8 @@ def backend_report(transformer: nn.Module, rows: int) -> BackendReport:
     reasons = sorted({why for _, why in chosen})
     backend = names[0] if len(names) == 1 else "mixed"
     evidence = "simulated" if "simulate" in names else "measured"
-    return BackendReport(backend, evidence, "; ".join(reasons[:3]))
+    fused = fused_links(transformer, rows) if names != ["simulate"] else ""
+    return BackendReport(backend, evidence, "; ".join([*reasons[:3], *([fused] if fused else [])]))
 
 
 def parse_options(key: str, given: Mapping[str, Any]) -> Value:
@@ -161,11 +164,13 @@ def quantize(
         notes |= {name: {**notes[name], **said} for name, said in folded.items()}
     if model.scratch is None:
         share_bases(transformer, model.sites)
+    share_codes(transformer, model.sites)
     attach(transformer, plan.windows, model.adapter.noisiest_timestep)
     if sharing is not None:
         attach_sharing(transformer, model.adapter, sharing)
     inside = learner.attention() if isinstance(learner, LearnsAttention) else {}
     attach_ranges(transformer, inside)
+    attach_fusing(transformer, model.adapter)
     quantized = Quantized(
         transformer, method, plan, chosen.to_json(), _scope(model, plan), notes, sharing, inside
     )

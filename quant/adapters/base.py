@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import BadInput
 from .producers import Attended, Modulated, Producer, resolve
+from .residuals import Residual
 
 if TYPE_CHECKING:
     from ..schema import Sample, Sampler
@@ -95,6 +96,7 @@ class Adapter:
     produced: ClassVar[
         tuple[Modulated | Attended, ...]
     ] = ()  # inputs whose channels can be rescaled
+    residuals: ClassVar[tuple[Residual, ...]] = ()  # of every block, in order; what can be fused
     noisiest_timestep: ClassVar[float] = 1000.0  # as the transformer's own argument counts
     conditioned_on: ClassVar[Literal["class", "prompt"]] = "class"
     draws: ClassVar[Literal["image", "video"]] = "image"
@@ -143,6 +145,17 @@ class Adapter:
     def producers(self, transformer: nn.Module) -> list[Producer]:
         """Where the inputs that `produced` speaks of are made, and which sites read them."""
         return resolve(self.produced, transformer, self.blocks(transformer))
+
+    def modulation(self, block: nn.Module, x: Tensor, call: Mapping[str, Any]) -> Tensor:
+        """What `residuals` are shifted, scaled and gated by, [b, k, c]; x [b, t, c] enters the block.
+
+        `call` are the arguments of the block's call, by name.
+        """
+        raise NotImplementedError(f"{self.transformer_class} has residuals and no modulation")
+
+    def between(self, block: nn.Module, x: Tensor, call: Mapping[str, Any]) -> Tensor:
+        """What a block does to x [b, t, c] after the first of its residuals."""
+        return x
 
     def role_in(self, block_list: str, rule: RolePattern) -> RolePattern:
         """The rule as it counts in one list of blocks; families with several kinds of blocks refine it."""

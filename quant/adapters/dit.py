@@ -28,6 +28,7 @@ from .base import (
     pictures,
 )
 from .producers import Attended, Modulated
+from .residuals import Residual, zero_modulation
 
 NULL_CLASS = 1000  # the id that DiTPipeline uses for the unconditional branch
 
@@ -58,6 +59,11 @@ class DiT(Adapter):
         Modulated(r"ff\.net\.0\.proj", "norm1.linear", chunks=(6,), shift=3, scale=4),
         Attended(r"attn1\.to_out\.0", ("attn1.to_v",)),
     )
+    residuals = (Residual("norm1.norm", "attn1", 0, 1, 2), Residual("norm3", "ff", 3, 4, 5))
+
+    def modulation(self, block: nn.Module, x: Tensor, call: Mapping[str, Any]) -> Tensor:
+        """Six rows of the block's own adaLN linear."""
+        return zero_modulation(block, x, call)
 
     def conditional_half(self, call: Mapping[str, Any]) -> int | None:
         """The half with classes; the other half's are all the null class."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from ..schema import Sample, Sampler
 from .base import Encoded, RolePattern, pictures
 from .pixart import PixArt
 from .prompted import Prompted, Rows, Texts
+from .residuals import cross_attended, single_modulation
 
 _TEMPORAL = {
     "self_q": "temporal_q",
@@ -42,6 +43,15 @@ class Latte(Prompted):
     roles = PixArt.roles
     outside = PixArt.outside
     produced = PixArt.produced
+    residuals = PixArt.residuals
+
+    def modulation(self, block: nn.Module, x: Tensor, call: Mapping[str, Any]) -> Tensor:
+        """Six rows that all blocks share, and the block's own table."""
+        return single_modulation(block, x, call)
+
+    def between(self, block: nn.Module, x: Tensor, call: Mapping[str, Any]) -> Tensor:
+        """Cross-attention to the text, in spatial blocks."""
+        return cross_attended(block, x, call)
 
     def role_in(self, block_list: str, rule: RolePattern) -> RolePattern:
         """Self-attention of the temporal blocks mixes frames."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from ..schema import Sample, Sampler
 from .base import ADALN_KEPT, EMBED_KEPT, HEAD_KEPT, RolePattern
 from .producers import Attended, Modulated
 from .prompted import Prompted, Rows
+from .residuals import Residual, cross_attended, single_modulation
 
 
 class PixArt(Prompted):
@@ -51,6 +52,15 @@ class PixArt(Prompted):
         Attended(r"attn1\.to_out\.0", ("attn1.to_v",)),
         Attended(r"attn2\.to_out\.0", ("attn2.to_v",)),
     )
+    residuals = (Residual("norm1", "attn1", 0, 1, 2), Residual("norm2", "ff", 3, 4, 5))
+
+    def modulation(self, block: nn.Module, x: Tensor, call: Mapping[str, Any]) -> Tensor:
+        """Six rows that all blocks share, and the block's own table."""
+        return single_modulation(block, x, call)
+
+    def between(self, block: nn.Module, x: Tensor, call: Mapping[str, Any]) -> Tensor:
+        """Cross-attention to the text."""
+        return cross_attended(block, x, call)
 
     def encode(self, pipe: Any, prompt: str) -> Rows:
         """Through T5: features [1, t, c] and the mask of real tokens [1, t], t 120 or (Sigma) 300."""
