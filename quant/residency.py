@@ -87,11 +87,16 @@ def counted(transformer: nn.Module) -> Residency:
     made: dict[int, int] = {}
     for layer in transformer.modules():
         if isinstance(layer, QuantLinear):
-            made |= {t.data_ptr(): t.nbytes for t in _tensors(layer.prepared)}
+            made |= {_place(t): t.nbytes for t in _tensors(layer.prepared)}
     held = [(b.data_ptr(), b.data_ptr() + b.nbytes) for b in transformer.buffers()]
     held += [(p.data_ptr(), p.data_ptr() + p.nbytes) for p in transformer.parameters()]
     own = {at: size for at, size in made.items() if not any(a <= at < b for a, b in held)}
     return Residency(sum(stored.values()), sum(own.values()))
+
+
+def _place(t: Tensor) -> int:
+    """What equal tensors have alike; oneDNN's own layout lies where nobody may look, and is nobody else's."""
+    return -id(t) if t.is_mkldnn else t.data_ptr()
 
 
 def _tensors(value: object) -> Iterator[Tensor]:
