@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -68,6 +68,7 @@ class Op:
     package: str
     versions: Mapping[str, str]
     tolerance: float = 0.0
+    loaded: dict[str, ModuleType] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -75,8 +76,10 @@ class Op:
         return self.package.rpartition(".")[2]
 
     def version(self, backend: str) -> ModuleType:
-        """Import and return the file that holds one version."""
-        return import_module(f"{self.package}.{self.versions[backend]}")
+        """Import and return the file that holds one version; kept, because graphs cannot trace an import."""
+        if backend not in self.loaded:
+            self.loaded[backend] = import_module(f"{self.package}.{self.versions[backend]}")
+        return self.loaded[backend]
 
     def choose(
         self,

@@ -25,6 +25,7 @@ from .errors import BadCheckpoint, EnvironmentFault
 from .layers import QuantLinear
 from .quantization import swap
 from .schema import SitePlan
+from .shared_inputs import share_codes
 from .sharing import attach as attach_sharing
 from .site_tensors import Transform
 from .step import attach
@@ -151,9 +152,11 @@ class DQVizQuantizer(DiffusersQuantizer):
                 setattr(model.get_submodule(owner), last, model.get_parameter(present))
         for layer, (name, holder) in _shared_bases(model, checkpoint):
             layer.share_basis(name, holder)
-        attach(model, checkpoint.plan.windows, adapter_for(model).noisiest_timestep)
+        adapter = adapter_for(model)
+        share_codes(model, adapter.sites(model))
+        attach(model, checkpoint.plan.windows, adapter.noisiest_timestep)
         if checkpoint.sharing is not None:
-            attach_sharing(model, adapter_for(model), checkpoint.sharing)
+            attach_sharing(model, adapter, checkpoint.sharing)
         attach_ranges(model, checkpoint.attention)
         return model
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import kernels
+from kernels.dispatch import Choice
 from kernels.int_linear import PackedWeight, Residency
-from kernels.quantize_rows import RowCodes
+from kernels.quantize_rows import RowCodes, quantize_rows
 from kernels.vq_linear import VectorWeight
 
 from .errors import BadInput
@@ -29,7 +30,7 @@ from .rounding import (
     rounded_statically,
     static_codes,
 )
-from .schema import BLOCK_FORMATS, Format, SitePlan, Window
+from .schema import BLOCK_FORMATS, SitePlan, Window
 from .site_tensors import (
     OF_INPUT,
     LowRank,
@@ -41,6 +42,11 @@ from .site_tensors import (
 from .step import current_window
 from .transforms import BlockRotation, to_input, to_weight
 from .vectors import VectorCodes
+
+UNPREPARED = (
+    "a quantized layer is traced that has not run in this step window; call the transformer once, as it "
+    "will be called, before it is compiled or exported"
+)
 
 
 class QuantLinear(nn.Module):
@@ -116,7 +122,10 @@ class QuantLinear(nn.Module):
             self.register_buffer(name, torch.empty(shape, dtype=kind))
         self._prepared: dict[str, Any] = {}
         self._prepared_for = 0  # window
-        self._transformed = LastInput()
+        self._taken: dict[int, str] = {}  # backend by window
+        self._sharer: tuple[QuantLinear, ...] = ()  # the site whose change of basis this one reads
+        self._transformed: LastInput[Tensor] = LastInput()
+        self._codes: LastInput[RowCodes] = LastInput()
 
     @classmethod
     def from_codes(
@@ -230,7 +239,7 @@ class QuantLinear(nn.Module):
         del self.channel_scale
         self.transform = replace(self.transform, scale=False, folded_into=into)
         self._prepared.clear()
-        self._transformed.clear()
+        self._forget_inputs()
 
     def divide_outputs(self, divisor: Tensor) -> None:
         """y -> y / divisor [o], in the scales of the weight's rows and the bias: codes stay as they are."""
@@ -249,8 +258,16 @@ class QuantLinear(nn.Module):
         for buffer in self.basis_buffers:
             self._non_persistent_buffers_set.add(buffer)
             setattr(self, buffer, other.get_buffer(buffer))
-        self.basis_of = name
-        self._transformed = other._transformed
+        self.basis_of, self._sharer = name, (other,)
+        if self._transformed is not other._transformed:
+            self._transformed = other._transformed
+            self._transformed.readers += 1
+
+    def share_codes(self, other: QuantLinear) -> None:
+        """Take the row codes that `other` makes of the same tensor, in the same basis and formats."""
+        if self._codes is not other._codes:
+            self._codes = other._codes
+            self._codes.readers += 1
 
     @property
     def basis_buffers(self) -> tuple[str, ...]:
@@ -285,24 +302,29 @@ class QuantLinear(nn.Module):
 
     def input_transform(self, x: Tensor, window: int = 0) -> Tensor:
         """(x / s) R, float32 [..., i]."""
+        if torch.compiler.is_compiling() and self._sharer:  # it alone has made it ready
+            return to_input(x.float(), *self._sharer[0].basis(window))
         return to_input(x.float(), *self.basis(window))
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., i] -> [..., o], in x's dtype."""
         window = current_window(self.windows)
         fmt = self.plan.activations[window]
-        if self.transform.changes_input:
-            rows = self._transformed.of(x, window, self._rows_of)  # [m, i]
-        else:
-            rows = self._rows_of(x, window)
         bias = self.bias.float() if hasattr(self, "bias") else None
-        if fmt is not None and has_static_sums(self.plan.weight, fmt) and self._integer(rows, fmt):
-            y = self._multiplied(rows, window)
-        elif fmt is None or not has_integer_sums(self.plan.weight, fmt):
+        if fmt is not None and has_integer_sums(self.plan.weight, fmt):
+            backend = self.backend_for(x, window)
+            if self.transform.rank:
+                rows = self._rows(x, window)
+                codes = self._coded(rows, window, backend)
+            else:
+                codes = self.row_codes(x, window, backend)
+            y = kernels.int_linear.multiply(codes, self._ready(window), bias, fmt.bits, backend)
+        elif self._integer(x, window):
+            y = self._multiplied(self._rows(x, window), window)
+        else:
+            rows = self._rows(x, window)
             samples = len(x) if x.dim() > 2 else len(rows)
             y = self._product(self._rounded(rows, window, samples), bias, window)
-        else:
-            y = kernels.int_linear(rows, self._ready(window), bias, fmt.bits, fmt.symmetric)
         if self.transform.rank:
             down, up = self._part("down", window), self._part("up", window)
             y = y + F.linear(F.linear(rows, down.float()), up.float())
@@ -314,6 +336,44 @@ class QuantLinear(nn.Module):
         if self.residency == "memory" and weight is not None and weight.kind == "codebook":
             return kernels.vq_linear(rows, self.vector_weight(window), bias, self.backend)
         return F.linear(rows, self.dequantized_weight(window), bias)
+
+    def backend_for(self, x: Tensor, window: int) -> str:
+        """The version that takes x [..., i]; in a graph, the one that the last call outside graphs took."""
+        if torch.compiler.is_compiling():
+            if window not in self._taken:
+                raise RuntimeError(UNPREPARED)
+            return self._taken[window]
+        self._taken[window] = self.choice(x, window).backend
+        return self._taken[window]
+
+    def choice(self, x: Tensor, window: int = 0) -> Choice:
+        """The version of the integer product that takes x [..., i], and why."""
+        fmt = self.plan.activations[window]
+        assert fmt is not None
+        rows = x.reshape(-1, self.in_features)
+        return kernels.int_linear.choose(rows, self._ready(window), fmt.bits, fmt.symmetric)
+
+    def row_codes(self, x: Tensor, window: int, backend: str) -> RowCodes:
+        """Codes of x [..., i] in a dynamic format, as a backend multiplies them, [m, i]."""
+
+        def made(x: Tensor) -> RowCodes:
+            shared = self._codes.readers > 1  # nobody asks for the rows again, then
+            rows = self._rows_of(x, window) if shared else self._rows(x, window)
+            return self._coded(rows, window, backend)
+
+        return self._codes.of(x, (window, backend == "triton"), made)
+
+    def _coded(self, rows: Tensor, window: int, backend: str) -> RowCodes:
+        fmt = self.plan.activations[window]
+        assert fmt is not None
+        version = "triton" if backend == "triton" else "simulate"
+        return quantize_rows(rows, fmt.bits, fmt.symmetric, backend=version)
+
+    def _rows(self, x: Tensor, window: int) -> Tensor:
+        """The transformed input [m, i], once for all sites that share the change of basis."""
+        if not self.transform.changes_input:
+            return self._rows_of(x, window)
+        return self._transformed.of(x, window, lambda x: self._rows_of(x, window))
 
     def _rows_of(self, x: Tensor, window: int) -> Tensor:
         return self.input_transform(x.reshape(-1, self.in_features), window)
@@ -340,9 +400,16 @@ class QuantLinear(nn.Module):
             v = v / self.migration.float()
         return (v / self.act_scale[window]).round()
 
-    def _integer(self, rows: Tensor, fmt: Format) -> bool:
-        choice = kernels.int_linear.choose(rows, self._ready(0), fmt.bits, fmt.symmetric)
-        return choice.backend != "simulate"
+    def _integer(self, x: Tensor, window: int) -> bool:
+        """Whether a static format is multiplied by integers here."""
+        fmt = self.plan.activations[window]
+        if fmt is None or not has_static_sums(self.plan.weight, fmt):
+            return False
+        return self.backend_for(x, window) != "simulate"
+
+    def _forget_inputs(self) -> None:
+        self._transformed.clear()
+        self._codes.clear()
 
     def _multiplied(self, rows: Tensor, window: int) -> Tensor:
         """s d (sum (n - z)(q - z_w)) + b', b' = b + W k s: the shift is folded with the stored integers."""
@@ -365,28 +432,21 @@ class QuantLinear(nn.Module):
 
     def why(self, rows: int) -> tuple[str, str]:
         """Backend that runs for `rows` rows in the first window, and one sentence why."""
-        fmt = self.plan.activations[0]
-        if fmt is not None and has_static_sums(self.plan.weight, fmt):
-            example = torch.empty(rows, self.in_features, device=next(self.buffers()).device)
-            choice = kernels.int_linear.choose(example, self._ready(0), fmt.bits, fmt.symmetric)
-            return choice.backend, choice.why
+        fmt, weight = self.plan.activations[0], self.plan.weight
         if fmt is None:
             return (
                 "simulate",
                 "simulate: weight-only, the stored integers are expanded for an ordinary matmul",
             )
-        if not has_integer_sums(self.plan.weight, fmt):
-            weight = self.plan.weight
-            lacks = "has no integer sums per row"
-            if fmt.static:
-                lacks = "has no kernel here: integer products take their row scales from the rows"
-            elif weight is not None and weight.kind in BLOCK_FORMATS:
-                lacks = "is a simulated format, no kernel here computes with it"
-            return "simulate", f"simulate: {weight or 'float'} x {fmt} {lacks}"
-        device = next(self.buffers()).device
-        example = torch.empty(rows, self.in_features, device=device)
-        choice = kernels.int_linear.choose(example, self._ready(0), fmt.bits, fmt.symmetric)
-        return choice.backend, choice.why
+        if has_static_sums(weight, fmt) or has_integer_sums(weight, fmt):
+            device = next(self.buffers()).device
+            return self.choice(torch.empty(rows, self.in_features, device=device))
+        lacks = "has no integer sums per row"
+        if fmt.static:
+            lacks = "has no kernel here: integer products take their row scales from the rows"
+        elif weight is not None and weight.kind in BLOCK_FORMATS:
+            lacks = "is a simulated format, no kernel here computes with it"
+        return "simulate", f"simulate: {weight or 'float'} x {fmt} {lacks}"
 
     def extra_repr(self) -> str:
         """Shape, formats and transform."""
@@ -405,6 +465,8 @@ class QuantLinear(nn.Module):
             self._prepared.clear()
             self._prepared_for = own
         if name not in self._prepared:
+            if torch.compiler.is_compiling():
+                raise RuntimeError(UNPREPARED)
             self._prepared[name] = make(own)
         return self._prepared[name]
 
@@ -469,5 +531,5 @@ class QuantLinear(nn.Module):
             if self.get_buffer(name).dtype != before.dtype:
                 setattr(self, name, before.to(self.get_buffer(name).device))
         self._prepared.clear()
-        self._transformed.clear()
+        self._forget_inputs()
         return self

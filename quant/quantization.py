@@ -26,11 +26,11 @@ from .methods.base import Group, Rounded, SiteWeight
 from .models import Model
 from .plans import check_formats, check_plan, check_simulated, over_one_window, steps_of
 from .schema import Plan, Sampler, SitePlan, Value, Window
+from .shared_inputs import share_bases, share_codes
 from .sharing import attach as attach_sharing
 from .sharing import check_family, check_guidance
 from .sharing_choice import Sharing, SharingRequest, Similarity, chosen_sharing
 from .step import attach
-from .storage import share_bases
 from .streaming import present, put_away
 from .support import unsuited
 from .vectors import VectorCodes
@@ -161,6 +161,7 @@ def quantize(
         notes |= {name: {**notes[name], **said} for name, said in folded.items()}
     if model.scratch is None:
         share_bases(transformer, model.sites)
+    share_codes(transformer, model.sites)
     attach(transformer, plan.windows, model.adapter.noisiest_timestep)
     if sharing is not None:
         attach_sharing(transformer, model.adapter, sharing)

@@ -3,6 +3,10 @@
 A forward pre-hook on the quantized transformer reads the transformer's own `timestep` argument, so
 the same model works in our sampler and in plain diffusers, in any order and without counters. What
 layers read counts as the scheduler does, from 1000, whatever the transformer's argument counts from.
+
+`torch.compile` cannot trace a context variable, and would ask at every timestep for a new graph. Graphs
+read a module's attribute beside it, which is the low end of the running window: one graph for each window.
+It is one for all threads, so compiled transformers of several windows run in one thread at a time.
 """
 
 from __future__ import annotations
@@ -20,6 +24,15 @@ from .schema import Window
 
 NOISIEST = 1000.0  # timestep of pure noise, as schedulers count
 _timestep: ContextVar[float | None] = ContextVar("dqviz_timestep", default=None)
+
+
+class _Graphs:
+    """What graphs read: a timestep of the running window, the same one throughout the window."""
+
+    timestep: float | None = None
+
+
+_graphs = _Graphs()
 
 
 def window_of(windows: Sequence[Window], timestep: float) -> int:
@@ -48,14 +61,16 @@ class at:
 
     def __enter__(self) -> None:
         self._token = _timestep.set(self.timestep)
+        self._before, _graphs.timestep = _graphs.timestep, self.timestep
 
     def __exit__(self, *_: object) -> None:
         _timestep.reset(self._token)
+        _graphs.timestep = self._before
 
 
 def current_timestep() -> float:
     """Timestep of the step that is running now."""
-    timestep = _timestep.get()
+    timestep = _graphs.timestep if torch.compiler.is_compiling() else _timestep.get()
     if timestep is None:
         raise RuntimeError(
             "a layer that depends on the step was called outside its transformer, so its timestep "
@@ -85,7 +100,7 @@ def attach(transformer: nn.Module, windows: Sequence[Window], noisiest: float = 
             )
         return values[0]
 
-    _announce(transformer, one_window)
+    _announce(transformer, one_window, lambda value: windows[window_of(windows, value)].low)
 
 
 def attach_exact(transformer: nn.Module, noisiest: float = NOISIEST) -> None:
@@ -100,18 +115,23 @@ def attach_exact(transformer: nn.Module, noisiest: float = NOISIEST) -> None:
             )
         return values[0]
 
-    _announce(transformer, one_timestep)
+    _announce(transformer, one_timestep, lambda value: value)
 
 
-def _announce(transformer: nn.Module, value_of: Callable[[Any], float]) -> None:
+def _announce(
+    transformer: nn.Module, value_of: Callable[[Any], float], in_graphs: Callable[[float], float]
+) -> None:
     position = list(inspect.signature(transformer.forward).parameters).index("timestep")
 
     def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         timestep = kwargs["timestep"] if "timestep" in kwargs else args[position]
-        _timestep.set(value_of(timestep))
+        value = value_of(timestep)
+        _timestep.set(value)
+        _graphs.timestep = in_graphs(value)
 
     def leave(*_: object) -> None:
         _timestep.set(None)
+        _graphs.timestep = None
 
     transformer.register_forward_pre_hook(enter, with_kwargs=True)
     transformer.register_forward_hook(leave, always_call=True)

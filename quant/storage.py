@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .adapters import Site
 from .layers import QuantLinear
 from .streaming import value
 
@@ -81,23 +80,6 @@ def stored_tensors(transformer: nn.Module, dtype: torch.dtype) -> Stored:
                 continue
         names.append(name)
     return Stored(_Made(names, made), shared)
-
-
-def share_bases(transformer: nn.Module, sites: Iterable[Site]) -> None:
-    """Quantized sites that read one tensor hold, and save, one copy of an equal change of basis."""
-    first: dict[str, tuple[str, QuantLinear]] = {}
-    for site in sites:
-        layer = transformer.get_submodule(site.name)
-        if isinstance(layer, QuantLinear):
-            name, holder = first.setdefault(site.input_of, (site.name, layer))
-            if holder is not layer and _same_basis(layer, holder):
-                layer.share_basis(name, holder)
-
-
-def _same_basis(one: QuantLinear, other: QuantLinear) -> bool:
-    return one.basis_buffers == other.basis_buffers and all(
-        torch.equal(one.get_buffer(name), other.get_buffer(name)) for name in one.basis_buffers
-    )
 
 
 def kept_dtype(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-import kernels
+from kernels.hadamard import factors, hadamard
 
 ACTIVATION_FLOOR = 1e-3  # smallest channel statistic that is believed
 WEIGHT_FLOOR = 1e-5
@@ -49,7 +49,7 @@ def channel_scale(input_statistic: Tensor, weight_max: Tensor, alpha: float) -> 
 def rotation_of(width: int) -> str:
     """How a Hadamard matrix rotates so many channels: "12 x 12 x 8", "in blocks of 32", or `NO_ROTATION`."""
     try:
-        orders = kernels.hadamard.factors(width)
+        orders = factors(width)
     except ValueError:
         return NO_ROTATION
     if math.prod(orders) != width:
@@ -102,7 +102,7 @@ def to_weight(
 
 def _rotated(x: Tensor, signs: Tensor | None, blocks: BlockRotation | None) -> Tensor:
     if signs is not None:
-        x = kernels.hadamard(x, signs.to(x.dtype))
+        x = hadamard(x, signs.to(x.dtype))
     return x if blocks is None else blocks(x)
 
 

@@ -119,6 +119,12 @@ def cost(c: int) -> int:
     return sum(factors(c))
 
 
+@torch.compiler.assume_constant_result  # a graph holds the matrices, not how they are made
+def _matrices(c: int, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+    """H / sqrt(n) of every factor of c."""
+    return [_scaled(n, dtype, device) for n in factors(c)]
+
+
 @lru_cache(maxsize=64)
 def _scaled(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return matrix(n).to(device=device, dtype=torch.float64).div(math.sqrt(n)).to(dtype)
@@ -130,9 +136,8 @@ def hadamard(x: Tensor, signs: Tensor | None, inverse: bool) -> Tensor:
     if signs is not None and not inverse:
         x = x * signs.to(x.dtype)
     y, inner = x.reshape(-1, c), 1
-    for n in reversed(factors(c)):
-        h = _scaled(n, x.dtype, x.device)
-        h = h.T if inverse else h
+    for h in reversed(_matrices(c, x.dtype, x.device)):
+        n, h = len(h), h.T if inverse else h
         # [m, .., n, inner] contracted along n: the innermost factor is a plain matrix product
         y = y.reshape(-1, n) @ h if inner == 1 else torch.matmul(h.T, y.reshape(-1, n, inner))
         inner *= n

@@ -86,7 +86,7 @@ def multiply(
 ) -> Tensor:
     """The product with rows that were quantized elsewhere, e.g. with one scale for all; y [m, n] in `dtype`.
 
-    Their codes may be overwritten. Raises as `int_linear` does.
+    They stay as they are, for other products. Raises as `int_linear` does.
     """
     prepared = _prepared(weight)
     symmetric = rows.zero is None

@@ -36,10 +36,15 @@ class Operand(NamedTuple):
 
 def _product(codes: Tensor, offset: int, blocked: Tensor, n: int) -> Tensor:
     """codes u8[m, k], (codes - offset) @ weight^T -> integer-valued float32[m, n]."""
-    ones, zeros = _units(n)
+    ones, zeros = _held_units(n)
     return torch.ops.onednn.qlinear_pointwise(
         codes, 1.0, offset, blocked, ones, zeros, None, 1.0, 0, torch.float32, "none", [], ""
     )
+
+
+@torch.compiler.assume_constant_result
+def _held_units(n: int) -> list[Tensor]:
+    return list(_units(n))
 
 
 @lru_cache(maxsize=64)

@@ -46,7 +46,7 @@ def multiply(
     after: After,
     dtype: torch.dtype,
 ) -> Tensor:
-    """rows of any scales [m, k], whose codes may be overwritten -> y [m, n]."""
+    """rows of any scales [m, k] -> y [m, n]."""
     if weight.weight.scale.shape[1] > 1:
         y = F.linear(_centred(rows), weight.form("values", PackedWeight.dequantize)).mul_(
             rows.scale
@@ -83,4 +83,4 @@ def accumulate(x: Tensor, weight: Prepared, act_bits: int, act_symmetric: bool) 
 
 def _centred(rows: RowCodes) -> Tensor:
     codes = rows.codes.to(torch.float32)  # [m, k]
-    return codes if rows.zero is None else codes.sub_(rows.zero)
+    return codes if rows.zero is None else codes - rows.zero

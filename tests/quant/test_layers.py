@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from hypothesis import given
@@ -221,7 +219,7 @@ class CountedRotations:
             self.calls += 1
             return right(x, *args, **kwargs)
 
-        monkeypatch.setattr("quant.transforms.kernels", SimpleNamespace(hadamard=counted))
+        monkeypatch.setattr("quant.transforms.hadamard", counted)
 
 
 def test_sites_that_read_one_tensor_rotate_it_once(monkeypatch):
@@ -244,13 +242,74 @@ def test_sites_that_read_one_tensor_rotate_it_once(monkeypatch):
         assert torch.equal(first(z), first(3 * x)), "where nobody tells"
 
 
-def test_what_was_rotated_is_given_up_with_its_tensor():
-    layer, _, _ = make(rotate=True)
+def pair(**kwargs):
+    """Two layers that read one tensor in one basis; their codes are shared where formats agree."""
+    first, second = make(**kwargs)[0], make(8, **kwargs)[0]
+    second.share_basis("first", first)
+    second.share_codes(first)
+    return first, second
+
+
+@pytest.mark.parametrize("rotate", [False, True])
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("backend", ["simulate", "integer"])
+def test_sites_that_read_one_tensor_make_its_codes_once(monkeypatch, rotate, symmetric, backend):
+    acts = (Format(bits=7, symmetric=symmetric),)
+    plan = SitePlan(weight=Format(bits=4, symmetric=False), activations=acts)
+    how = {"rotate": rotate, "plan": plan, "backend": backend}
+    apart = [make(**how)[0] for _ in range(3)]
+    together = [make(**how)[0] for _ in range(3)]
+    for layer in together[1:]:
+        layer.share_basis("first", together[0])
+        layer.share_codes(together[0])
+    right, seen = kernels.quantize_rows.quantize_rows, []
+
+    def counted(x, *args, **kwargs):
+        seen.append(x)
+        return right(x, *args, **kwargs)
+
+    monkeypatch.setattr("quant.layers.quantize_rows", counted)
+    x = inputs()
+    expected = [layer(x) for layer in apart]
+    assert len(seen) == 3
+    seen.clear()
+    got = [layer(x) for layer in together]
+    assert len(seen) == 1
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+    assert together[0]._codes._last is None, "everyone has had it"
+
+
+def test_codes_are_of_the_running_window():
+    plan = SitePlan(weight=Format(bits=4), activations=(Format(bits=8), Format(bits=2)))
+    first, second = pair(windows=TWO, plan=plan)
+    alone, _, _ = make(8, windows=TWO, plan=plan)
+    x = inputs()
+    with at(999):
+        first(x)
+    with at(1):
+        got, expected = second(x), alone(x)
+    assert torch.equal(got, expected)
+
+
+def test_codes_of_a_tensor_are_given_up_with_it_or_when_everyone_has_had_them():
+    first, second = pair(rotate=True)
+    x = inputs()
+    first(x)
+    assert first._codes._last is not None
+    assert first._transformed._last is None, "nobody asks for the rows again"
+    del x
+    assert first._codes._last is None
     y = inputs()
-    layer(y)
-    assert layer._transformed._last is not None
-    del y
-    assert layer._transformed._last is None
+    first(y)
+    second(y)
+    assert first._codes._last is None
+
+
+def test_a_layer_that_reads_a_tensor_alone_holds_nothing_of_it():
+    layer, _, _ = make(rotate=True)
+    x = inputs()
+    layer(x)
+    assert layer._transformed._last is layer._codes._last is None
 
 
 @given(

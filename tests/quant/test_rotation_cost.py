@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from diffusers import DiTTransformer2DModel
@@ -16,7 +14,7 @@ from quant.plans import uniform_formats
 from quant.quantization import shallow_copy, swap
 from quant.rounding import round_to_nearest
 from quant.schema import parse_bits
-from quant.storage import share_bases
+from quant.shared_inputs import share_bases
 from quant.transforms import random_signs
 
 from .trial import ONE
@@ -61,7 +59,7 @@ def share_of_rotations(block, monkeypatch) -> float:
         rows = args[0].numel() // layer.in_features
         counted["matmuls"] += rows * layer.in_features * layer.out_features
 
-    monkeypatch.setattr("quant.transforms.kernels", SimpleNamespace(hadamard=rotated))
+    monkeypatch.setattr("quant.transforms.hadamard", rotated)
     hooks = [
         layer.register_forward_hook(multiplied)
         for layer in block.modules()
@@ -82,7 +80,7 @@ def test_rotations_are_at_most_3_percent_of_the_matmuls_that_follow(block, monke
 def test_they_would_be_more_if_q_k_and_v_each_rotated(block, monkeypatch):
     """The broken variant: nothing is remembered between sites."""
     shared = share_of_rotations(block, monkeypatch)
-    monkeypatch.setattr(LastInput, "of", lambda self, x, window, make: make(x, window))
+    monkeypatch.setattr(LastInput, "of", lambda self, x, key, make: make(x))
     twice = 2 * kernels.hadamard.cost(1152) / (12 * 1152)
     assert share_of_rotations(block, monkeypatch) == pytest.approx(shared + twice)
 
