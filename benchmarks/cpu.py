@@ -20,6 +20,7 @@ import argparse
 import datetime
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dqviz.planning import load
-from kernels.int_linear import PackedWeight, cpu, int_linear, prepare, tuned
+from kernels.int_linear import PackedWeight, Residency, cpu, int_linear, prepare, tuned
 from quant.layers import QuantLinear
 from quant.models import Model
 from quant.plans import uniform_plan
 from quant.quantization import quantize
-from quant.residency import counted
+from quant.residency import counted, hold
 from quant.schema import Plan, parse_bits
 from quant.sensitivity.sampling import Drawer
 
@@ -54,12 +55,14 @@ SHAPES = (  # rows, inputs, outputs
 )
 WIDTHS = ((8, 8), (8, 7), (4, 8))  # of weights and inputs
 TOKENS, BRANCHES = 256, 2
-STORED: dict[str, tuple[str, str, dict[str, Any]]] = {  # one iteration: bytes are the same after a hundred
+STORED: dict[
+    str, tuple[str, str, dict[str, Any]]
+] = {  # one iteration: bytes are the same after a hundred
     "int8": ("rtn", "w8a8", {}),
     "int4": ("rtn", "w4a8", {}),
     "2-bit codebook": ("kmeans-vq", "w2a16", {"iterations": 1}),
 }
-MODES = ("memory", "speed")
+MODES: tuple[Residency, ...] = ("memory", "speed")
 
 Calls = Mapping[str, Callable[[], object]]
 
@@ -104,7 +107,11 @@ def _peers(x: Tensor, weight: Tensor, bias: Tensor) -> dict[str, Callable[[], ob
     """torch's own dynamic quantization, per tensor with 7-bit inputs where it must; and torchao, where it is installed."""
     plain = nn.Linear(*weight.shape[::-1])
     plain.weight.data, plain.bias.data = weight, bias
-    dynamic = torch.ao.quantization.quantize_dynamic(nn.Sequential(plain), {nn.Linear})
+    with (
+        warnings.catch_warnings()
+    ):  # it is to go in favour of torchao, which has no such products for processors yet
+        warnings.simplefilter("ignore")
+        dynamic = torch.ao.quantization.quantize_dynamic(nn.Sequential(plain), {nn.Linear})
     found: dict[str, Callable[[], object]] = {"torch dynamic w8a8": lambda: dynamic(x)}
     try:
         from torchao import quantization
@@ -155,14 +162,14 @@ def evaluation(ref: str, count: int, runs: int) -> dict[str, Any]:
     return {"model": ref, "samples": count, "seconds": fastest(calls, runs)}
 
 
-def resident(stored: str, mode: str) -> dict[str, Any]:
+def resident(stored: str, mode: Residency) -> dict[str, Any]:
     """Bytes that the quantized sites of one block hold once they ran, over those of their weights in float32."""
     method, bits, options = STORED[stored]
     model = one_block()
     made = quantize(model, method, _plan(model, bits), options).transformer
+    hold(made, mode)
     layers = [layer for layer in made.modules() if isinstance(layer, QuantLinear)]
     for layer in layers:
-        layer.residency = mode  # type: ignore[assignment]
         layer(torch.randn(TOKENS, layer.in_features))
     held = counted(nn.ModuleList(layers))
     biases = sum(layer.bias.nbytes for layer in layers)
