@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 TORCHAO := $(shell grep -om1 'torchao==[0-9.]*' pyproject.toml)
 
-.PHONY: help app test check docs pictures recorded support quality balance ablations efforts allocation sharing capture sensitivity plans transforms learned peers lock clean env
+.PHONY: help app test check docs pictures recorded support quality balance ablations efforts allocation sharing capture cpu sensitivity plans transforms learned peers lock clean env
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -85,6 +85,9 @@ allocation: env ## docs/results/allocation.*: time and gap of choosing formats u
 
 capture: env ## docs/results/capture.*: what capturing costs in time, memory and bytes
 	@$(BIN)/python -m benchmarks.capture $(ARGS)
+
+cpu: env ## docs/results/cpu.*: integer products beside float32 and peers on this processor, and the memory that weights take
+	@$(BIN)/python -m benchmarks.cpu $(ARGS)
 
 sensitivity: env ## docs/results/sensitivity.*: cheap tiers of sensitivity beside exact flips, ranks and what they take
 	@$(BIN)/python -m benchmarks.sensitivity $(ARGS)

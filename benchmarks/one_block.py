@@ -12,11 +12,11 @@ from quant.adapters import adapter_for
 from quant.models import Model, ModelCard
 
 
-def one_block() -> Model:
+def one_block(heads: int = 16) -> Model:
     """Never on disk, without a VAE: it can walk, not draw pictures."""
     torch.manual_seed(0)
     transformer = DiTTransformer2DModel(
-        num_attention_heads=16,
+        num_attention_heads=heads,
         attention_head_dim=72,
         num_layers=1,
         in_channels=4,

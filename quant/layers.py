@@ -77,7 +77,9 @@ class QuantLinear(nn.Module):
     """
 
     dqviz_site = True
-    residency: Residency = "speed"  # "memory": codebooks are decoded in every call, by tiles
+    residency: Residency = (
+        "speed"  # "memory": weights are expanded in every call, codebooks by tiles
+    )
     basis_of = ""  # full name of the site whose change of basis this one reads too
     folded: Tensor | None = None  # s [i] that the input comes divided by; known where it was made
 
@@ -294,7 +296,7 @@ class QuantLinear(nn.Module):
 
     def dequantized_weight(self, window: int = 0) -> Tensor:
         """The transformed weight that the codes stand for, without the branch, float32 [o, i]."""
-        return self._once("weight", window, self._dequantize)
+        return self._expanded("weight", window, self._dequantize)
 
     def basis(self, window: int = 0) -> tuple[Tensor | None, Tensor | None, BlockRotation | None]:
         """Of a window: s, signs and block rotation, as `to_input` and `to_weight` take them."""
@@ -489,6 +491,12 @@ class QuantLinear(nn.Module):
             self._prepared[name] = make(own)
         return self._prepared[name]
 
+    def _expanded(self, name: str, window: int, make: Callable[[int], Any]) -> Any:
+        """As `_once`, or made in every call where memory is to be saved."""
+        if self.residency == "speed":
+            return self._once(name, window, make)
+        return make(window if self.transform.per_window else 0)
+
     def _part(self, name: str, window: int) -> Tensor:
         """A buffer, or the part of it that belongs to a window."""
         buffer = self.get_buffer(name)
@@ -524,10 +532,13 @@ class QuantLinear(nn.Module):
         return made._replace(codes=kernels.bitpack.pack(made.codes, self.plan.weight.bits))
 
     def _ready(self, window: int) -> Any:
-        return self._once("packed", window, self._prepare)
+        if self.transform.requantized:
+            return self._expanded("packed", window, self._prepare)
+        return self._once("packed", window, self._prepare)  # holds nothing but what is stored
 
     def _prepare(self, window: int) -> Any:
-        return kernels.int_linear.prepare(self.packed_weight(window), self.backend or "auto")
+        packed = self.packed_weight(window)
+        return kernels.int_linear.prepare(packed, self.backend or "auto", self.residency)
 
     def _dequantize(self, window: int) -> Tensor:
         fmt = self.plan.weight

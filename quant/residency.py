@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kernels.int_linear import Residency
+
 from .adapters import Site
 from .layers import QuantLinear
 from .rounding import groups_of
@@ -24,7 +26,7 @@ from .sizes import SizeReport
 
 
 @dataclass(frozen=True)
-class Residency:
+class Resident:
     """Bytes in memory."""
 
     stored_bytes: int
@@ -40,7 +42,7 @@ def predicted(
     sites: Sequence[Site],
     plan: Mapping[str, SitePlan],
     transforms: Mapping[str, Transform],
-) -> Residency:
+) -> Resident:
     """Of a transformer in the stored form that `size` tells, run in simulation.
 
     Sites that read one tensor transform it once; a requantized one needs the basis for its codes too.
@@ -55,7 +57,7 @@ def predicted(
         if transform.requantized or site.input_of not in ready:
             expanded += _basis(site.in_features, transform)
         ready.add(site.input_of)
-    return Residency(size.total_bytes - size.parts["header"], expanded)
+    return Resident(size.total_bytes - size.parts["header"], expanded)
 
 
 def _weight(site: Site, plan: SitePlan, transform: Transform) -> int:
@@ -81,17 +83,33 @@ def _basis(i: int, transform: Transform) -> int:
     )
 
 
-def counted(transformer: nn.Module) -> Residency:
+def hold(transformer: nn.Module, residency: Residency) -> None:
+    """From now on: in mode "memory" layers hold what is stored, in mode "speed" also what their products read.
+
+    Numbers are those of `simulate` in mode "memory", whose weights are expanded in every call.
+    """
+    for layer in transformer.modules():
+        if isinstance(layer, QuantLinear):
+            layer.residency = residency
+            layer.forget()
+
+
+def counted(transformer: nn.Module) -> Resident:
     """Of a transformer in this process, with what its layers have made ready by now."""
     stored = {t.data_ptr(): t.nbytes for t in transformer.state_dict().values()}
     made: dict[int, int] = {}
     for layer in transformer.modules():
         if isinstance(layer, QuantLinear):
-            made |= {t.data_ptr(): t.nbytes for t in _tensors(layer.prepared)}
+            made |= {_place(t): t.nbytes for t in _tensors(layer.prepared)}
     held = [(b.data_ptr(), b.data_ptr() + b.nbytes) for b in transformer.buffers()]
     held += [(p.data_ptr(), p.data_ptr() + p.nbytes) for p in transformer.parameters()]
     own = {at: size for at, size in made.items() if not any(a <= at < b for a, b in held)}
-    return Residency(sum(stored.values()), sum(own.values()))
+    return Resident(sum(stored.values()), sum(own.values()))
+
+
+def _place(t: Tensor) -> int:
+    """What equal tensors have alike; oneDNN's own layout lies where nobody may look, and is nobody else's."""
+    return -id(t) if t.is_mkldnn else t.data_ptr()
 
 
 def _tensors(value: object) -> Iterator[Tensor]:

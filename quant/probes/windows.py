@@ -35,7 +35,7 @@ from ..methods.base import Group
 from ..models import Model
 from ..plans import uniform_formats
 from ..recording import InputStatistics
-from ..residency import Residency, predicted
+from ..residency import Resident, predicted
 from ..schema import Bits, Sample, Sampler
 from ..sizes import SizeReport, predict_size
 from ..storage import stored_tensors
@@ -177,7 +177,7 @@ def memory(model: Model, bits: Bits, options: trdq.Options, steps: int) -> dict[
     """Bytes by tier, for 1, 2, .. windows: `disk`, `resident`; and `full`, the 16-bit transformer."""
     shared = set(stored_tensors(model.transformer, model.source_dtype).shared)
 
-    def size(tier: str, count: int) -> tuple[SizeReport, Residency]:
+    def size(tier: str, count: int) -> tuple[SizeReport, Resident]:
         own = options.model_copy(update={"tier": tier, "windows": 1 if count == 1 else "step"})
         formats = uniform_formats(model.sites, bits, windows=1 if tier == "B" else count)
         transforms = dict.fromkeys(formats, trdq.stored_transform(own))

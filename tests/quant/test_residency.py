@@ -12,10 +12,11 @@ from quant.checkpoint import save_checkpoint
 from quant.layers import QuantLinear
 from quant.plans import uniform_plan
 from quant.quantization import quantize
-from quant.residency import Residency, counted, predicted
+from quant.residency import Resident, counted, hold, predicted
 from quant.schema import parse_bits
 from quant.site_tensors import Transform
 from quant.sizes import open_target, size_of, stored_forms
+from quant.step import at
 
 FIXED = {"alpha": 0.3}
 WAYS = [
@@ -64,11 +65,43 @@ def test_t10_what_is_said_to_be_held_is_held(method, options, model, seen, targe
         layer.backend = "simulate"
     expected = said(target, method, options)
     assert expected.stored_bytes == size.total_bytes - size.parts["header"]
-    assert counted(loaded) == Residency(expected.stored_bytes, 0), "nothing is expanded before use"
+    assert counted(loaded) == Resident(expected.stored_bytes, 0), "nothing is expanded before use"
     held = run_every_window(loaded, seen.timesteps)
     assert held == [expected] * len(seen.timesteps), "one window at a time"
     layers[0]._prepared["kept by mistake"] = torch.empty(10)
     assert counted(loaded) != expected
+
+
+@pytest.mark.parametrize(("method", "options"), WAYS, ids=lambda v: v if isinstance(v, str) else "")
+def test_in_mode_memory_no_weight_is_held_expanded(method, options, model, seen):
+    made = quantize(model, method, uniform_plan(model, parse_bits("w4a8")), options, seen)
+    layers = [m for m in made.transformer.modules() if isinstance(m, QuantLinear)]
+    for layer in layers:
+        layer.backend = "simulate"
+    drawn = {}
+    for mode in ("speed", "memory", "speed"):
+        hold(made.transformer, mode)
+        held = run_every_window(made.transformer, seen.timesteps)[-1]
+        x = torch.randn(3, layers[0].in_features, generator=torch.Generator().manual_seed(0))
+        with at(float(seen.timesteps[0])):
+            drawn[mode] = layers[0](x)
+        weights = sum(4 * m.in_features * m.out_features for m in layers if m.plan.weight)
+        assert (held.expanded_bytes >= weights) == (mode == "speed")
+    assert torch.equal(drawn["speed"], drawn["memory"]), "the numbers are the same"
+    assert held.expanded_bytes >= weights, "and it can be gone back"
+
+
+def test_integer_products_are_counted_in_the_layout_that_they_are_held_in(model):
+    made = quantize(model, "rtn", uniform_plan(model, parse_bits("w4a8")), backend="integer")
+    layers = [m for m in made.transformer.modules() if isinstance(m, QuantLinear)]
+    if layers[0].why(4)[0] != "integer":
+        pytest.skip("no integer products here")
+    before = counted(made.transformer).expanded_bytes
+    for layer in layers:
+        layer(torch.randn(4, layer.in_features))
+    weights = sum(m.in_features * m.out_features for m in layers)
+    made_ready = counted(made.transformer).expanded_bytes - before
+    assert weights <= made_ready < 1.5 * weights, "a byte each, with sums of rows"
 
 
 def test_a_report_that_forgets_the_basis_is_caught(model, seen, target):
