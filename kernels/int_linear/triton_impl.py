@@ -17,24 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..ahead import AMD_STAGES, Build
-from ..triton_functions import gelu_tanh, loadable
-
-
-@triton.jit
-def _tile(m, n, BM: tl.constexpr, BN: tl.constexpr):
-    """First row and column of this program's tile, in an order in which neighbours share operands in the cache."""
-    program, down, across = tl.program_id(0), tl.cdiv(m, BM), tl.cdiv(n, BN)
-    first = program // (8 * across) * 8
-    height = tl.minimum(down - first, 8)
-    inside = program % (8 * across)
-    return (first + inside % height) * BM, inside // height * BN
-
-
-@triton.jit
-def _rows(ptr, start, count, stride, SIZE: tl.constexpr):
-    """Pointers [SIZE, 1] to rows from `start` on; those beyond the last are the last."""
-    row = tl.minimum(tl.arange(0, SIZE), count - 1 - start)
-    return ptr + start.to(tl.int64) * stride + (row * stride)[:, None]
+from ..triton_functions import gelu_tanh, loadable, product_tile, row_pointers
 
 
 @triton.jit
@@ -68,12 +51,12 @@ def _per_channel(
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """One scale for each weight row; EVEN where BK divides k. BK is 128 for nibbles."""
-    i0, j0 = _tile(m, n, BM, BN)
+    i0, j0 = product_tile(m, n, BM, BN)
     i, j = i0 + tl.arange(0, BM), j0 + tl.arange(0, BN)
     HALF: tl.constexpr = BK // 2 if NIBBLES else BK
     at = tl.arange(0, HALF)
-    codes = _rows(codes_ptr, i0, m, codes_stride, BM) + at[None, :]
-    data = _rows(data_ptr, j0, n, data_stride, BN) + at[None, :]
+    codes = row_pointers(codes_ptr, i0, m, codes_stride, BM) + at[None, :]
+    data = row_pointers(data_ptr, j0, n, data_stride, BN) + at[None, :]
     acc = tl.zeros((BM, BN), tl.int32)
     for k0 in range(0, k, BK):
         left = k - k0
@@ -119,13 +102,13 @@ def _in_groups(
     BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """A scale for GROUP channels of each weight row: int32 within a group, float32 across groups."""
-    i0, j0 = _tile(m, n, BM, BN)
+    i0, j0 = product_tile(m, n, BM, BN)
     i, j = i0 + tl.arange(0, BM), j0 + tl.arange(0, BN)
     BK: tl.constexpr = 64 if NIBBLES else GROUP
     STEP: tl.constexpr = 128 if NIBBLES else GROUP
     at = tl.arange(0, BK)
-    codes = _rows(codes_ptr, i0, m, codes_stride, BM) + at[None, :]
-    data = _rows(data_ptr, j0, n, data_stride, BN) + at[None, :]
+    codes = row_pointers(codes_ptr, i0, m, codes_stride, BM) + at[None, :]
+    data = row_pointers(data_ptr, j0, n, data_stride, BN) + at[None, :]
     scales = scale_ptr + j % n
     groups = tl.cdiv(k, GROUP)
     total = tl.zeros((BM, BN), tl.float32)

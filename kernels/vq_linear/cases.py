@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ def _case(m: int, n: int, k: int, c: int, d: int) -> Callable[[str], tuple[Tenso
         weight = example_weight(n, k, c, d)
         generator = torch.Generator().manual_seed(m)
         x, bias = torch.randn(m, k, generator=generator), torch.randn(n, generator=generator)
-        return vq_linear(x, weight, bias, backend), decode(weight, backend)
+        return vq_linear(x, weight, bias, backend), decode(weight)
 
     return run
 
@@ -32,4 +33,17 @@ def _case(m: int, n: int, k: int, c: int, d: int) -> Callable[[str], tuple[Tenso
 CASES = {
     f"{m}x{k} by {n}, {c} vectors of {d}": _case(m, n, k, c, d)
     for m, n, k, c, d in ((3, 5, 16, 256, 4), (7, 12, 18, 64, 2), (1, 4, 8, 2, 4))
+}
+
+
+def _call(c: int, d: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    weight, generator = example_weight(9, 24, c, d), torch.Generator().manual_seed(c)
+    x, bias = torch.randn(6, 24, generator=generator), torch.randn(9, generator=generator)
+    return x.to(dtype), weight.packed, weight.codebook, bias
+
+
+# Arguments of the custom op: name -> f() -> them.
+CALLS = {
+    "6x24 by 9, 256 vectors of 4": partial(_call, 256, 4, torch.bfloat16),
+    "6x24 by 9, 64 vectors of 2, float32": partial(_call, 64, 2, torch.float32),
 }
