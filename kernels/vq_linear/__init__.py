@@ -18,9 +18,13 @@ __all__ = ["OP", "VectorWeight", "choose", "decode", "vq_linear"]
 OP = Op(__name__, {"simulate": "reference", "triton": "custom_op"}, tolerance=1e-6)
 
 
-def choose(x: Tensor, weight: VectorWeight, backend: str | None = None) -> Choice:
+def choose(
+    x: Tensor, weight: VectorWeight, backend: str | None = None, act_bits: int | None = None
+) -> Choice:
     """The version that `vq_linear` takes for these arguments, and why. Raises RuntimeError as it does."""
-    return OP.choose(backend, obstacle=lambda version: custom_op.obstacle(weight, x.device))
+    return OP.choose(
+        backend, obstacle=lambda version: custom_op.obstacle(weight, act_bits, x.device)
+    )
 
 
 def decode(weight: VectorWeight) -> Tensor:
@@ -29,11 +33,16 @@ def decode(weight: VectorWeight) -> Tensor:
 
 
 def vq_linear(
-    x: Tensor, weight: VectorWeight, bias: Tensor | None = None, backend: str | None = None
+    x: Tensor,
+    weight: VectorWeight,
+    bias: Tensor | None = None,
+    backend: str | None = None,
+    act_bits: int | None = None,
 ) -> Tensor:
     """x float [m, k] -> y [m, n] in x's dtype, from the packed codes; sums are float32.
 
     Inside, the definition is float32; ``triton`` multiplies in x's dtype, to which it rounds the codebook.
+    With `act_bits` (2..8), rows and codebook are rounded to integers, whose products are the same everywhere.
     Raises ValueError where x or bias do not fit the weight, RuntimeError if `backend` cannot do it.
     """
     if x.dim() != 2 or x.shape[1] != weight.in_features or not x.is_floating_point():
@@ -42,8 +51,8 @@ def vq_linear(
         )
     if bias is not None and tuple(bias.shape) != (weight.out_features,):
         raise ValueError(f"bias has shape {tuple(bias.shape)}; needs ({weight.out_features},)")
-    version = OP.version(choose(x, weight, backend).backend)
-    return version.linear(x, weight, bias)
+    version = OP.version(choose(x, weight, backend, act_bits).backend)
+    return version.linear(x, weight, bias, act_bits)
 
 
 callable_module(__name__)

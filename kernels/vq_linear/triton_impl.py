@@ -42,78 +42,101 @@ def _codes(packed, at, count, BITS: tl.constexpr):
 
 @triton.jit
 def _vq_linear(
-    x_ptr, packed_ptr, codebook_ptr, bias_ptr, y_ptr, x_stride, packed_stride, m, n, k,
+    x_ptr, row_scale_ptr, packed_ptr, codebook_ptr, codebook_scale_ptr, bias_ptr, y_ptr,
+    x_stride, packed_stride, m, n, k,
     BITS: tl.constexpr, D: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """x [m, k]; codebook [2^BITS, D] in x's dtype; EVEN where BK divides k."""
+    """x [m, k], float or int8; codebook [2^BITS, D] in x's dtype; EVEN where BK divides k."""
     i0, j0 = product_tile(m, n, BM, BN)
     i, j = i0 + tl.arange(0, BM), j0 + tl.arange(0, BN)
     at, word, element = tl.arange(0, BK), tl.arange(0, BK // D), tl.arange(0, D)
     x = row_pointers(x_ptr, i0, m, x_stride, BM) + at[None, :]
     packed = row_pointers(packed_ptr, j0, n, packed_stride, BN)
-    acc = tl.zeros((BM, BN), tl.float32)
+    INTEGER: tl.constexpr = x_ptr.dtype.element_ty == tl.int8
+    acc = tl.zeros((BM, BN), tl.int32 if INTEGER else tl.float32)
     for k0 in range(0, k, BK):
         a = tl.load(x) if EVEN else tl.load(x, mask=(at < k - k0)[None, :], other=0.0)
         codes = _codes(packed, k0 // D + word, k // D, BITS)  # [BN, BK / D]
         vectors = tl.load(codebook_ptr + codes[:, :, None] * D + element[None, None, :])
         w = tl.reshape(vectors, (BN, BK))
-        acc = float_product(a, w, acc, PRECISION)
+        if INTEGER:
+            acc = tl.dot(a, w.T, acc, out_dtype=tl.int32)
+        else:
+            acc = float_product(a, w, acc, PRECISION)
         x += BK
+    out = acc.to(tl.float32)
+    if row_scale_ptr is not None:
+        row_scale = tl.load(row_scale_ptr + i, mask=i < m, other=0.0)
+        out *= (row_scale * tl.load(codebook_scale_ptr))[:, None]
     if bias_ptr is not None:
-        acc += tl.load(bias_ptr + j, mask=j < n, other=0.0)[None, :]
+        out += tl.load(bias_ptr + j, mask=j < n, other=0.0)[None, :]
     inside = (i < m)[:, None] & (j < n)[None, :]
     y = y_ptr + i.to(tl.int64)[:, None] * n + j[None, :]
-    tl.store(y, acc.to(y_ptr.dtype.element_ty), mask=inside)
+    tl.store(y, out.to(y_ptr.dtype.element_ty), mask=inside)
 
 
-def vq_linear(x: Tensor, packed: Tensor, codebook: Tensor, bias: Tensor | None) -> Tensor:
+def vq_linear(
+    x: Tensor,
+    row_scale: Tensor | None,
+    packed: Tensor,
+    codebook: Tensor,
+    codebook_scale: Tensor | None,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
     """As the custom op."""
     (m, k), n = x.shape, len(packed)
-    y = torch.empty((m, n), dtype=x.dtype, device=x.device)
-    x, packed = loadable(x), loadable(packed)
-    codebook = codebook.to(x.dtype).contiguous()
-    bias = None if bias is None else bias.float().contiguous()
+    y = torch.empty((m, n), dtype=dtype, device=x.device)
     if not y.numel():
         return y
-    c, d = codebook.shape
-    constants = _constants(k, c, d, x.dtype)
+    x, packed = loadable(x), loadable(packed)
+    row_scale = None if row_scale is None else row_scale.contiguous()
+    codebook = codebook.to(x.dtype).contiguous()
+    bias = None if bias is None else bias.float().contiguous()
+    constants = _constants(k, *codebook.shape, x.dtype)
     if torch.version.hip:
         constants["num_stages"] = min(AMD_STAGES, constants["num_stages"])
     grid = (triton.cdiv(m, constants["BM"]) * triton.cdiv(n, constants["BN"]),)
-    strides = (x.stride(0), packed.stride(0))
-    _vq_linear[grid](x, packed, codebook, bias, y, *strides, m, n, k, **constants)
+    _vq_linear[grid](
+        x, row_scale, packed, codebook, codebook_scale, bias, y, x.stride(0), packed.stride(0), m, n, k, **constants
+    )  # fmt: skip
     return y
 
 
 def _constants(k: int, c: int, d: int, dtype: torch.dtype) -> dict[str, Any]:
     """Tile and launch options."""
-    whole = dtype == torch.float32
-    block = 32 if whole else 64
+    side = 64 if dtype == torch.float32 else 128
+    block = 32 if dtype == torch.float32 else 128 if dtype == torch.int8 and d > 2 else 64
     return {
         "BITS": (c - 1).bit_length(),
         "D": d,
         "EVEN": k % block == 0,
         "PRECISION": float_precision(dtype),
-        "BM": 64 if whole else 128,
-        "BN": 64 if whole else 128,
+        "BM": side,
+        "BN": side,
         "BK": block,
         "num_warps": 8,
         "num_stages": 3,
     }
 
 
-def _build(name: str, c: int, d: int, dtype: torch.dtype = torch.bfloat16) -> Build:
-    """As for DiT-XL/2, 1152 channels."""
-    kind = {torch.bfloat16: "*bf16", torch.float32: "*fp32"}[dtype]
+def _build(name: str, c: int, d: int, dtype: torch.dtype) -> Build:
+    """As for DiT-XL/2, 1152 channels, float32 in and out or bfloat16 out."""
+    kind = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int8: "*i8"}[dtype]
     types = {"x_ptr": kind, "packed_ptr": "*u8", "codebook_ptr": kind, "bias_ptr": "*fp32"}
-    types |= {"y_ptr": kind, "m": "i32"}
+    types |= {"y_ptr": "*bf16" if dtype == torch.int8 else kind, "m": "i32"}
     types |= dict.fromkeys(("x_stride", "packed_stride", "n", "k"), "i32:16")
-    return Build(name, _vq_linear, types, _constants(1152, c, d, dtype), "half")
+    if dtype == torch.int8:
+        types |= {"row_scale_ptr": "*fp32", "codebook_scale_ptr": "*fp32"}
+    matrix = "int8" if dtype == torch.int8 else "half"
+    return Build(name, _vq_linear, types, _constants(1152, c, d, dtype), matrix)
 
 
 BUILDS = (
-    _build("256 vectors of 4", 256, 4),
-    _build("64 vectors of 2", 64, 2),
+    _build("256 vectors of 4", 256, 4, torch.bfloat16),
     _build("256 vectors of 4, float32", 256, 4, torch.float32),
+    _build("256 vectors of 4, int8", 256, 4, torch.int8),
+    _build("64 vectors of 2", 64, 2, torch.bfloat16),
+    _build("64 vectors of 2, int8", 64, 2, torch.int8),
 )

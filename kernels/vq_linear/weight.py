@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from ..quantize_rows import quantize_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,3 +47,9 @@ class VectorWeight:
     def out_features(self) -> int:
         """n."""
         return len(self.packed)
+
+    @cached_property
+    def rounded(self) -> tuple[VectorWeight, Tensor]:
+        """With whole numbers within -127..127 in its codebook, and their scale float32 [1, 1]."""
+        rows = quantize_rows(self.codebook.reshape(1, -1), 8, backend="simulate")
+        return replace(self, codebook=rows.codes.view(self.codebook.shape)), rows.scale

@@ -74,7 +74,39 @@ def test_in_half_precision_the_kernel_rounds_its_codebook(stored):
     weight = VectorWeight(whole.packed, whole.codebook.to(stored), 48)
     for dtype, tolerance in ((torch.bfloat16, 6e-3), (torch.float16, 1e-3), (torch.float32, 1e-6)):
         x = torch.randn(5, 48, generator=torch.Generator().manual_seed(1)).to(dtype)
-        got = torch.ops.dqviz.vq_linear(x, weight.packed, weight.codebook, None)
+        got = torch.ops.dqviz.vq_linear(x, None, weight.packed, weight.codebook, None, None, dtype)
         expected = x.double() @ decode(weight).double().T
         assert got.dtype == dtype
         assert (got.double() - expected).norm() <= tolerance * expected.norm()
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.float16])
+@pytest.mark.parametrize(("c", "d"), [(256, 4), (64, 2)])
+def test_rows_of_8_bits_multiply_a_codebook_of_8_bits(c, d, stored):
+    """Against float64, from the codes: both lie on 127 steps to the largest element."""
+    whole = example_weight(24, 48, c, d)
+    weight = VectorWeight(whole.packed, whole.codebook.to(stored), 48)
+    x, bias = torch.randn(5, 48, generator=torch.Generator().manual_seed(1)), torch.randn(24)
+    x[2] = 0.0
+    codebook, dense = weight.codebook.double(), decode(weight).double()
+    e, s = (
+        codebook.abs().max() / 127,
+        (x.double().abs().amax(1, keepdim=True) / 127).clamp(min=1e-8),
+    )
+    expected = ((x / s).round() @ (dense / e).round().T) * s * e + bias
+    for dtype in (torch.float32, torch.float16):
+        got = vq_linear(x.to(dtype), weight, bias, act_bits=8)
+        assert got.dtype == dtype
+    assert torch.allclose(vq_linear(x, weight, bias, act_bits=8).double(), expected, atol=1e-5)
+    exact = x.double() @ dense.T + bias
+    assert 0 < (expected - exact).norm() < 0.02 * exact.norm()
+    with pytest.raises(ValueError, match="bits is 9"):
+        vq_linear(x, weight, act_bits=9)
+
+
+def test_a_codebook_of_zeros_is_rounded_to_zeros():
+    weight = VectorWeight(example_weight(4, 16, 16, 4).packed, torch.zeros(16, 4), 16)
+    whole, scale = weight.rounded
+    assert not whole.codebook.any()
+    assert torch.equal(vq_linear(torch.ones(2, 16), weight, act_bits=8), torch.zeros(2, 4))
+    assert float(scale) > 0

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from kernels import bitpack
+from kernels.quantize_rows import custom_op as row_op
 from kernels.vq_linear import VectorWeight, custom_op, triton_impl, vq_linear
-from kernels.vq_linear.cases import example_weight
+from kernels.vq_linear.cases import CALLS, example_weight
 
 # m, k, n, vectors, elements; the last has more rows of tiles than one group of the order in which they run
 SHAPES = [
@@ -31,7 +32,17 @@ def rows_of(m: int, k: int) -> Tensor:
 
 def product(x: Tensor, weight: VectorWeight, bias: Tensor | None = None) -> Tensor:
     """What the kernel gives."""
-    return triton_impl.vq_linear(x, weight.packed, weight.codebook, bias)
+    return triton_impl.vq_linear(x, None, weight.packed, weight.codebook, None, bias, x.dtype)
+
+
+def integer_product(
+    x: Tensor, weight: VectorWeight, bias: Tensor | None = None, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """What the kernel gives of rows and a codebook in int8."""
+    codes, scale, _ = row_op.as_int8(x, 8, True)
+    whole, codebook_scale = weight.rounded
+    codebook = whole.codebook.to(torch.int8)
+    return triton_impl.vq_linear(codes, scale, weight.packed, codebook, codebook_scale, bias, dtype)
 
 
 def exact(x: Tensor, weight: VectorWeight, bias: Tensor | None = None) -> Tensor:
@@ -40,6 +51,15 @@ def exact(x: Tensor, weight: VectorWeight, bias: Tensor | None = None) -> Tensor
     codes = bitpack.unpack(weight.packed, weight.bits, count)
     w = weight.codebook.double()[codes.long()].flatten(1)  # [n, k]
     y = x.double() @ w.T
+    return y if bias is None else y + bias.double()
+
+
+def exact_of_integers(x: Tensor, weight: VectorWeight, bias: Tensor | None = None) -> Tensor:
+    """The same for rows and a codebook on 127 steps, the steps from the formula."""
+    codes, scale, _ = row_op.as_int8(x, 8, True)
+    e = float(weight.codebook.abs().max()) / 127
+    whole = VectorWeight(weight.packed, (weight.codebook / e).round(), weight.in_features)
+    y = exact(codes, whole) * scale.double() * e
     return y if bias is None else y + bias.double()
 
 
@@ -57,6 +77,27 @@ def test_outputs_against_float64(m: int, k: int, n: int, c: int, d: int) -> None
         got = product(x, weight, b)
         assert got.dtype == torch.float32
         assert_close(got, exact(x, weight, b), 1e-6)
+
+
+@pytest.mark.parametrize(("m", "k", "n", "c", "d"), SHAPES[:5])
+def test_integer_sums_are_exact(m: int, k: int, n: int, c: int, d: int) -> None:
+    generator = torch.Generator().manual_seed(k)
+    codes = torch.randint(-127, 128, (m, k), generator=generator, dtype=torch.int8)
+    book = torch.randint(-127, 128, (c, d), generator=generator, dtype=torch.int8)
+    packed = example_weight(n, k, c, d).packed
+    codes[0], book[0] = -127, 127  # the largest operands
+    got = triton_impl.vq_linear(codes, torch.ones(m, 1), packed, book, torch.ones(1, 1), None, torch.float32)  # fmt: skip
+    assert torch.equal(got.double(), exact(codes, VectorWeight(packed, book.float(), k)))
+
+
+@pytest.mark.parametrize(("m", "k", "n", "c", "d"), SHAPES[:4])
+def test_rows_and_codebook_of_8_bits_against_float64(
+    m: int, k: int, n: int, c: int, d: int
+) -> None:
+    weight, x = example_weight(n, k, c, d), rows_of(m, k)
+    bias = torch.randn(n, generator=torch.Generator().manual_seed(n))
+    for b in (bias, None):
+        assert_close(integer_product(x, weight, b), exact_of_integers(x, weight, b), 1e-6)
 
 
 @pytest.mark.parametrize(
@@ -104,6 +145,15 @@ def test_views_of_rows_codes_codebook_and_bias() -> None:
         assert torch.equal(product(x, view, bias.to(torch.float64)), expected)
     assert product(x[:0], weight).shape == (0, 9)
     assert torch.equal(product(x.double(), weight, bias), expected.double())
+    codes, scale, _ = row_op.as_int8(x, 8, True)
+    wide = torch.full((6, 64), 99, dtype=torch.int8)
+    wide[:, 5:45] = codes
+    book = torch.randint(-127, 128, (64, 2), dtype=torch.int8)
+    one = torch.tensor([[0.5]])
+    rest = (weight.packed, book, one, bias, torch.float32)
+    expected = triton_impl.vq_linear(codes, scale, *rest)
+    scales = torch.cat([scale, scale], 1)[:, :1]
+    assert torch.equal(triton_impl.vq_linear(wide[:, 5:45], scales, *rest), expected)
 
 
 def test_a_row_of_nan_or_inf_harms_no_other() -> None:
@@ -116,13 +166,17 @@ def test_a_row_of_nan_or_inf_harms_no_other() -> None:
 
 
 def test_the_custom_op_says_what_the_kernel_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, call in CALLS.items():
+        arguments = call()
+        got, told = triton_impl.vq_linear(*arguments), custom_op.vq_linear(*arguments)
+        assert got.dtype == told.dtype
+        assert_close(got, told.double(), 1e-6 if "float32" in name else 8e-3)
     weight, x = example_weight(20, 96, 256, 4), rows_of(8, 96)
     bias = torch.randn(20, generator=torch.Generator().manual_seed(3))
-    for dtype, tolerance in ((torch.float32, 1e-6), (torch.bfloat16, 8e-3), (torch.float16, 1e-3)):
-        arguments = (x.clamp(-100, 100).to(dtype), weight.packed, weight.codebook, bias)
-        got, told = triton_impl.vq_linear(*arguments), custom_op.vq_linear(*arguments)
-        assert got.dtype == told.dtype == dtype
-        assert_close(got, told.double(), tolerance)
     monkeypatch.setattr(custom_op, "vq_linear", triton_impl.vq_linear)
     monkeypatch.setattr(custom_op, "triton_obstacle", lambda *about: None)
-    assert_close(vq_linear(x, weight, bias, "triton"), exact(x, weight, bias), 1e-6)
+    for act_bits, expected in (
+        (None, exact(x, weight, bias)),
+        (8, exact_of_integers(x, weight, bias)),
+    ):
+        assert_close(vq_linear(x, weight, bias, "triton", act_bits), expected, 1e-6)
