@@ -42,16 +42,17 @@ def vq_linear(
 
 
 @vq_linear.register_kernel("cuda")
-def _(x: Tensor, *operands: Any) -> Tensor:
+def _(*operands: Any) -> Tensor:
     from .triton_impl import vq_linear
 
-    with torch.cuda.device_of(x):  # Triton launches on the current device
-        return vq_linear(x, *operands)
+    with torch.cuda.device_of(operands[0]):  # Triton launches on the current device
+        return vq_linear(*operands)
 
 
 @vq_linear.register_fake
-def _(x: Tensor, row_scale: Tensor | None, packed: Tensor, *others: Any) -> Tensor:
-    return x.new_empty((len(x), len(packed)), dtype=others[-1])
+def _(*operands: Any) -> Tensor:
+    x, _, packed, *_, dtype = operands
+    return x.new_empty((len(x), len(packed)), dtype=dtype)
 
 
 def obstacle(weight: VectorWeight, act_bits: int | None, device: torch.device) -> str | None:

@@ -26,17 +26,17 @@ from ..triton_functions import (
 
 
 @triton.jit
-def _codes(packed, at, count, BITS: tl.constexpr):
-    """Codes int32 [BN, W] number `at` [W] of the rows at `packed` [BN, 1]; 0 from `count` on."""
+def _codes(packed, at, count, BITS: tl.constexpr, C: tl.constexpr):
+    """Codes below C, int32 [BN, W], number `at` [W] of the rows at `packed` [BN, 1]; 0 from `count` on."""
     bit = at * BITS
     byte, inside = packed + (bit >> 3)[None, :], (at < count)[None, :]
     code = tl.load(byte, mask=inside, other=0).to(tl.int32)
-    if 8 % BITS != 0:  # a code may go on in the next byte, if the row has one
+    if BITS & (BITS - 1) != 0:  # a code may go on in the next byte, if the row has one
         last = (count * BITS + 7) // 8 - 1
         inside = inside & ((bit >> 3) < last)[None, :]
         code |= tl.load(byte + 1, mask=inside, other=0).to(tl.int32) << 8
     if BITS < 8:
-        code = (code >> (bit & 7)[None, :]) & ((1 << BITS) - 1)
+        code = (code >> (bit & 7)[None, :]) & (C - 1)
     return code
 
 
@@ -44,10 +44,10 @@ def _codes(packed, at, count, BITS: tl.constexpr):
 def _vq_linear(
     x_ptr, row_scale_ptr, packed_ptr, codebook_ptr, codebook_scale_ptr, bias_ptr, y_ptr,
     x_stride, packed_stride, m, n, k,
-    BITS: tl.constexpr, D: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
+    BITS: tl.constexpr, C: tl.constexpr, D: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """x [m, k], float or int8; codebook [2^BITS, D] in x's dtype; EVEN where BK divides k."""
+    """x [m, k], float or int8; codebook [C, D] in x's dtype; C is 2^BITS; EVEN where BK divides k."""
     i0, j0 = product_tile(m, n, BM, BN)
     i, j = i0 + tl.arange(0, BM), j0 + tl.arange(0, BN)
     at, word, element = tl.arange(0, BK), tl.arange(0, BK // D), tl.arange(0, D)
@@ -57,7 +57,7 @@ def _vq_linear(
     acc = tl.zeros((BM, BN), tl.int32 if INTEGER else tl.float32)
     for k0 in range(0, k, BK):
         a = tl.load(x) if EVEN else tl.load(x, mask=(at < k - k0)[None, :], other=0.0)
-        codes = _codes(packed, k0 // D + word, k // D, BITS)  # [BN, BK / D]
+        codes = _codes(packed, k0 // D + word, k // D, BITS, C)  # [BN, BK / D]
         vectors = tl.load(codebook_ptr + codes[:, :, None] * D + element[None, None, :])
         w = tl.reshape(vectors, (BN, BK))
         if INTEGER:
@@ -94,7 +94,8 @@ def vq_linear(
     row_scale = None if row_scale is None else row_scale.contiguous()
     codebook = codebook.to(x.dtype).contiguous()
     bias = None if bias is None else bias.float().contiguous()
-    constants = _constants(k, *codebook.shape, x.dtype)
+    c, d = codebook.shape
+    constants = _constants(k, c, d, x.dtype)
     if torch.version.hip:
         constants["num_stages"] = min(AMD_STAGES, constants["num_stages"])
     grid = (triton.cdiv(m, constants["BM"]) * triton.cdiv(n, constants["BN"]),)
@@ -110,6 +111,7 @@ def _constants(k: int, c: int, d: int, dtype: torch.dtype) -> dict[str, Any]:
     block = 32 if dtype == torch.float32 else 128 if dtype == torch.int8 and d > 2 else 64
     return {
         "BITS": (c - 1).bit_length(),
+        "C": c,
         "D": d,
         "EVEN": k % block == 0,
         "PRECISION": float_precision(dtype),
