@@ -1,4 +1,4 @@
-"""What the Triton kernels share: rounding, row codes, activations, and the tile that a row takes.
+"""What the Triton kernels share: rounding, row codes, activations, and the tiles of rows and of products.
 
 Imported by `kernels/*/triton_impl.py` only. Everything here also runs in Triton's interpreter, so nothing
 of `libdevice` and no bfloat16 arithmetic: operands are float32 from the load on.
@@ -14,6 +14,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton import knobs
 
 from .dispatch import LARGEST_ROW
 
@@ -63,6 +64,44 @@ def loadable(x: Tensor) -> Tensor:
     """x with its last axis dense, and in a dtype that the kernels load: float64 becomes float32."""
     x = x.float() if x.dtype == torch.float64 else x
     return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def float_precision(dtype: torch.dtype) -> str:
+    """PRECISION of `float_product` for operands of a dtype.
+
+    Not "ieee" on a GPU: for sm_100, Triton 3.7.1 compiles that to tf32, of 10 bits. bf16x6 is six products of
+    bfloat16 parts, as exact as float32. The interpreter, which cannot multiply bfloat16, takes float32 for all.
+    """
+    if knobs.runtime.interpret:
+        return "ieee"
+    return "bf16x6" if dtype == torch.float32 else ""
+
+
+@triton.jit
+def product_tile(m, n, BM: tl.constexpr, BN: tl.constexpr):
+    """First row and column of this program's tile, in an order in which neighbours share operands in the cache."""
+    program, down, across = tl.program_id(0), tl.cdiv(m, BM), tl.cdiv(n, BN)
+    first = program // (8 * across) * 8
+    height = tl.minimum(down - first, 8)
+    inside = program % (8 * across)
+    return (first + inside % height) * BM, inside // height * BN
+
+
+@triton.jit
+def row_pointers(ptr, start, count, stride, SIZE: tl.constexpr):
+    """Pointers [SIZE, 1] to rows from `start` on; those beyond the last are the last."""
+    row = tl.minimum(tl.arange(0, SIZE), count - 1 - start)
+    return ptr + start.to(tl.int64) * stride + (row * stride)[:, None]
+
+
+@triton.jit
+def float_product(a, w, acc, PRECISION: tl.constexpr):
+    """acc float32 [r, c] + a [r, k] times w [c, k] transposed: as they are where PRECISION is "", else in float32."""
+    if PRECISION == "":
+        acc = tl.dot(a, w.T, acc)
+    else:
+        acc = tl.dot(a.to(tl.float32), w.to(tl.float32).T, acc, input_precision=PRECISION)
+    return acc
 
 
 @triton.jit

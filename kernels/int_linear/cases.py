@@ -54,14 +54,20 @@ CASES = {
     "5x31x16 w8a7 asymmetric": _case(5, 31, 16, 8, 7, symmetric=False),
     "4x100x12 w4a8 groups of 32": _case(4, 100, 12, 4, 8, symmetric=False, group=32),
     "4x24x6 w3 weight-only": _case(4, 24, 6, 3, None),
+    "4x130x6 w4 weight-only, groups of 64": _case(4, 130, 6, 4, None, symmetric=False, group=64),
 }
 
 
-def _call(bits: int, group: int | None, symmetric: bool, after: str) -> tuple[Any, ...]:
+def _call(
+    bits: int, group: int | None, symmetric: bool, after: str, act_bits: int | None = 8
+) -> tuple[Any, ...]:
     m, k, n = 6, 70, 9
     generator = torch.Generator().manual_seed(bits)
     x, bias = torch.randn(m, k, generator=generator), torch.randn(n, generator=generator)
-    codes, scale, zero = row_op.as_int8(x, 8, symmetric)
+    if act_bits is None:
+        codes, scale, zero = x.to(torch.bfloat16), None, None
+    else:
+        codes, scale, zero = row_op.as_int8(x, act_bits, symmetric)
     own = operand(example_weight(n, k, bits, symmetric, group))
     gate, residual = torch.randn(2, n, generator=generator), torch.randn(m, n, generator=generator)
     return (
@@ -83,4 +89,6 @@ CALLS = {
     "6x70x9 w8a8": partial(_call, 8, None, True, ""),
     "6x70x9 w8a8 asymmetric, GELU": partial(_call, 8, None, False, "gelu"),
     "6x70x9 w4a8 in groups, gate and residual": partial(_call, 4, 64, False, "gate"),
+    "6x70x9 w4a16": partial(_call, 4, None, False, "", None),
+    "6x70x9 w8a16 in groups, gate and residual": partial(_call, 8, 64, True, "gate", None),
 }

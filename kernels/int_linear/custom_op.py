@@ -1,7 +1,8 @@
 """`torch.ops.dqviz.int_linear`, the product with what comes after it: the version ``triton``.
 
 On CUDA tensors it launches the Triton kernel, which is imported then; on CPU tensors it says what the kernel
-computes. Its arguments are tensors: row codes in int8 and an `Operand`, which is made of the stored integers.
+computes. Its arguments are tensors: row codes in int8, or rows as they are, and an `Operand`, which is made of the
+stored integers.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from .operand import GROUPS, from_nibbles, groups_fit, operand
 from .reference import finished
 from .weight import After, GatedResidual, PackedWeight, Prepared
 
+EXACT = 256  # largest whole number below which all are bfloat16
+
 
 @torch.library.custom_op("dqviz::int_linear", mutates_args=(), device_types="cpu")
 def int_linear(
     codes: Tensor,
-    row_scale: Tensor,
+    row_scale: Tensor | None,
     row_zero: Tensor | None,
     data: Tensor,
     scale: Tensor,
@@ -37,22 +40,23 @@ def int_linear(
 ) -> Tensor:
     """codes int8 [m, k], row_scale, row_zero [m, 1]; data .. shift, group as in `Operand`; y [m, n] in `dtype`.
 
-    With int32, y is the integer sums before scales and all else.
+    With int32, y is the integer sums before scales and all else. Without row_scale, codes are rows float [m, k].
     """
     k = codes.shape[1]
     q = (from_nibbles(data, k) if data.dtype == torch.uint8 else data).double()  # [n, k]
     a = codes.double() if row_zero is None else codes.double() - row_zero.double()  # [m, k]
+    s = 1.0 if row_scale is None else row_scale
     if group:
         d = scale.T.repeat_interleave(group, 1)[:, :k]  # [n, k]
         z = 0 if shift is None else shift.T.repeat_interleave(group, 1)[:, :k]
-        y = (a @ ((q - z) * d).T) * row_scale
+        y = (a @ ((q - z) * d).T) * s
     else:
         acc = a @ q.T  # [m, n]
         if shift is not None:
             acc -= a.sum(1, keepdim=True) * shift
         if dtype == torch.int32:
             return acc.to(torch.int32)
-        y = acc * row_scale * scale
+        y = acc * s * scale
     y = (y if bias is None else y + bias).float()
     return finished(y, _after(gate, residual, gelu), dtype).contiguous()
 
@@ -73,9 +77,9 @@ def _(*operands: Any) -> Tensor:
 
 def obstacle(weight: PackedWeight, act_bits: int | None, device: torch.device) -> str | None:
     """What prevents the Triton version for this weight and device, or None."""
-    if act_bits is None:
-        return "weight-only products have no Triton version"
-    if weight.in_features * 255 * 255 >= 2**31:
+    if act_bits is None and float(weight.integers().abs().amax()) > EXACT:
+        return f"codes less zeros beyond {EXACT} are not exact in 16 bits"
+    if act_bits is not None and weight.in_features * 255 * 255 >= 2**31:
         return f"{weight.in_features} input features can overflow 32-bit sums"
     if weight.scale.shape[1] > 1:
         if weight.group_size not in GROUPS:
@@ -84,19 +88,21 @@ def obstacle(weight: PackedWeight, act_bits: int | None, device: torch.device) -
             return (
                 "weights in groups whose codes less zeros leave -128..127 do not fit 8-bit operands"
             )
-    return triton_obstacle(device, weight.in_features)
+    return triton_obstacle(device, 0 if act_bits is None else weight.in_features)
 
 
 def linear(
     x: Tensor,
     weight: Prepared,
     bias: Tensor | None,
-    act_bits: int,
+    act_bits: int | None,
     act_symmetric: bool,
     after: After,
     dtype: torch.dtype,
 ) -> Tensor:
     """x float[m, k] -> y [m, n]."""
+    if act_bits is None:
+        return _product(x, None, None, weight, bias, after, dtype)
     parts = row_op.quantize_rows(x, act_bits, act_symmetric)
     return multiply(RowCodes.of(parts, act_symmetric), weight, bias, act_bits, after, dtype)
 
@@ -115,17 +121,29 @@ def multiply(
         half = 0 if zero is None else 2 ** (act_bits - 1)
         codes = (codes - half).to(torch.int8)
         zero = None if zero is None else zero - half
-    own = weight.form("triton", operand)
-    gated = isinstance(after, GatedResidual)
-    gate, residual = (after.gate, after.residual) if gated else (None, None)
-    return int_linear(
-        codes, rows.scale, zero, *own[:4], bias, gate, residual, own.group, after == "gelu", dtype
-    )
+    return _product(codes, rows.scale, zero, weight, bias, after, dtype)
 
 
 def accumulate(x: Tensor, weight: Prepared, act_bits: int, act_symmetric: bool) -> Tensor:
     """acc int64[m, n], exact."""
     return linear(x, weight, None, act_bits, act_symmetric, None, torch.int32).to(torch.int64)
+
+
+def _product(
+    rows: Tensor,
+    scale: Tensor | None,
+    zero: Tensor | None,
+    weight: Prepared,
+    bias: Tensor | None,
+    after: After,
+    dtype: torch.dtype,
+) -> Tensor:
+    own = weight.form("triton", operand)
+    gated = isinstance(after, GatedResidual)
+    gate, residual = (after.gate, after.residual) if gated else (None, None)
+    return int_linear(
+        rows, scale, zero, *own[:4], bias, gate, residual, own.group, after == "gelu", dtype
+    )
 
 
 def _after(gate: Tensor | None, residual: Tensor | None, gelu: bool) -> After:

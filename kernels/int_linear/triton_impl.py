@@ -17,47 +17,9 @@ import triton.language as tl
 from torch import Tensor
 
 from ..ahead import AMD_STAGES, Build
-from ..triton_functions import gelu_tanh, loadable
-
-
-@triton.jit
-def _tile(m, n, BM: tl.constexpr, BN: tl.constexpr):
-    """First row and column of this program's tile, in an order in which neighbours share operands in the cache."""
-    program, down, across = tl.program_id(0), tl.cdiv(m, BM), tl.cdiv(n, BN)
-    first = program // (8 * across) * 8
-    height = tl.minimum(down - first, 8)
-    inside = program % (8 * across)
-    return (first + inside % height) * BM, inside // height * BN
-
-
-@triton.jit
-def _rows(ptr, start, count, stride, SIZE: tl.constexpr):
-    """Pointers [SIZE, 1] to rows from `start` on; those beyond the last are the last."""
-    row = tl.minimum(tl.arange(0, SIZE), count - 1 - start)
-    return ptr + start.to(tl.int64) * stride + (row * stride)[:, None]
-
-
-@triton.jit
-def _finish(
-    y, y_ptr, bias_ptr, gate_ptr, residual_ptr, gate_stride, residual_stride, i0, j, m, n, t,
-    GELU: tl.constexpr, BM: tl.constexpr,
-):  # fmt: skip
-    """Bias, GELU or gate and residual, and the store of y float32 [BM, BN], whose first row is i0."""
-    i, row = i0 + tl.arange(0, BM), tl.arange(0, BM)[:, None]
-    inside = (i < m)[:, None] & (j < n)[None, :]
-    if bias_ptr is not None:
-        y += tl.load(bias_ptr + j, mask=j < n, other=0.0)[None, :]
-    if GELU:
-        y = gelu_tanh(y)
-    if gate_ptr is not None:
-        gate = tl.load(
-            gate_ptr + (i // t * gate_stride)[:, None] + j[None, :], mask=inside, other=0.0
-        )
-        residual_ptr += i0.to(tl.int64) * residual_stride
-        stream = tl.load(residual_ptr + row * residual_stride + j[None, :], mask=inside, other=0.0)
-        y = stream.to(tl.float32) + gate.to(tl.float32) * y
-    y_ptr += i0.to(tl.int64) * n
-    tl.store(y_ptr + row * n + j[None, :], y.to(y_ptr.dtype.element_ty), mask=inside)
+from ..triton_functions import loadable, product_tile, row_pointers
+from . import weight_only
+from .epilogue import finish
 
 
 @triton.jit
@@ -68,12 +30,12 @@ def _per_channel(
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """One scale for each weight row; EVEN where BK divides k. BK is 128 for nibbles."""
-    i0, j0 = _tile(m, n, BM, BN)
+    i0, j0 = product_tile(m, n, BM, BN)
     i, j = i0 + tl.arange(0, BM), j0 + tl.arange(0, BN)
     HALF: tl.constexpr = BK // 2 if NIBBLES else BK
     at = tl.arange(0, HALF)
-    codes = _rows(codes_ptr, i0, m, codes_stride, BM) + at[None, :]
-    data = _rows(data_ptr, j0, n, data_stride, BN) + at[None, :]
+    codes = row_pointers(codes_ptr, i0, m, codes_stride, BM) + at[None, :]
+    data = row_pointers(data_ptr, j0, n, data_stride, BN) + at[None, :]
     acc = tl.zeros((BM, BN), tl.int32)
     for k0 in range(0, k, BK):
         left = k - k0
@@ -106,7 +68,7 @@ def _per_channel(
         row_scale = tl.load(row_scale_ptr + i, mask=i < m, other=0.0)
         scale = tl.load(scale_ptr + j, mask=j < n, other=0.0)
         y = acc.to(tl.float32) * row_scale[:, None] * scale[None, :]
-        _finish(
+        finish(
             y, y_ptr, bias_ptr, gate_ptr, residual_ptr, gate_stride, residual_stride, i0, j, m, n, t, GELU, BM
         )  # fmt: skip
 
@@ -119,13 +81,13 @@ def _in_groups(
     BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """A scale for GROUP channels of each weight row: int32 within a group, float32 across groups."""
-    i0, j0 = _tile(m, n, BM, BN)
+    i0, j0 = product_tile(m, n, BM, BN)
     i, j = i0 + tl.arange(0, BM), j0 + tl.arange(0, BN)
     BK: tl.constexpr = 64 if NIBBLES else GROUP
     STEP: tl.constexpr = 128 if NIBBLES else GROUP
     at = tl.arange(0, BK)
-    codes = _rows(codes_ptr, i0, m, codes_stride, BM) + at[None, :]
-    data = _rows(data_ptr, j0, n, data_stride, BN) + at[None, :]
+    codes = row_pointers(codes_ptr, i0, m, codes_stride, BM) + at[None, :]
+    data = row_pointers(data_ptr, j0, n, data_stride, BN) + at[None, :]
     scales = scale_ptr + j % n
     groups = tl.cdiv(k, GROUP)
     total = tl.zeros((BM, BN), tl.float32)
@@ -164,14 +126,14 @@ def _in_groups(
         zero = tl.load(row_zero_ptr + i, mask=i < m, other=0.0)
         total -= zero[:, None] * tl.load(sums_ptr + j, mask=j < n, other=0.0)[None, :]
     y = total * tl.load(row_scale_ptr + i, mask=i < m, other=0.0)[:, None]
-    _finish(
+    finish(
         y, y_ptr, bias_ptr, gate_ptr, residual_ptr, gate_stride, residual_stride, i0, j, m, n, t, GELU, BM
     )  # fmt: skip
 
 
 def int_linear(
     codes: Tensor,
-    row_scale: Tensor,
+    row_scale: Tensor | None,
     row_zero: Tensor | None,
     data: Tensor,
     scale: Tensor,
@@ -185,6 +147,10 @@ def int_linear(
     dtype: torch.dtype,
 ) -> Tensor:
     """As the custom op."""
+    if row_scale is None:
+        return weight_only.weight_only(
+            codes, data, scale, shift, bias, gate, residual, group, gelu, dtype
+        )
     (m, k), n = codes.shape, len(data)
     packed = data.dtype == torch.uint8
     codes, row_scale = loadable(codes), row_scale.contiguous()
@@ -284,4 +250,5 @@ BUILDS = (
     _build("w4a8, groups of 128", packed=True, group=128),
     _build("w4a8, groups of 64", packed=True, group=64),
     _build("w4a8, groups of 128, asymmetric both", packed=True, group=128, zeros=True),
+    *weight_only.BUILDS,
 )

@@ -57,6 +57,29 @@ def test_the_operand_of_a_gpu_holds_the_stored_integers(
     assert (got.double() - expected).norm() <= 1e-6 * (expected.norm() + bias.norm())
 
 
+@settings(deadline=None, max_examples=40)
+@given(
+    k=st.integers(1, 300),
+    bits=st.integers(1, 8),
+    symmetric=st.booleans(),
+    group=st.sampled_from([None, 64, 128]),
+    seed=st.integers(0, 99),
+)
+def test_weight_only_products_take_the_same_operand(
+    k: int, bits: int, symmetric: bool, group: int | None, seed: int
+) -> None:
+    weight = example_weight(5, k, bits, symmetric, group, seed)
+    x, bias, q = rows_of(4, k, seed), rows_of(1, 5, seed)[0], weight.integers()
+    with patch.object(custom_op, "triton_obstacle", lambda *about: None):
+        if len(weight.scale[0]) > 1 and (int(q.min()) < -128 or int(q.max()) > 127):
+            with pytest.raises(RuntimeError, match="do not fit 8-bit operands"):
+                int_linear(x, weight, bias, None, backend="triton")
+            return
+        got = int_linear(x, weight, bias, None, backend="triton")
+    expected = exact(x, weight, bias, None, True)
+    assert (got.double() - expected).norm() <= 1e-6 * (expected.norm() + bias.norm())
+
+
 @pytest.mark.parametrize("k", [1, 64, 65, 128, 200])
 def test_nibbles_and_back(k: int) -> None:
     q = torch.randint(-8, 8, (3, k), generator=torch.Generator().manual_seed(k), dtype=torch.int8)
@@ -67,8 +90,13 @@ def test_nibbles_and_back(k: int) -> None:
 
 def test_what_triton_cannot_multiply_is_refused_with_its_reason() -> None:
     x = rows_of(3, 256)
+    far = example_weight(8, 256, 4, symmetric=False)
+    assert far.zero is not None
+    far.zero[3] = 300
     for weight, act_bits, reason in (
-        (example_weight(8, 256, 4), None, "weight-only products have no Triton version"),
+        (far, None, "codes less zeros beyond 256 are not exact in 16 bits"),
+        (example_weight(8, 256, 4, group_size=32), None, "weight groups of 32 have no Triton"),
+        (example_weight(8, 256, 8, False, 64), None, "do not fit 8-bit operands"),
         (example_weight(8, 256, 4, group_size=32), 8, "weight groups of 32 have no Triton version"),
         (example_weight(8, 256, 8, False, 64), 8, "do not fit 8-bit operands"),
     ):

@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.int_linear import GatedResidual, PackedWeight, accumulate, custom_op, triton_impl
+from kernels.int_linear import (
+    GatedResidual,
+    PackedWeight,
+    accumulate,
+    custom_op,
+    int_linear,
+    triton_impl,
+)
 from kernels.int_linear.cases import example_weight
 from kernels.int_linear.operand import operand
 from kernels.int_linear.weight import After
@@ -16,17 +23,25 @@ from kernels.quantize_rows import custom_op as row_op
 SHAPES = [(77, 130, 90), (128, 256, 128), (3, 33, 5), (130, 128, 129), (1050, 32, 130)]
 
 
-def rows_of(m: int, k: int, symmetric: bool, bits: int = 8) -> tuple[Tensor, Tensor, Tensor | None]:
-    """int8 codes of seeded rows, among them zeros, large and small ones."""
+Rows = tuple[Tensor, Tensor | None, Tensor | None]  # without a scale they are floating point
+
+
+def floats_of(m: int, k: int) -> Tensor:
+    """Seeded rows, among them zeros, large and small ones."""
     x = torch.randn(m, k, generator=torch.Generator().manual_seed(m)) + 0.3
     for i, change in enumerate((0.0, 1e4, 1e-6)):
         x[i % m] *= change
-    codes, scale, zero = row_op.as_int8(x, bits, symmetric)
+    return x
+
+
+def rows_of(m: int, k: int, symmetric: bool, bits: int = 8) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Their int8 codes."""
+    codes, scale, zero = row_op.as_int8(floats_of(m, k), bits, symmetric)
     return codes, scale, None if symmetric else zero
 
 
 def product(
-    rows: tuple[Tensor, Tensor, Tensor | None],
+    rows: Rows,
     weight: PackedWeight,
     bias: Tensor | None = None,
     after: After = None,
@@ -41,14 +56,15 @@ def product(
 
 
 def exact(
-    rows: tuple[Tensor, Tensor, Tensor | None],
+    rows: Rows,
     weight: PackedWeight,
     bias: Tensor | None = None,
     after: After = None,
 ) -> Tensor:
     """The same in float64, from the stored codes and nothing of the op."""
     codes, scale, zero = rows
-    a = (codes.double() - (0 if zero is None else zero.double())) * scale.double()
+    a = codes.double() - (0 if zero is None else zero.double())
+    a = a if scale is None else a * scale.double()
     group = torch.arange(weight.in_features) // (weight.group_size or weight.in_features)
     q = weight.codes().double() - weight.zeros().double()[:, group]
     y = a @ (q * weight.scale.double()[:, group]).T
@@ -173,6 +189,55 @@ def test_the_largest_operands_do_not_overflow() -> None:
     assert torch.equal(product(rows, weight, dtype=torch.int32).double(), expected)
 
 
+@pytest.mark.parametrize("symmetric", [True, False], ids=["weights", "weights-with-zeros"])
+@pytest.mark.parametrize(
+    ("bits", "group"), [(3, None), (4, None), (8, None), (4, 64), (4, 128), (6, 128)]
+)
+@pytest.mark.parametrize(("m", "k", "n"), [(40, 330, 70), (3, 33, 5)])
+def test_rows_that_are_not_quantized(
+    m: int, k: int, n: int, bits: int, group: int | None, symmetric: bool
+) -> None:
+    weight, x = example_weight(n, k, bits, symmetric, group), floats_of(m, k)
+    bias = torch.randn(n, generator=torch.Generator().manual_seed(n))
+    for b in (bias, None):
+        got = product((x, None, None), weight, b)
+        assert_close(got, exact((x, None, None), weight, b), 1e-6)
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("symmetric", [True, False], ids=["weights", "weights-with-zeros"])
+def test_every_weight_is_exact_in_16_bits(bits: int, symmetric: bool) -> None:
+    """Rows of an identity read the weight; without scales it is whole numbers."""
+    k = 160
+    stored = example_weight(7, k, bits, symmetric)
+    weight = PackedWeight(stored.packed, bits, k, torch.ones(7, 1), stored.zero)
+    for dtype in (torch.bfloat16, torch.float16):
+        eye = (torch.eye(k, dtype=dtype), None, None)
+        assert torch.equal(product(eye, weight, dtype=dtype).double(), exact(eye, weight))
+
+
+@pytest.mark.parametrize("group", [None, 64])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 8e-3), (torch.float16, 1e-3)])
+def test_half_precision_rows_views_and_what_comes_after(
+    dtype: torch.dtype, tolerance: float, group: int | None
+) -> None:
+    b, t, k, n = 2, 15, 130, 70
+    weight, generator = example_weight(n, k, 4, False, group), torch.Generator().manual_seed(k)
+    wide = torch.randn(b * t, 150, generator=generator).to(dtype)
+    x = wide[:, 7 : 7 + k]
+    x[3] = 0.0
+    bias, gate = torch.randn(n, generator=generator), torch.randn(b, n, generator=generator)
+    residual = torch.randn(b * t, n, generator=generator).to(dtype)
+    for after in (None, "gelu", GatedResidual(gate.to(dtype), residual)):
+        got = product((x, None, None), weight, bias, after, dtype)
+        assert got.dtype == dtype
+        assert_close(got, exact((x, None, None), weight, bias, after), tolerance)
+    expected = product((x.contiguous(), None, None), weight, bias)
+    for view in (x, x.T.contiguous().T):
+        assert torch.equal(product((view, None, None), weight, bias), expected)
+    assert product((x[:0], None, None), weight).shape == (0, n)
+
+
 def test_the_custom_op_says_what_the_kernel_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, rows = example_weight(20, 100, 4, symmetric=False), rows_of(8, 100, False)
     own = operand(weight)
@@ -185,3 +250,5 @@ def test_the_custom_op_says_what_the_kernel_computes(monkeypatch: pytest.MonkeyP
     x = torch.randn(8, 100, generator=torch.Generator().manual_seed(2))
     sums = [accumulate(x, weight, 8, False, backend) for backend in ("triton", "simulate")]
     assert torch.equal(*sums)
+    got = int_linear(x, weight, None, None, backend="triton")
+    assert_close(got, exact((x, None, None), weight), 1e-6)
