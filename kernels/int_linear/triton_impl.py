@@ -9,6 +9,7 @@ Rows beyond m and n read rows that exist and are not stored.
 # pyright: reportGeneralTypeIssues=false
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from ..ahead import AMD_STAGES, Build
 from ..triton_functions import gelu_tanh, loadable
+from . import tiles
 
 
 @triton.jit
@@ -183,8 +185,9 @@ def int_linear(
     group: int,
     gelu: bool,
     dtype: torch.dtype,
+    tile: Mapping[str, Any] | None = None,
 ) -> Tensor:
-    """As the custom op."""
+    """As the custom op. `tile` replaces constants of the launch; None: those of `tiles`."""
     (m, k), n = codes.shape, len(data)
     packed = data.dtype == torch.uint8
     codes, row_scale = loadable(codes), row_scale.contiguous()
@@ -195,7 +198,10 @@ def int_linear(
     y = torch.empty((m, n), dtype=dtype, device=codes.device)
     if not y.numel():
         return y
-    constants = _constants(k, packed, group, gelu, gate is not None)
+    if tile is None:
+        after = "gate" if gate is not None else "gelu" if gelu else ""
+        tile = tiles.tile(codes.device, m, k, n, packed, group, after)
+    constants = {**_constants(k, packed, group, gelu, gate is not None), **tile}
     if torch.version.hip:
         constants["num_stages"] = min(AMD_STAGES, constants["num_stages"])
     grid = (triton.cdiv(m, constants["BM"]) * triton.cdiv(n, constants["BN"]),)
