@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import torch
 from diffusers import DDIMScheduler, DiTTransformer2DModel
+from torch import nn
 
 from quant.adapters import adapter_for
 from quant.models import Model, ModelCard
@@ -28,7 +29,7 @@ def one_block() -> Model:
     return alone(transformer, "one-block", "One block")
 
 
-def alone(transformer: DiTTransformer2DModel, key: str, title: str) -> Model:
+def alone(transformer: nn.Module, key: str, title: str) -> Model:
     """A DiT as a model that was never on disk and has no VAE, on the device and in the dtype of its weights."""
     adapter = adapter_for(transformer)
     some = next(transformer.parameters())

@@ -42,19 +42,21 @@ class Variant(NamedTuple):
 
 W8A8, W4A8, GROUPS = Variant("w8a8", 8), Variant("w4a8", 4), Variant("w4a8, groups of 128", 4, 128)
 VARIANTS = (W8A8, W4A8, GROUPS)
-QKV = Linear("dit-xl-2 q, k, v", 1152, 3456)
+QKV = Linear("dit-xl-2 q, k, v in one", 1152, 3456)
+Q = Linear("dit-xl-2 q", 1152, 1152)  # k and v alike
 OUT = Linear("dit-xl-2 attention out", 1152, 1152, "gate")
 FC1 = Linear("dit-xl-2 fc1", 1152, 4608, "gelu")
 FC2 = Linear("dit-xl-2 fc2", 4608, 1152, "gate")
+BLOCK = (FC1, FC2, Q, OUT, QKV)
 PIXART = Linear("pixart-xl-2 q", 1152, 1152)
 FLUX = Linear("flux-dev q", 3072, 3072)
 # Rows m = 2 branches x samples x tokens: 32, 8 and 64 samples of 256 pixels; one of PixArt's 1024; one of Flux's 1024 with its text.
 LAYERS = (
-    *((layer, 16384) for layer in (FC1, FC2, QKV, OUT)),
-    *((layer, 4096) for layer in (FC1, FC2, QKV, OUT)),
+    *((layer, 16384) for layer in BLOCK),
+    *((layer, 4096) for layer in BLOCK),
     (FLUX, 4608),
     (PIXART, 8192),
-    *((layer, 32768) for layer in (FC1, FC2, QKV, OUT)),
+    *((layer, 32768) for layer in BLOCK),
 )
 TINY = ((Linear("tiny fc1", 192, 96, "gelu"), 16), (Linear("tiny fc2", 256, 64, "gate"), 16))
 

@@ -39,14 +39,18 @@ class Pass(NamedTuple):
 
 
 PASSES = (
-    *(Pass(*kind, b, 256, c) for b in (64, 16) for *kind, c in (
-        ("adaln_quantize", "", 1152),
-        ("gelu_quantize", "", 4608),
-        ("adaln_quantize", "rotated", 1152),
-        ("quantize_rows", "", 1152),
-    )),
+    *(
+        Pass(op, variant, b, 256, c)
+        for b in (64, 16)
+        for op, variant, c in (
+            ("adaln_quantize", "", 1152),
+            ("gelu_quantize", "", 4608),
+            ("adaln_quantize", "rotated", 1152),
+            ("quantize_rows", "", 1152),
+        )
+    ),
     Pass("adaln_quantize", "", 1, 4608, 3072),
-)  # fmt: skip
+)
 TINY = (
     Pass("adaln_quantize", "", 2, 4, 48),
     Pass("adaln_quantize", "rotated", 2, 4, 48),

@@ -7,14 +7,13 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .rows import Rows
 
-F = TypeVar("F", bound=Callable[..., Any])
 CODES = 64
 CLOCKS = ("clocks.sm", "clocks.mem", "power.draw", "temperature.gpu")
 
@@ -53,7 +52,7 @@ class Place:
         if not self.dry:
             torch.cuda.synchronize()
 
-    def compiled(self, function: F, mode: str | None = None) -> F:
+    def compiled(self, function: Callable[..., Any], mode: str | None = None) -> Callable[..., Any]:
         """By Inductor, whole; a dry run only traces it."""
         return torch.compile(function, **self._compiling(mode))
 

@@ -172,7 +172,7 @@ def main() -> int:
     if not given.dry_run and not torch.cuda.is_available():
         say("error: no CUDA device; on the CPU there is --dry-run, whose times mean nothing")
         return 3
-    device = torch.device("cpu" if given.dry_run else "cuda", None if given.dry_run else 0)
+    device = torch.device("cpu" if given.dry_run else "cuda:0")
     place = Place(device, Rows(given.out), given.dry_run)
     strange = stranger(place)
     if strange:

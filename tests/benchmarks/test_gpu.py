@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -351,3 +352,30 @@ def test_everything_that_is_carried_is_pinned() -> None:
     found = wheels.pinned()
     assert set(found) == {*wheels.CARRIED, *wheels.PEERS}
     assert all("==" in pin for pin in found.values())
+
+
+def test_an_image_with_torch_alone_gets_through_the_checks_and_says_what_it_lacks() -> None:
+    """Stages load, and name what is missing, without anything that is carried."""
+    program = """
+import subprocess
+import sys
+LACKING = ("diffusers", "transformers", "accelerate", "pydantic", "wrapt", "safetensors", "psutil", "huggingface_hub", "torchao", "packaging")
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in LACKING:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Blocker())
+import importlib.util
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *a: None if name in LACKING else found(name, *a)
+from benchmarks.gpu import work
+from benchmarks.gpu.stages.correctness import rows
+missing = {name: module.STAGE.missing for name, module in work.stages().items()}
+assert missing["correctness"] == missing["tuning"] == (), missing
+assert "diffusers" in missing["step"] and "pydantic" in missing["ops"], missing
+"""
+    root = Path(work.__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

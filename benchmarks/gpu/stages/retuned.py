@@ -18,7 +18,7 @@ STAGE = Stage(
     order=40,
     title="Whole step, tuned",
     what="the whole step with the tiles that were found",
-    minutes=4,
+    minutes=3,
     needs=step.STAGE.needs,
 )
 WAYS = ("w8a8", "w4a8")

@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import linears
 from ..checks import output_checked
-from ..linears import GROUPS, W4A8, W8A8, Linear, Problem, Variant
+from ..linears import W8A8, Linear, Problem, Variant
 from ..place import Place
 from ..stage import Row, Stage
 from ..timing import interleaved, line, ratio
@@ -21,7 +21,7 @@ STAGE = Stage(
     order=30,
     title="Tiles",
     what="a dozen tiles of `int_linear` for each shape, beside the default one",
-    minutes=6,
+    minutes=5,
 )
 SECONDS = 10
 RUNS = 50
@@ -51,18 +51,26 @@ TILES = (
     _tile(256, 64, 8, 3),
 )
 MOST_ROWS = 16384  # m; larger ones take the tile of these
+TOGETHER = 5  # shapes: those of a block
 
 
 def rows(place: Place) -> Iterator[Row]:
-    """The first tile on every shape, then shape by shape; 8-bit weights before 4-bit ones."""
+    """The first tile on every shape, then the shapes of a block after another's: all tiles at 8 bits, then at 4."""
     shapes = [(layer, m) for layer, m in linears.layers(place) if m <= MOST_ROWS]
     tiles = TILES[:2] if place.dry else TILES
-    first = [(W8A8, layer, m, tiles[0]) for layer, m in shapes]
-    others = [(W8A8, layer, m, tile) for layer, m in shapes for tile in tiles[1:]]
-    packed = [(v, layer, m, tile) for v in (W4A8, GROUPS) for layer, m in shapes for tile in tiles]
-    for variant, layer, m, tile in (*first, *others, *packed):
+    first = [(W8A8, *shape, tiles[0]) for shape in shapes]
+    others = [
+        (variant, *shape, tile)
+        for start in range(0, len(shapes), TOGETHER)
+        for variant in linears.VARIANTS
+        for shape in shapes[start : start + TOGETHER]
+        for tile in tiles
+    ]
+    found: dict[str, Row] = {}
+    for variant, layer, m, tile in (*first, *others):
         key = f"tuning/{variant.name}, {layer.name}, m={m}, {named(tile)}"
-        yield Row(key, SECONDS, partial(tried, place, variant, layer, m, tile))
+        found.setdefault(key, Row(key, SECONDS, partial(tried, place, variant, layer, m, tile)))
+    yield from found.values()
 
 
 def named(tile: Mapping[str, int]) -> str:
