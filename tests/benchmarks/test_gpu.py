@@ -14,10 +14,11 @@ import torch
 
 from benchmarks.gpu import linears, timing, wheels, work
 from benchmarks.gpu.checks import codes_compared, compared
+from benchmarks.gpu.networks import Built
 from benchmarks.gpu.place import Place
 from benchmarks.gpu.rows import Rows
 from benchmarks.gpu.stage import Row, Stage, stages
-from benchmarks.gpu.stages import ops, tuning
+from benchmarks.gpu.stages import ops, step, tuning
 from benchmarks.gpu.supervise import supervise
 
 NEVER = float("inf")
@@ -84,10 +85,10 @@ def test_its_times_come_with_their_spread_and_ratios(whole: dict[str, dict[str, 
         assert 0 < time["low_us"] <= time["median_us"] <= time["high_us"]
     ratio = found["times"]["cuBLAS bf16"]["median_us"] / found["times"]["w8a8"]["median_us"]
     assert found["ratios"]["w8a8"]["cuBLAS bf16"] == pytest.approx(ratio, rel=1e-3)
-    step = whole["step/32 px, 2 samples, w8a8"]
-    assert set(step["ratios"]["w8a8"]) == {"bf16 compiled", "bf16"}
-    assert step["difference"] < 0.05  # the same network, rounded
-    assert step["memory"]["weights"] > 0
+    network = whole["step/32 px, 2 samples, w8a8"]
+    assert set(network["ratios"]["w8a8"]) == {"bf16 compiled", "bf16"}
+    assert network["difference"] < 0.05  # the same network, rounded
+    assert network["memory"]["weights"] > 0
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
@@ -188,6 +189,30 @@ def test_what_is_wrong_at_its_shape_is_not_timed(
         found = ops.product(place, layer, m)
     assert set(found["left_out"]) == {variant.name for variant in linears.VARIANTS}
     assert found["ratios"] == {}
+
+
+def test_a_step_that_does_not_compile_is_held_against_eager_alone(tmp_path: Path) -> None:
+    stand = step.Stand(dry(tmp_path), step.TINY[0])
+
+    def failing() -> Built:
+        raise RuntimeError("no compiler")
+
+    assert stand._compiled(failing) == ({}, {"bf16 compiled": "RuntimeError: no compiler"})
+    kept = Built(lambda: torch.ones(1), 4)
+    assert stand._compiled(lambda: kept) == ({"bf16 compiled": kept.call}, {})
+
+
+def test_a_step_whose_output_is_off_is_not_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = dry(tmp_path)
+    place.rows.append({"key": "correctness/int_linear, w8a8", "right": True})
+    stand = step.Stand(place, step.TINY[0])
+    held = {"network": None, "output": torch.ones(4)}
+    monkeypatch.setattr(stand, "_held", lambda: held)
+    wrong = {"w8a8": lambda: Built(lambda: torch.tensor([1.0, 1.0, 1.0, -1.0]), 4)}
+    monkeypatch.setattr(step, "builders", lambda network: wrong)
+    assert stand.row("w8a8") == {"left_out": {"w8a8": "its output differs from bfloat16's by 1"}}
 
 
 def test_a_way_that_fails_stands_beside_the_others(tmp_path: Path) -> None:
