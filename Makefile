@@ -1,4 +1,4 @@
-# make app | test | check | docs | pictures | recorded, and a command for each result page: make help lists them   (CONTRIBUTING.md says what each is for)
+# make app | test | check | docs | gpu | pictures | recorded, and a command for each result page: make help lists them   (CONTRIBUTING.md says what each is for)
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -8,14 +8,17 @@ PYTHON ?=
 HOST ?= 127.0.0.1
 PORT ?= 7860
 ARGS ?=
+OUT ?= gpu-run
+MINUTES ?= 28
+FROM ?= gpu-run
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 TORCHAO := $(shell grep -om1 'torchao==[0-9.]*' pyproject.toml)
 
-.PHONY: help app test check docs pictures recorded support quality balance ablations efforts allocation sharing capture cpu sensitivity plans transforms learned peers lock clean env
+.PHONY: help app test check docs pictures recorded support quality balance ablations efforts allocation sharing capture cpu sensitivity plans transforms learned peers gpu gpu-wheels gpu-results lock clean env
 
 help: ## this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 app: env ## the app on http://127.0.0.1:7860; PORT=.. HOST=.. pass on
 	@$(BIN)/dqviz app --host "$(HOST)" --port "$(PORT)" $(ARGS)
@@ -103,6 +106,20 @@ learned: .venv-peers/.installed ## docs/results/learned.*: the learned methods, 
 
 peers: .venv-peers/.installed ## docs/results/peers.*: torchao and optimum-quanto beside ours, in an environment of its own
 	@.venv-peers/bin/python -m benchmarks.peers $(ARGS)
+
+# On a rented GPU there is an image with PyTorch and no network: no environment is made, what the image lacks comes from .gpu-wheels.
+gpu: export PYTHONPATH := $(abspath $(OUT))-packages:$(CURDIR):$(PYTHONPATH)
+gpu: ## measure on this machine's GPU, into OUT=gpu-run in MINUTES=28; the same call goes on (docs/gpu.md)
+	@python="$(BIN)/python"; [ -x "$$python" ] || python=$$(bash .ci/find-python "$(PYTHON)"); \
+	if [ -d .gpu-wheels ]; then "$$python" -m benchmarks.gpu.wheels install .gpu-wheels --into "$(OUT)-packages"; fi; \
+	"$$python" -m benchmarks.gpu --out "$(OUT)" --minutes "$(MINUTES)" $(ARGS)
+
+gpu-wheels: ## .gpu-wheels: what a CUDA image lacks, to carry along (needs the network); ARGS='--python 3.12'
+	@"$$(bash .ci/find-python "$(PYTHON)")" -m benchmarks.gpu.wheels fetch .gpu-wheels $(ARGS)
+
+gpu-results: env ## docs/results/gpu.* and tiles for the launcher, of what make gpu wrote: FROM=gpu-run
+	@$(BIN)/python -m benchmarks.gpu_page "$(FROM)" $(ARGS)
+	@$(BIN)/python -m docs.generate --write
 
 # The same lock, then the peers on top; nothing of theirs gets into $(VENV).
 .venv-peers/.installed: requirements.lock pyproject.toml

@@ -1,4 +1,4 @@
-"""A DiT of one block at DiT-XL/2's width, random: what memory is measured on."""
+"""Models without files: a DiT of one block at DiT-XL/2's width, random, which memory is measured on; and any transformer alone."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import torch
 from diffusers import DDIMScheduler, DiTTransformer2DModel
+from torch import nn
 
 from quant.adapters import adapter_for
 from quant.models import Model, ModelCard
@@ -25,10 +26,16 @@ def one_block(heads: int = 16) -> Model:
         patch_size=2,
         num_embeds_ada_norm=1000,
     ).eval()
+    return alone(transformer, "one-block", "One block")
+
+
+def alone(transformer: nn.Module, key: str, title: str) -> Model:
+    """A DiT as a model that was never on disk and has no VAE, on the device and in the dtype of its weights."""
     adapter = adapter_for(transformer)
+    some = next(transformer.parameters())
     card = ModelCard(
-        key="one-block",
-        title="One block",
+        key=key,
+        title=title,
         family="dit",
         task="class-to-image",
         guidance=1.5,
@@ -36,15 +43,15 @@ def one_block(heads: int = 16) -> Model:
         scheduler="DDIMScheduler",
     )
     return Model(
-        ref="one-block",
+        ref=key,
         path=Path(),
         from_hub=False,
         pipe=SimpleNamespace(transformer=transformer, scheduler=DDIMScheduler()),
         adapter=adapter,
         card=card,
         sites=adapter.sites(transformer),
-        source_dtype=torch.float32,
-        device=torch.device("cpu"),
-        dtype=torch.float32,
+        source_dtype=some.dtype,
+        device=some.device,
+        dtype=some.dtype,
         classes={i: str(i) for i in range(1000)},
     )

@@ -203,6 +203,29 @@ def kernels_ahead() -> str:
     return f"Triton {triton}:\n\n{table(head, lines)}\nMatrix instructions found:\n\n{units}"
 
 
+def gpu() -> str:
+    """What was measured on a GPU, or that nothing was."""
+    found = results("gpu")
+    if found is None:
+        return (
+            "**The kernels are not yet measured on a GPU.** Nothing here says how fast they are. `make gpu` measures them, "
+            "`make gpu-results` puts what it found here.\n"
+        )
+    from benchmarks.gpu_tables import HEADLINE, headline
+
+    said = f"Measured on {found['device']}, {found['date']}, ratios in one run: [all of it](results/gpu.md)."
+    rows = headline(found)
+    return f"{said}\n\n{table(HEADLINE, rows)}" if rows else f"{said}\n"
+
+
+def gpu_stages() -> str:
+    """What `make gpu` does, in order."""
+    from benchmarks.gpu.stage import stages
+
+    rows = [(n, m.STAGE.what, f"{m.STAGE.minutes:g}") for n, m in stages().items()]
+    return table(("stage", "what", "minutes"), rows)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "methods": methods,
     "models": models,
@@ -215,6 +238,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "support": support,
     "attention-sharing": attention_sharing,
     "exports": exports,
+    "gpu": gpu,
+    "gpu-stages": gpu_stages,
     "kernels-ahead": kernels_ahead,
     "recipe-sizes": recipe_sizes,
     "recipe-memory": recipe_memory,

@@ -9,6 +9,7 @@ Rows beyond m and n read rows that exist and are not stored.
 # pyright: reportGeneralTypeIssues=false
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from ..ahead import AMD_STAGES, Build
 from ..triton_functions import loadable, product_tile, row_pointers
-from . import weight_only
+from . import tiles, weight_only
 from .epilogue import finish
 
 
@@ -145,8 +146,9 @@ def int_linear(
     group: int,
     gelu: bool,
     dtype: torch.dtype,
+    tile: Mapping[str, Any] | None = None,
 ) -> Tensor:
-    """As the custom op."""
+    """As the custom op. `tile` replaces constants of the launch; None: those of `tiles`."""
     if row_scale is None:
         return weight_only.weight_only(
             codes, data, scale, shift, bias, gate, residual, group, gelu, dtype
@@ -161,8 +163,11 @@ def int_linear(
     y = torch.empty((m, n), dtype=dtype, device=codes.device)
     if not y.numel():
         return y
+    if tile is None:
+        after = "gate" if gate is not None else "gelu" if gelu else ""
+        tile = tiles.tile(codes.device, m, k, n, packed, group, after)
     gated = max((t.element_size() for t in (gate, residual) if t is not None), default=0)
-    constants = _constants(k, packed, group, gelu, gated)
+    constants = {**_constants(k, packed, group, gelu, gated), **tile}
     if torch.version.hip:
         constants["num_stages"] = min(AMD_STAGES, constants["num_stages"])
     grid = (triton.cdiv(m, constants["BM"]) * triton.cdiv(n, constants["BN"]),)
