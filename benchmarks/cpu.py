@@ -105,7 +105,8 @@ def _packed(weight: Tensor, bits: int) -> PackedWeight:
 
 def _peers(x: Tensor, weight: Tensor, bias: Tensor) -> dict[str, Callable[[], object]]:
     """torch's own dynamic quantization, per tensor with 7-bit inputs where it must; and torchao, where it is installed."""
-    plain = nn.Linear(*weight.shape[::-1])
+    n, k = weight.shape
+    plain = nn.Linear(k, n)
     plain.weight.data, plain.bias.data = weight, bias
     with (
         warnings.catch_warnings()
@@ -117,8 +118,9 @@ def _peers(x: Tensor, weight: Tensor, bias: Tensor) -> dict[str, Callable[[], ob
         from torchao import quantization
     except ImportError:
         return found
-    other = nn.Sequential(nn.Linear(*weight.shape[::-1]))
-    other[0].weight.data, other[0].bias.data = weight.clone(), bias
+    again = nn.Linear(k, n)
+    again.weight.data, again.bias.data = weight.clone(), bias
+    other = nn.Sequential(again)
     config = quantization.Int8DynamicActivationInt8WeightConfig()
     quantization.quantize_(other, config)
     return found | {"torchao w8a8": lambda: other(x)}
@@ -127,7 +129,8 @@ def _peers(x: Tensor, weight: Tensor, bias: Tensor) -> dict[str, Callable[[], ob
 def block(runs: int) -> dict[str, Any]:
     """One block of DiT-XL/2's width."""
     model = one_block()
-    (plain,) = model.transformer.transformer_blocks
+    name = model.adapter.blocks(model.transformer)[0]
+    plain: Any = model.transformer.get_submodule(name)
     x = torch.randn(BRANCHES, TOKENS, plain.norm1.norm.normalized_shape[0])
     timestep, labels = torch.full((BRANCHES,), 500), torch.tensor([1, 1000])
 
@@ -139,7 +142,7 @@ def block(runs: int) -> dict[str, Any]:
         for backend in ("simulate", "auto", "integer"):
             made = _quantized(model, bits, backend)
             if made is not None:
-                calls[f"{backend} {bits}"] = call(made.transformer_blocks[0])
+                calls[f"{backend} {bits}"] = call(made.get_submodule(name))
     return {"tokens": TOKENS * BRANCHES, "seconds": fastest(calls, runs)}
 
 
@@ -205,7 +208,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     torch.manual_seed(0)
     with torch.inference_mode():
         found = {
-            "linears": [linear(*shape, given.runs) for shape in given.shapes],
+            "linears": [linear(m, k, n, given.runs) for m, k, n in given.shapes],
             "block": block(given.runs),
             "model": evaluation(given.model, given.samples, given.runs),
             "resident": [resident(stored, mode) for stored in STORED for mode in MODES],

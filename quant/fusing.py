@@ -135,11 +135,9 @@ class FusedForward:
         if reason:
             nothing = Link(None, reason)
             return Links(nothing, nothing if isinstance(layer, FeedForward) else None, nothing)
-        if isinstance(layer, FeedForward):
-            fc1, fc2 = layer.net[0].proj, layer.net[2]
-            return Links(_entry(norm, [fc1], x), _gelu(layer.net[0], fc2, x), _common([fc2], x))
-        readers = [layer.to_q, layer.to_k, layer.to_v]
-        return Links(_entry(norm, readers, x), None, _common([layer.to_out[0]], x))
+        last = _last(layer)
+        gelu = _gelu(layer.net[0], last, x) if isinstance(layer, FeedForward) else None
+        return Links(_entry(norm, _readers(layer), x), gelu, _common([last], x))
 
     def _added(self, residual: Residual, links: Links, x: Tensor, rows: Tensor) -> Tensor:
         """x + gate f(norm(x) (1 + scale) + shift)."""
@@ -148,9 +146,7 @@ class FusedForward:
         gate = rows[:, residual.gate]
         if not any(link and link.backend for link in links):
             return gate[:, None] * layer(norm(x) * (1 + scale[:, None]) + shift[:, None]) + x
-        mlp = isinstance(layer, FeedForward)
-        readers = [layer.net[0].proj] if mlp else [layer.to_q, layer.to_k, layer.to_v]
-        last = layer.net[2] if mlp else layer.to_out[0]
+        readers, last = _readers(layer), _last(layer)
         if links.entry.backend:
             codes = _modulated_codes(readers[0], x, shift, scale, norm.eps, links.entry.backend)
             read = [_product(site, codes, x, links.entry.backend) for site in readers]
@@ -160,11 +156,25 @@ class FusedForward:
         if links.gelu is not None and links.gelu.backend:
             codes = _gelu_codes(last, read[0], links.gelu.backend)
         else:
-            h = layer.net[0].gelu(read[0]) if mlp else _attended(layer, *read)
+            h = _attended(layer, *read) if links.gelu is None else layer.net[0].gelu(read[0])
             if not links.gate.backend:
                 return gate[:, None] * last(h) + x
             codes = last.codes_of(h, current_window(last.windows), links.gate.backend)
+        assert links.gate.backend is not None, "what takes codes of GELU takes them before a gate"
         return _product(last, codes, x, links.gate.backend, GatedResidual(gate, x.flatten(0, 1)))
+
+
+def _readers(layer: Any) -> list[Any]:
+    """Of a branch's input."""
+    if isinstance(layer, FeedForward):
+        first: Any = layer.net[0]
+        return [first.proj]
+    return [layer.to_q, layer.to_k, layer.to_v]
+
+
+def _last(layer: Any) -> Any:
+    """Whose product the gate takes."""
+    return layer.net[2] if isinstance(layer, FeedForward) else layer.to_out[0]
 
 
 def _attended(attn: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -187,9 +197,7 @@ def _modulated_codes(
     site: QuantLinear, x: Tensor, shift: Tensor, scale: Tensor, eps: float, backend: str
 ) -> RowCodes:
     """Codes of norm(x) (1 + scale) + shift in the change of basis of a site."""
-    window = current_window(site.windows)
-    fmt = site.plan.activations[window]
-    divisor, signs, _ = site.basis(window)
+    fmt, (divisor, signs, _) = _format(site), site.basis(current_window(site.windows))
     return adaln_quantize(
         x, shift, scale, fmt.bits, fmt.symmetric,
         channel_scale=divisor, signs=signs, eps=eps, backend=_version(backend),
@@ -198,8 +206,7 @@ def _modulated_codes(
 
 def _gelu_codes(site: QuantLinear, x: Tensor, backend: str) -> RowCodes:
     """Codes of gelu(x), x [b, t, c], on the ranges of its rows or on static ones."""
-    window = current_window(site.windows)
-    fmt = site.plan.activations[window]
+    fmt, window = _format(site), current_window(site.windows)
     ranges = {}
     if fmt.static:
         zero = None if fmt.symmetric else site.act_zero[window].float()
@@ -216,7 +223,7 @@ def _version(backend: str) -> str:
     return "triton" if backend == "triton" else "simulate"
 
 
-def _entry(norm: nn.Module, readers: Sequence[nn.Module], x: Tensor) -> Link:
+def _entry(norm: nn.Module, readers: Sequence[Any], x: Tensor) -> Link:
     """Of LayerNorm and modulation with the sites that read it."""
     if type(norm) is not nn.LayerNorm or norm.elementwise_affine:
         return Link(None, "the norm has weights of its own, or is no LayerNorm")
@@ -238,7 +245,7 @@ def _entry(norm: nn.Module, readers: Sequence[nn.Module], x: Tensor) -> Link:
     return link
 
 
-def _gelu(activation: GELU, site: nn.Module, x: Tensor) -> Link:
+def _gelu(activation: Any, site: Any, x: Tensor) -> Link:
     """Of the activation with the site that reads it."""
     if activation.approximate != "tanh":
         return Link(None, "the activation is GELU by the error function, not by tanh")
@@ -274,9 +281,9 @@ def _common(sites: Sequence[nn.Module], x: Tensor) -> Link:
     return Link(None, "simulation is the definition") if backend == "simulate" else Link(backend)
 
 
-def _unlike(block: nn.Module, residual: Residual) -> str:
+def _unlike(block: Any, residual: Residual) -> str:
     """Why nothing of a branch is fused, whatever its sites; empty where something may be."""
-    layer = block.get_submodule(residual.layer)
+    layer: Any = block.get_submodule(residual.layer)
     if block.training:
         return "a block in training"
     if isinstance(layer, FeedForward):
