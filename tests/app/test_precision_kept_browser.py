@@ -89,7 +89,7 @@ def test_a_kept_plan_is_shown_by_its_own_metric(two_metrics: Served, new_page: P
     assert f"plan={own}" in page.url
     assert metric.input_value() == "latent_error"
     plans.select_option(other)
-    page.wait_for_function(f"location.search.includes('plan={other}&')")
+    page.wait_for_function(f"new URLSearchParams(location.search).get('plan') === '{other}'")
     assert metric.input_value() == "ssim_loss"
     page.reload()
     page.wait_for_selector(SHOWN)
