@@ -22,6 +22,7 @@ from .errors import BadInput, DQVizError, unknown
 from .folding import Fold, fold_scales
 from .fusing import attach as attach_fusing
 from .fusing import said as fused_links
+from .layer_making import layer_of_codes, layer_over_windows
 from .layers import QuantLinear
 from .learning import Asked, Learner, Learning, LearnsAttention, key_of, learn
 from .methods.base import Group, Rounded, SiteWeight
@@ -397,7 +398,7 @@ def layers_from(
             if isinstance(part.weight, VectorCodes):
                 part.weight.check(site.name)
         layers = [
-            QuantLinear.from_codes(
+            layer_of_codes(
                 r.weight,
                 site.bias if r.bias is None else r.bias,
                 learned_bias=r.bias is not None,
@@ -417,7 +418,7 @@ def layers_from(
         ]
         layer, notes = layers[0], parts[0].notes or {}
         if isinstance(found, tuple):
-            layer = QuantLinear.over_windows(layers, site.plan, plan.windows)
+            layer = layer_over_windows(layers, site.plan, plan.windows)
             notes = {"windows": [r.notes or {} for r in parts]}
         made[site.name] = layer, notes
     return made

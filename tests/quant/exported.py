@@ -22,6 +22,7 @@ from quant.atomic import write_tensors
 from quant.calibration import CalibrationOptions, calibrate
 from quant.checkpoint import CheckpointConfig, save_checkpoint
 from quant.exports.opened import Opened
+from quant.layer_making import layer_of_codes
 from quant.layers import QuantLinear
 from quant.loading import load_model
 from quant.models import Model
@@ -110,7 +111,7 @@ def one_layer(
     generator = torch.Generator().manual_seed(seed)
     original = torch.randn(out_features, in_features, generator=generator)
     held = original if weight is None else round_to_nearest(original, weight)
-    return QuantLinear.from_codes(
+    return layer_of_codes(
         held,
         torch.randn(out_features, generator=generator),
         plan=SitePlan(weight=weight, activations=activations),

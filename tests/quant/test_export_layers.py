@@ -21,6 +21,7 @@ from quant.errors import BadInput
 from quant.exports import Exported, load_export
 from quant.exports.opened import plain_weight
 from quant.generation import timesteps_of
+from quant.layer_making import layer_of_codes, layer_over_windows
 from quant.layers import QuantLinear
 from quant.plans import uniform_plan
 from quant.quantization import quantize
@@ -166,13 +167,13 @@ def test_an_ordinary_linear_of_the_plain_weight_has_the_layers_function(
 @pytest.mark.parametrize("transform", ["per window", "requantized"])
 def test_windows_with_codes_of_their_own_become_one_weight(transform):
     parts = [one_layer(6, 16, INT4, (None,), seed) for seed in (1, 2)]
-    two = QuantLinear.over_windows(parts, one_layer(6, 16, INT4, (None, None)).plan, windows(2))
+    two = layer_over_windows(parts, one_layer(6, 16, INT4, (None, None)).plan, windows(2))
     if transform == "per window":
         mean = (parts[0].dequantized_weight() + parts[1].dequantized_weight()) / 2
         assert torch.allclose(plain_weight(two), mean)
         return
     weight = torch.randn(6, 16, generator=torch.Generator().manual_seed(3))
-    requantized = QuantLinear.from_codes(
+    requantized = layer_of_codes(
         weight,
         None,
         plan=two.plan,

@@ -14,6 +14,7 @@ from quant import folding
 from quant.adapters import adapter_for
 from quant.checkpoint import WEIGHTS, save_checkpoint
 from quant.folding import fold_scales
+from quant.layer_making import layer_of_codes
 from quant.layers import QuantLinear
 from quant.models import Model, ModelCard
 from quant.outliers import inject
@@ -65,7 +66,7 @@ def scaled(model: Model) -> tuple[torch.nn.Module, Plan]:
             scale = scales.setdefault(site.input_of, drawn)
             fmt = formats[site.name].weight
             assert fmt is not None
-            layer = QuantLinear.from_codes(
+            layer = layer_of_codes(
                 round_to_nearest(to_weight(linear.weight.detach(), scale, None), fmt),  # type: ignore[arg-type]
                 linear.bias,  # type: ignore[arg-type]
                 plan=formats[site.name],

@@ -13,6 +13,7 @@ import kernels
 from quant.adapters import adapter_for
 from quant.checkpoint import save_checkpoint
 from quant.fusing import FusedForward, Link, Links, attach, fused_of, said
+from quant.layer_making import layer_of_codes
 from quant.layers import QuantLinear
 from quant.plans import uniform_formats, uniform_plan
 from quant.quantization import backend_report, quantize, shallow_copy, swap
@@ -132,9 +133,7 @@ def layer(
         weight = weight * parts["migration"]
     codes = round_to_nearest(weight, plan.weight)
     given = {"channel_scale": None, "signs": None, "dtype": linear.weight.dtype} | parts
-    return QuantLinear.from_codes(
-        codes, linear.bias, plan=plan, windows=ONE, backend=backend, **given
-    )
+    return layer_of_codes(codes, linear.bias, plan=plan, windows=ONE, backend=backend, **given)
 
 
 @pytest.mark.parametrize("shifted", [False, True])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import kernels
+from quant.layer_making import layer_of_codes
 from quant.layers import QuantLinear
 from quant.rounding import WeightCodes, grid_of, round_to_nearest
 from quant.schema import Format, SitePlan, Window
@@ -48,7 +49,7 @@ def make(
     signs = random_signs(channels, 0, "x") if rotate else None
     folded = to_weight(w, None, signs)
     codes = folded if plan.weight is None else round_to_nearest(folded, plan.weight)
-    layer = QuantLinear.from_codes(
+    layer = layer_of_codes(
         codes,
         bias,
         plan=plan,
@@ -146,7 +147,7 @@ def test_v11_can_fail_an_8_bit_layer_that_keeps_the_4_bit_grid():
     grid = grid_of(w, Format(bits=4, symmetric=False))
     codes = (w / grid.scale).round() + grid.zero
     stale = WeightCodes(codes.clamp(0, 255).to(torch.uint8), grid.scale, grid.zero.to(torch.uint8))
-    layer = QuantLinear.from_codes(
+    layer = layer_of_codes(
         stale,
         bias,
         plan=eight.plan,

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from kernels.int_linear import cpu
+from quant.layer_making import layer_of_codes
 from quant.layers import QuantLinear
 from quant.migration import MOMENTUM, ShiftedStep, choose, factors, midpoints, outlier_channels
 from quant.range_search import searched_grid, searched_range
@@ -37,7 +38,7 @@ def layer_of(
     weight = heavy.weight(OUT, CHANNELS, seed)
     grid = searched_grid(weight * step.m, plan.weight)
     v, m = step.stored()
-    return QuantLinear.from_codes(
+    return layer_of_codes(
         grid.stored(grid.codes(weight * step.m)),
         torch.linspace(-1, 1, OUT),
         plan=plan,
@@ -78,7 +79,7 @@ def test_t1_without_rounding_the_second_linear_is_what_it_was(g, migrated):
     folded = F.linear((g - v) / m, weight * m, bias + (weight * m) @ (v / m))
     exact = F.linear(g, weight, bias)
     assert float((folded - exact).abs().max() / exact.abs().max()) < 1e-5
-    kept = QuantLinear.from_codes(
+    kept = layer_of_codes(
         weight * m,
         bias,
         plan=SitePlan(weight=None, activations=(None,)),

@@ -9,6 +9,7 @@ from diffusers import DiTTransformer2DModel
 import kernels
 from quant.adapters import adapter_for
 from quant.last_input import LastInput
+from quant.layer_making import layer_of_codes
 from quant.layers import QuantLinear
 from quant.plans import uniform_formats
 from quant.quantization import shallow_copy, swap
@@ -32,7 +33,7 @@ def block():
     for site in sites:
         if site.name in formats:
             linear = transformer.get_submodule(site.name)
-            layer = QuantLinear.from_codes(
+            layer = layer_of_codes(
                 round_to_nearest(linear.weight.detach(), formats[site.name].weight),
                 linear.bias,
                 plan=formats[site.name],

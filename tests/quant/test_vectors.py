@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from quant.checkpoint import CONFIG, WEIGHTS, save_checkpoint
 from quant.clustering import AT_ONCE, Clusterings, clustered
 from quant.errors import BadCheckpoint, BadInput, Cancelled
-from quant.layers import QuantLinear
+from quant.layer_making import layer_of_codes
 from quant.learning import Learning
 from quant.plans import uniform_plan
 from quant.quantization import quantize
@@ -142,7 +142,7 @@ def test_a_layer_computes_with_the_decoded_weight_and_moves_unharmed():
         found = made(w, bits)
         half = found._replace(codebook=found.codebook.half())
         for codes in (found, half):
-            layer = QuantLinear.from_codes(
+            layer = layer_of_codes(
                 codes,
                 torch.ones(48),
                 plan=SitePlan(weight=Format.of_codebook(bits), activations=(None,)),
