@@ -103,6 +103,15 @@ def writable(folder: Path) -> Path:
     return own
 
 
+def taken_up(folder: Path) -> Path:
+    """A study to go on with: `writable`; where nothing lies yet, the copy of the recorded study whose place that is."""
+    recorded = RECORDED / folder.name
+    absent = not folder.exists() and recorded.is_dir()
+    return writable(
+        recorded if absent and place(recorded).resolve() == folder.resolve() else folder
+    )
+
+
 def duplicate(folder: Path) -> Path:
     """Copy a study into the studies folder under a free name; returns the copy."""
     base = slug(folder.resolve().name) or "study"

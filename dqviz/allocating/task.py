@@ -14,7 +14,7 @@ from quant.roofline import device_of
 from quant.schema import Plan, disjoint
 from quant.sensitivity.table import rows_of
 
-from ..studies import writable
+from ..studies import taken_up
 from ..study import Study
 from ..sweeping import SweepRequest
 from ..sweeping import as_command as sweep_command
@@ -49,12 +49,13 @@ class Chosen:
 
 def prepare(request: AllocateRequest, watch: Watch) -> Task:
     """The table and what is to be decided; no model."""
-    if not request.study.is_dir():
+    folder = taken_up(request.study)
+    if not folder.is_dir():
         raise BadInput(
             f"there is no study folder {request.study}; make one: dqviz sensitivity MODEL --bits 3,4,6,8 "
             f"--study {request.study}"
         )
-    study = Study.open(writable(request.study))
+    study = Study.open(folder)
     row = _table(study, request.sensitivity)
     blueprint: Blueprint = Blueprint.parse(study.blueprint(row["name"]), "the blueprint")
     rows = rows_of(study.sensitivity(row["name"]), f"table {row['name']}")
