@@ -90,7 +90,7 @@ capture: env ## docs/results/capture.*: what capturing costs in time, memory and
 	@$(BIN)/python -m benchmarks.capture $(ARGS)
 
 cpu: env ## docs/results/cpu.*: integer products beside float32 and peers on this processor, and the memory that weights take
-	@$(BIN)/python -m benchmarks.cpu $(ARGS)
+	@PYTHONPATH=$(VENV)/torchao $(BIN)/python -m benchmarks.cpu $(ARGS)
 
 sensitivity: env ## docs/results/sensitivity.*: cheap tiers of sensitivity beside exact flips, ranks and what they take
 	@$(BIN)/python -m benchmarks.sensitivity $(ARGS)

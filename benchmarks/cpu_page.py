@@ -35,7 +35,7 @@ def markdown(found: dict[str, Any]) -> str:
         "## Memory of quantized sites",
         "",
         "Resident bytes over those of the same weights in float32, one block of DiT-XL/2's width, counted after it ran. In mode `memory` a",
-        "layer holds what is stored and expands it in every call; in mode `speed` it holds what its product reads.",
+        "layer holds what is stored and expands it in every call, in mode `speed` it holds what its product reads as well.",
         "",
         *_resident(found["resident"]),
     ]

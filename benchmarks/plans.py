@@ -60,7 +60,10 @@ RANDOM = 5
 DRAWN_FROM = 300_000  # seeds of calibrations
 VERIFIED_FROM = 400_000  # seeds of the comparison
 AT_ONCE = 64  # samples that are kept together
-CLOSEST = ("uniform", "greedy by error")  # drawn on as many samples as the plan that is claimed about
+CLOSEST = (
+    "uniform",
+    "greedy by error",
+)  # drawn on as many samples as the plan that is claimed about
 OTHERS = 32  # samples of the tables of other tiers than that plan's
 
 ENGINE = ("torch", "diffusers")  # libraries that numbers here depend on
@@ -320,7 +323,11 @@ def main() -> int:
     parser.add_argument(
         "--budgets", default="4,5,6", help="uniform bits whose bytes are the budget"
     )
-    parser.add_argument("--seeds", default="0-127", help="of the table that is claimed about; others have 32 of them")
+    parser.add_argument(
+        "--seeds",
+        default="0-127",
+        help="of the table that is claimed about; others have 32 of them",
+    )
     parser.add_argument("--calibrated-on", type=int, default=16, help="samples of the calibration")
     parser.add_argument(
         "--closest",

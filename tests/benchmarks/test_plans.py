@@ -71,6 +71,21 @@ class TestCommitted:
                 sizes = {p["plan"]: p["size_bytes"] for p in budget["plans"]}
                 assert max(sizes.values()) == sizes["uniform"]
 
+    def test_solved_plans_leave_no_byte_but_of_the_header(self, committed: dict[str, Any]) -> None:
+        for kind in committed["kinds"]:
+            for budget in kind["budgets"]:
+                sizes = {p["plan"]: p["size_bytes"] for p in budget["plans"]}
+                for tier in plans.TIERS:
+                    assert sizes["uniform"] - sizes[tier] < 100, tier
+
+    def test_what_is_said_to_be_shown_is_shown(self, committed: dict[str, Any]) -> None:
+        for kind in committed["kinds"]:
+            for budget in kind["budgets"]:
+                for pair in budget["pairs"]:
+                    if plans_page.shown(pair):
+                        assert pair["db"]["n"] >= 64
+                        assert pair["db"]["diff"]["lo"] > 0
+
     def test_seeds_of_the_comparison_are_nobody_elses(self, committed: dict[str, Any]) -> None:
         seeds = committed["seeds"]
         own = set(range(*np.cumsum(seeds["comparison"])))
