@@ -206,13 +206,26 @@ def test_a_step_whose_output_is_off_is_not_timed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = dry(tmp_path)
-    place.rows.append({"key": "correctness/int_linear, w8a8", "right": True})
+    for check in step.checks("w8a8"):
+        place.rows.append({"key": f"correctness/{check}", "right": True})
     stand = step.Stand(place, step.TINY[0])
     held = {"network": None, "output": torch.ones(4)}
     monkeypatch.setattr(stand, "_held", lambda: held)
     wrong = {"w8a8": lambda: Built(lambda: torch.tensor([1.0, 1.0, 1.0, -1.0]), 4)}
     monkeypatch.setattr(step, "builders", lambda network: wrong)
     assert stand.row("w8a8") == {"left_out": {"w8a8": "its output differs from bfloat16's by 1"}}
+
+
+def test_a_step_of_blocks_whose_parts_are_wrong_is_not_timed(
+    tmp_path: Path, whole: dict[str, dict[str, Any]]
+) -> None:
+    for wrong in step.checks("w4a8"):
+        assert f"correctness/{wrong}" in whole, "it is checked under this name"
+        place = dry(tmp_path / wrong)
+        for check in step.checks("w4a8"):
+            place.rows.append({"key": f"correctness/{check}", "right": check != wrong})
+        told = step.Stand(place, step.TINY[0]).row("w4a8")
+        assert told == {"left_out": {"w4a8": "its numbers are wrong here"}}
 
 
 def test_a_way_that_fails_stands_beside_the_others(tmp_path: Path) -> None:

@@ -158,9 +158,9 @@ def codebook(place: Place, layer: Linear, m: int, c: int, d: int) -> dict[str, A
             ways["ours"] = ours
         else:
             out["ours"] = "its numbers are wrong at this shape"
-    values = kernels.vq_linear.decode(weight, "simulate").to(x.dtype)
+    values = kernels.vq_linear.decode(weight).to(x.dtype)
     ways["decoded, then cuBLAS bf16"] = lambda: F.linear(
-        x, kernels.vq_linear.decode(weight, "simulate").to(x.dtype)
+        x, kernels.vq_linear.decode(weight).to(x.dtype)
     )
     ways["cuBLAS bf16"] = lambda: F.linear(x, values)
     doubt = place.doubt(linear_check(W8A8, ""))
@@ -182,7 +182,7 @@ def codebook(place: Place, layer: Linear, m: int, c: int, d: int) -> dict[str, A
 def codebook_checked(y: Tensor, x: Tensor, weight: VectorWeight) -> dict[str, Any]:
     """The first rows against float64, with the codebook in x's dtype, in which it is multiplied."""
     rounded = VectorWeight(weight.packed, weight.codebook.to(x.dtype).float(), weight.in_features)
-    values = kernels.vq_linear.decode(rounded, "simulate").double().cpu()
+    values = kernels.vq_linear.decode(rounded).double().cpu()
     first = slice(0, linears.CHECKED_ROWS)
     return output_checked("vq_linear", y[first], (x[first].double().cpu() @ values.T).to(x.dtype))
 

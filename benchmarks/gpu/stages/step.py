@@ -47,6 +47,12 @@ def rows(place: Place) -> Iterator[Row]:
                 yield Row(key, seconds, partial(stand.row, way))
 
 
+def checks(way: str) -> list[str]:
+    """Of what the fused blocks of ours call (`quant/fusing.py`), each of which has to be right."""
+    linears = [linear_check(VARIANTS[way], after) for after in ("", "gate")]
+    return [*linears, "adaln_quantize", "gelu_quantize", "quantize_rows"]
+
+
 class Stand:
     """A network at one size, with what the others are held against."""
 
@@ -56,7 +62,8 @@ class Stand:
 
     def row(self, way: str) -> dict[str, Any]:
         """Time one way, in turn with bfloat16."""
-        if way in VARIANTS and (doubt := self.place.doubt(linear_check(VARIANTS[way], ""))):
+        doubts = (self.place.doubt(check) for check in (checks(way) if way in VARIANTS else ()))
+        if doubt := next(filter(None, doubts), None):
             return {"left_out": {way: doubt}}
         if way.startswith("torchao") and not torchao_is_here():
             return {"left_out": {way: "torchao is not installed"}}
