@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dqviz import sweep_inputs
-from dqviz.sweep_log import SweepLog
+from dqviz.line_log import LineLog
 from dqviz.sweeping import SweepRequest, sweep
 
 
@@ -45,17 +45,17 @@ def request(model: str, folder: Path, tier: str) -> SweepRequest:
 
 def die(at: int, part: float) -> None:
     """Let this process be killed where line `at` is being written, when a part of it is on disk."""
-    append = SweepLog._append
+    append = LineLog.append
 
-    def dying(log: SweepLog, found: Any, took: Any) -> None:
+    def dying(log: LineLog, line: dict[str, Any]) -> None:
         before = log.file.read_bytes() if log.file.is_file() else b""
-        append(log, found, took)
+        append(log, line)
         if before.count(b"\n") >= at:
             written = log.file.stat().st_size - len(before)
             os.truncate(log.file, len(before) + round(part * written))
             os.kill(os.getpid(), signal.SIGKILL)
 
-    SweepLog._append = dying
+    LineLog.append = dying
 
 
 def main() -> None:
