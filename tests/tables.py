@@ -22,6 +22,7 @@ ROLES = {
     "ff.net.0.proj": "fc1",
     "ff.net.2": "fc2",
 }
+METRICS = ("latent_error", "ssim_loss")
 MODEL = {"key": "dit-emoji", "ref": "dit-emoji", "title": "A model", "fingerprint": "f", "weights": "w"}  # fmt: skip
 
 

@@ -18,9 +18,10 @@ import pytest
 
 from dqviz.events import Done, Preview, Progress, RunFinished, Stage
 from dqviz.request import CompareRequest
-from dqviz.study import NewRun, Study, default_folder
+from dqviz.study import NewRun, Study, default_folder, studies_root
 from quant.errors import Cancelled
 from quant.schema import Sample
+from tests.tables import METRICS, write_table
 
 STORED = Path(__file__).parent / "result.json"
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
@@ -211,6 +212,22 @@ def run_server(app: Any) -> tuple[str, Callable[[], None]]:
         thread.join(10)
 
     return f"http://127.0.0.1:{port}/", stop
+
+
+@pytest.fixture
+def with_table(serve: Callable[..., Served]) -> Served:
+    """The app, and a study `mine` with a table of three blocks in two windows."""
+    found = serve()
+    write_table(studies_root() / "mine", blocks=3, windows=2)
+    return found
+
+
+@pytest.fixture
+def with_metrics(serve: Callable[..., Served]) -> Served:
+    """The app, and a study `mine` with tables of two metrics."""
+    found = serve()
+    write_table(studies_root() / "mine", metrics=METRICS)
+    return found
 
 
 @pytest.fixture(scope="session")

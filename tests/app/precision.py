@@ -14,6 +14,7 @@ from tests.app.conftest import Served
 Q0, V0 = "transformer_blocks.0.attn1.to_q", "transformer_blocks.0.attn1.to_v"
 FC2 = "transformer_blocks.1.ff.net.2"
 SHOWN = ".dq-precision[data-shown]"
+TABLE = "label.dq-field:has(> span:text-is('Table')) select"
 AVERAGE = "Weight bits, average, at most, bits"
 DESK = "new URLSearchParams(location.hash.slice(1)).get('desk')"
 

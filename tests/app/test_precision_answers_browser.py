@@ -12,6 +12,7 @@ from dqviz.allocating import AllocateRequest, allocate
 from dqviz.study import Study, studies_root
 from tests.app.conftest import Served
 from tests.app.precision import (
+    TABLE,
     Line,
     asks,
     kept,
@@ -20,35 +21,21 @@ from tests.app.precision import (
     total,
     wait_for_text,
 )
-from tests.tables import add_table, write_table
+from tests.tables import add_table
 
 pytestmark = pytest.mark.browser
 
 Pages = Callable[..., Any]
 Serve = Callable[..., Served]
-TABLE = "label.dq-field:has(> span:text-is('Table')) select"
-METRICS = ("latent_error", "ssim_loss")
 SILENT = "The server did not answer"
 SAID = "document.querySelector('.dq-solved').textContent"
 
 
-@pytest.fixture
-def served(serve: Serve) -> Served:
-    found = serve()
-    write_table(studies_root() / "mine", blocks=3, windows=2)
-    return found
-
-
-@pytest.fixture
-def two_metrics(serve: Serve) -> Served:
-    found = serve()
-    write_table(studies_root() / "mine", metrics=METRICS)
-    return found
-
-
-def test_leaving_while_the_plan_is_fetched_loses_nothing(served: Served, new_page: Pages) -> None:
+def test_leaving_while_the_plan_is_fetched_loses_nothing(
+    with_table: Served, new_page: Pages
+) -> None:
     allocate(AllocateRequest.parse({"study": studies_root() / "mine", "budgets": {"avg_bits": 4}}))
-    page = opened(new_page(1440), served)
+    page = opened(new_page(1440), with_table)
     page.get_by_role("button", name="Select shown").click()
     page.locator("[data-bits='8']").click()
     edited = state(page)
@@ -57,13 +44,13 @@ def test_leaving_while_the_plan_is_fetched_loses_nothing(served: Served, new_pag
     line.wait()
     page.goto("about:blank")
     line.drop()
-    opened(page, served)
+    opened(page, with_table)
     assert state(page) == edited
     assert page.get_by_role("button", name="Undo").is_enabled()
 
 
-def test_a_solution_for_another_device_is_not_taken(served: Served, new_page: Pages) -> None:
-    page = opened(new_page(1440), served)
+def test_a_solution_for_another_device_is_not_taken(with_table: Served, new_page: Pages) -> None:
+    page = opened(new_page(1440), with_table)
     start = state(page)
     page.locator("#dq-on-avg_bits").check()
     wait_for_text(page, ".dq-solved", "Heuristic")
@@ -94,8 +81,8 @@ def test_a_solution_for_another_device_is_not_taken(served: Served, new_page: Pa
     assert state(page) == before
 
 
-def test_a_solution_for_another_metric_is_not_taken(two_metrics: Served, new_page: Pages) -> None:
-    page = opened(new_page(1440), two_metrics)
+def test_a_solution_for_another_metric_is_not_taken(with_metrics: Served, new_page: Pages) -> None:
+    page = opened(new_page(1440), with_metrics)
     page.locator("#dq-on-avg_bits").check()
     wait_for_text(page, ".dq-solved", "Heuristic")
     before = state(page)
@@ -112,8 +99,8 @@ def test_a_solution_for_another_metric_is_not_taken(two_metrics: Served, new_pag
     assert "--metric ssim_loss" in command.inner_text()
 
 
-def test_a_heuristic_for_another_metric_is_not_taken(two_metrics: Served, new_page: Pages) -> None:
-    page = opened(new_page(1440), two_metrics)
+def test_a_heuristic_for_another_metric_is_not_taken(with_metrics: Served, new_page: Pages) -> None:
+    page = opened(new_page(1440), with_metrics)
     desk = state(page)["desk"]
     line = Line(page, "precision_suggest")
     page.locator("#dq-on-avg_bits").check()
@@ -127,8 +114,8 @@ def test_a_heuristic_for_another_metric_is_not_taken(two_metrics: Served, new_pa
     assert total(page, "avg_bits") <= 4
 
 
-def test_solving_waits_for_the_answer_to_a_slider(served: Served, new_page: Pages) -> None:
-    page = opened(new_page(1440), served)
+def test_solving_waits_for_the_answer_to_a_slider(with_table: Served, new_page: Pages) -> None:
+    page = opened(new_page(1440), with_table)
     line = Line(page, "precision_suggest")
     page.locator("#dq-on-avg_bits").check()
     line.wait()
@@ -139,8 +126,8 @@ def test_solving_waits_for_the_answer_to_a_slider(served: Served, new_page: Page
     assert total(page, "avg_bits") <= 4
 
 
-def test_another_slider_is_another_step_back(served: Served, new_page: Pages) -> None:
-    page = opened(new_page(1440), served)
+def test_another_slider_is_another_step_back(with_table: Served, new_page: Pages) -> None:
+    page = opened(new_page(1440), with_table)
     before = state(page)
     line = Line(page, "precision_suggest")
     page.locator("[data-budget=avg_bits]").press("Home")
@@ -159,11 +146,11 @@ def test_another_slider_is_another_step_back(served: Served, new_page: Pages) ->
 
 @pytest.mark.parametrize("long", [False, True])
 def test_a_question_without_an_answer_loses_nothing(
-    long: bool, served: Served, new_page: Pages
+    long: bool, with_table: Served, new_page: Pages
 ) -> None:
     page = new_page(1440)
     page.clock.install()
-    opened(page, served)
+    opened(page, with_table)
     page.locator("#dq-on-avg_bits").check()
     wait_for_text(page, ".dq-solved", "Heuristic")
     wait_for_text(page, "pre[aria-label='Command of the plan']", "dqviz allocate")
@@ -192,9 +179,9 @@ def test_a_question_without_an_answer_loses_nothing(
 
 
 def test_a_line_that_did_not_come_is_not_the_line_of_before(
-    served: Served, new_page: Pages
+    with_table: Served, new_page: Pages
 ) -> None:
-    page = opened(new_page(1440), served)
+    page = opened(new_page(1440), with_table)
     figure, said = page.locator(".dq-pareto .dq-plot"), ".dq-pareto p[role=status]"
     wait_for_text(page, said, "predicted;")
     figure.wait_for()
@@ -211,8 +198,8 @@ def test_a_line_that_did_not_come_is_not_the_line_of_before(
     figure.wait_for()
 
 
-def test_an_interval_that_did_not_come_is_said(served: Served, new_page: Pages) -> None:
-    page = opened(new_page(1440), served)
+def test_an_interval_that_did_not_come_is_said(with_table: Served, new_page: Pages) -> None:
+    page = opened(new_page(1440), with_table)
     command = "pre[aria-label='Command of the plan']"
     wait_for_text(page, command, "dqviz allocate")
     line = Line(page, "precision_appraise")
@@ -227,10 +214,10 @@ def test_an_interval_that_did_not_come_is_said(served: Served, new_page: Pages) 
 
 
 def test_a_table_that_does_not_come_leaves_the_one_that_is_there(
-    served: Served, new_page: Pages
+    with_table: Served, new_page: Pages
 ) -> None:
     add_table(Study.open(studies_root() / "mine"), "second-rtn", windows=1)
-    page = opened(new_page(1440), served, "?study=mine&table=gradient-rtn")
+    page = opened(new_page(1440), with_table, "?study=mine&table=gradient-rtn")
     page.get_by_role("button", name="Select shown").click()
     page.locator("[data-bits='4']").click()
     edited = state(page)
@@ -248,13 +235,13 @@ def test_a_table_that_does_not_come_leaves_the_one_that_is_there(
 
 @pytest.mark.parametrize("name", ["precision", "precision_load"])
 def test_of_two_tables_the_one_that_was_picked_last_is_shown(
-    name: str, served: Served, new_page: Pages
+    name: str, with_table: Served, new_page: Pages
 ) -> None:
     study = Study.open(studies_root() / "mine")
     for table in ("second-rtn", "third-rtn"):
         add_table(study, table, windows=1)
         kept(sensitivity=table)
-    page = opened(new_page(1440), served, "?study=mine&table=gradient-rtn")
+    page = opened(new_page(1440), with_table, "?study=mine&table=gradient-rtn")
     begun = state(page)
     line = Line(page, name, most=1)
     page.locator(TABLE).select_option("second-rtn")
@@ -269,8 +256,8 @@ def test_of_two_tables_the_one_that_was_picked_last_is_shown(
     assert "table=gradient-rtn" in page.url
 
 
-def test_a_job_that_cannot_be_asked_after_goes_on(served: Served, new_page: Pages) -> None:
-    page = opened(new_page(1440), served)
+def test_a_job_that_cannot_be_asked_after_goes_on(with_table: Served, new_page: Pages) -> None:
+    page = opened(new_page(1440), with_table)
     line = Line(page, "precision_state")
     page.get_by_role("button", name="Save into the study").click()
     line.wait()
@@ -279,8 +266,8 @@ def test_a_job_that_cannot_be_asked_after_goes_on(served: Served, new_page: Page
     page.get_by_text("Kept as").wait_for()
 
 
-def test_a_bound_that_is_named_instead_is_accepted(served: Served, new_page: Pages) -> None:
-    page = opened(new_page(1440), served)
+def test_a_bound_that_is_named_instead_is_accepted(with_table: Served, new_page: Pages) -> None:
+    page = opened(new_page(1440), with_table)
     for name in ("avg_bits", "activation_bits", "size_mb", "latency_ratio"):
         number = page.locator(f".dq-budget:has(#dq-on-{name}) input[type=number]")
         for typed, end in (("0.0001", 0), ("9999", 1)):
@@ -296,11 +283,11 @@ def test_a_bound_that_is_named_instead_is_accepted(served: Served, new_page: Pag
             page.wait_for_function(f"!{SAID}")
 
 
-def test_a_link_to_what_cannot_be_kept_names_what_can(served: Served, new_page: Pages) -> None:
-    page = opened(new_page(1440), served)
+def test_a_link_to_what_cannot_be_kept_names_what_can(with_table: Served, new_page: Pages) -> None:
+    page = opened(new_page(1440), with_table)
     link = page.url
     page.goto("about:blank")
-    opened(page, served, f"{link.partition('precision')[2]}&size_mb=0.01")
+    opened(page, with_table, f"{link.partition('precision')[2]}&size_mb=0.01")
     text = page.locator(".dq-mx-fits").inner_text()
     (bound,) = re.findall(r"out of reach, ([0-9.]+) MB is the least", text)
     number = page.get_by_role("spinbutton", name="Size of the file, at most, MB")

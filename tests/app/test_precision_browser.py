@@ -23,15 +23,8 @@ NASTY = "<img src=x onerror='window.hacked=1'>${window.hacked=1}"
 NO_OVERFLOW = "document.documentElement.scrollWidth <= innerWidth"
 
 
-@pytest.fixture
-def served(serve: Serve) -> Served:
-    found = serve()
-    write_table(studies_root() / "mine", blocks=3, windows=2)
-    return found
-
-
-def test_drag_set_solve_undo_download_and_reload(served: Served, new_page: Pages) -> None:
-    page = opened(new_page(1440), served)
+def test_drag_set_solve_undo_download_and_reload(with_table: Served, new_page: Pages) -> None:
+    page = opened(new_page(1440), with_table)
     assert total(page, "avg_bits") == 8
     before = {name: total(page, name) for name in ("avg_bits", "size_mb", "loss", "latency_ratio")}
     into_view(page)
@@ -84,8 +77,8 @@ def test_drag_set_solve_undo_download_and_reload(served: Served, new_page: Pages
     assert page.evaluate(DESK) == changed
 
 
-def test_clicks_ranges_and_toggles(served: Served, new_page: Pages) -> None:
-    page = opened(new_page(1440), served)
+def test_clicks_ranges_and_toggles(with_table: Served, new_page: Pages) -> None:
+    page = opened(new_page(1440), with_table)
     into_view(page)
     page.mouse.click(*cell(page, Q0, 0))
     assert chosen(page) == 1
@@ -105,8 +98,8 @@ def test_clicks_ranges_and_toggles(served: Served, new_page: Pages) -> None:
     assert chosen(page) == 0
 
 
-def test_everything_can_be_done_from_the_keyboard(served: Served, new_page: Pages) -> None:
-    page = opened(new_page(1440), served)
+def test_everything_can_be_done_from_the_keyboard(with_table: Served, new_page: Pages) -> None:
+    page = opened(new_page(1440), with_table)
     matrix = page.locator(".dq-mx")
     matrix.focus()
     page.keyboard.press("ArrowDown")
@@ -126,8 +119,8 @@ def test_everything_can_be_done_from_the_keyboard(served: Served, new_page: Page
     assert "plan: 4 bits" in spoken
 
 
-def test_filters_show_rows_and_a_bad_expression_loses_nothing(served: Served, new_page: Pages) -> None:  # fmt: skip
-    page = opened(new_page(1440), served)
+def test_filters_show_rows_and_a_bad_expression_loses_nothing(with_table: Served, new_page: Pages) -> None:  # fmt: skip
+    page = opened(new_page(1440), with_table)
     names = page.locator(".dq-mx-name")
     assert names.count() == 18
     field = page.locator("[data-field=pattern]")
@@ -150,8 +143,8 @@ def test_filters_show_rows_and_a_bad_expression_loses_nothing(served: Served, ne
     assert names.count() == 0
 
 
-def test_what_cannot_be_set_says_why(served: Served, new_page: Pages) -> None:
-    page = opened(new_page(1440), served)
+def test_what_cannot_be_set_says_why(with_table: Served, new_page: Pages) -> None:
+    page = opened(new_page(1440), with_table)
     into_view(page)
     desk = page.evaluate(DESK)
     page.mouse.click(*cell(page, Q0, 0))
@@ -166,8 +159,8 @@ def test_what_cannot_be_set_says_why(served: Served, new_page: Pages) -> None:
     assert button.get_attribute("aria-disabled") == "false"
 
 
-def test_budgets_that_pins_break_are_said(served: Served, new_page: Pages) -> None:
-    page = opened(new_page(1440), served)
+def test_budgets_that_pins_break_are_said(with_table: Served, new_page: Pages) -> None:
+    page = opened(new_page(1440), with_table)
     page.get_by_role("button", name="Select shown").click()
     page.get_by_role("button", name="Pin", exact=True).click()
     number = page.get_by_role("spinbutton", name="Weight bits, average, at most, bits")
@@ -177,8 +170,8 @@ def test_budgets_that_pins_break_are_said(served: Served, new_page: Pages) -> No
     assert "pinned cells already exceed the budget by 4 bits" in page.locator(".dq-mx-fits").inner_text()  # fmt: skip
 
 
-def test_the_plan_as_a_table_and_as_a_difference(served: Served, new_page: Pages) -> None:
-    page = opened(new_page(1440), served)
+def test_the_plan_as_a_table_and_as_a_difference(with_table: Served, new_page: Pages) -> None:
+    page = opened(new_page(1440), with_table)
     page.locator(".dq-plantable summary").click()
     select = page.get_by_label("block 1 fc2, weight")
     select.select_option("3")
@@ -213,8 +206,8 @@ def test_verify_sets_measured_beside_predicted(
     assert f"plan={kept['name']}" in page.url
 
 
-def test_a_link_of_another_table_is_said(served: Served, new_page: Pages) -> None:
-    page = opened(new_page(1440), served, "?study=mine&plan=gone#desk=zz9&pins=x")
+def test_a_link_of_another_table_is_said(with_table: Served, new_page: Pages) -> None:
+    page = opened(new_page(1440), with_table, "?study=mine&plan=gone#desk=zz9&pins=x")
     text = page.locator(".dq-notes").inner_text()
     assert "none of this table" in text
     assert total(page, "avg_bits") == 8
@@ -241,8 +234,10 @@ def test_names_are_text(serve: Serve, new_page: Pages, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [1440, 390])
-def test_it_is_accessible_and_fits(width: int, dark: bool, served: Served, new_page: Pages) -> None:
-    page = opened(new_page(width, dark=dark), served)
+def test_it_is_accessible_and_fits(
+    width: int, dark: bool, with_table: Served, new_page: Pages
+) -> None:
+    page = opened(new_page(width, dark=dark), with_table)
     page.get_by_role("button", name="Select shown").click()
     page.locator(".dq-plantable summary").click()
     page.locator(".dq-plandiff summary").click()

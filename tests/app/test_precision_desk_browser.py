@@ -26,6 +26,7 @@ from tests.app.precision import (
     FC2,
     Q0,
     SHOWN,
+    TABLE,
     V0,
     asks,
     cell,
@@ -44,20 +45,12 @@ pytestmark = pytest.mark.browser
 
 Pages = Callable[..., Any]
 Serve = Callable[..., Served]
-TABLE = "label.dq-field:has(> span:text-is('Table')) select"
 
 OTHER = "([s, t]) => { const text = document.querySelector(s).textContent; return text && !text.includes(t); }"
 
 
-@pytest.fixture
-def served(serve: Serve) -> Served:
-    found = serve()
-    write_table(studies_root() / "mine", blocks=3, windows=2)
-    return found
-
-
-def test_a_reload_keeps_the_steps_back(served: Served, new_page: Pages) -> None:
-    page = opened(new_page(1440), served)
+def test_a_reload_keeps_the_steps_back(with_table: Served, new_page: Pages) -> None:
+    page = opened(new_page(1440), with_table)
     begun = state(page)
     page.get_by_role("button", name="Select shown").click()
     page.locator("[data-bits='4']").click()
@@ -76,10 +69,10 @@ def test_a_reload_keeps_the_steps_back(served: Served, new_page: Pages) -> None:
     assert state(page) == edited
 
 
-def test_another_table_and_back_loses_nothing(served: Served, new_page: Pages) -> None:
+def test_another_table_and_back_loses_nothing(with_table: Served, new_page: Pages) -> None:
     study = Study.open(studies_root() / "mine")
     add_table(study, "second-rtn", windows=1)
-    page = opened(new_page(1440), served, "?study=mine&table=gradient-rtn")
+    page = opened(new_page(1440), with_table, "?study=mine&table=gradient-rtn")
     page.get_by_role("button", name="Select shown").click()
     page.locator("[data-bits='4']").click()
     edited = state(page)
@@ -94,8 +87,8 @@ def test_another_table_and_back_loses_nothing(served: Served, new_page: Pages) -
     assert total(page, "avg_bits") == 8
 
 
-def test_a_link_goes_before_what_the_tab_has_kept(served: Served, new_page: Pages) -> None:
-    page = opened(new_page(1440), served)
+def test_a_link_goes_before_what_the_tab_has_kept(with_table: Served, new_page: Pages) -> None:
+    page = opened(new_page(1440), with_table)
     page.get_by_role("button", name="Select shown").click()
     page.locator("[data-bits='4']").click()
     link, sent = page.url, state(page)
@@ -109,8 +102,8 @@ def test_a_link_goes_before_what_the_tab_has_kept(served: Served, new_page: Page
     assert state(page) == own
 
 
-def test_a_budget_that_is_turned_on_is_solved_for(served: Served, new_page: Pages) -> None:
-    page = opened(new_page(1440), served)
+def test_a_budget_that_is_turned_on_is_solved_for(with_table: Served, new_page: Pages) -> None:
+    page = opened(new_page(1440), with_table)
     before = state(page)
     page.locator("#dq-on-avg_bits").check()
     wait_for_text(page, ".dq-solved", "Heuristic")
@@ -120,8 +113,8 @@ def test_a_budget_that_is_turned_on_is_solved_for(served: Served, new_page: Page
     assert not page.locator("#dq-on-avg_bits").is_checked()
 
 
-def test_undo_brings_back_the_command_of_the_solution(served: Served, new_page: Pages) -> None:
-    page = opened(new_page(1440), served)
+def test_undo_brings_back_the_command_of_the_solution(with_table: Served, new_page: Pages) -> None:
+    page = opened(new_page(1440), with_table)
     page.locator("#dq-on-avg_bits").check()
     wait_for_text(page, ".dq-solved", "Heuristic")
     page.locator("#dq-solve").click()
@@ -137,8 +130,8 @@ def test_undo_brings_back_the_command_of_the_solution(served: Served, new_page: 
     wait_for_text(page, shown, solved)
 
 
-def test_a_number_out_of_range_is_said_and_stays(served: Served, new_page: Pages) -> None:
-    page = opened(new_page(1440), served)
+def test_a_number_out_of_range_is_said_and_stays(with_table: Served, new_page: Pages) -> None:
+    page = opened(new_page(1440), with_table)
     before = state(page)
     number = page.get_by_role("spinbutton", name=AVERAGE)
     for typed in ("2", "17", "-5"):
@@ -162,8 +155,10 @@ def test_a_number_out_of_range_is_said_and_stays(served: Served, new_page: Pages
         assert seeds.input_value() == typed
 
 
-def test_the_slider_moves_the_plan_and_is_one_step_back(served: Served, new_page: Pages) -> None:
-    page = opened(new_page(1440), served)
+def test_the_slider_moves_the_plan_and_is_one_step_back(
+    with_table: Served, new_page: Pages
+) -> None:
+    page = opened(new_page(1440), with_table)
     before = state(page)
     slider = page.locator("[data-budget=avg_bits]")
     slider.focus()
@@ -173,8 +168,8 @@ def test_the_slider_moves_the_plan_and_is_one_step_back(served: Served, new_page
     assert state(page) == before
 
 
-def test_what_is_chosen_by_dragging_is_told(served: Served, new_page: Pages) -> None:
-    page = opened(new_page(1440), served)
+def test_what_is_chosen_by_dragging_is_told(with_table: Served, new_page: Pages) -> None:
+    page = opened(new_page(1440), with_table)
     into_view(page)
     page.mouse.move(*cell(page, Q0, 0))
     page.mouse.down()
@@ -185,8 +180,8 @@ def test_what_is_chosen_by_dragging_is_told(served: Served, new_page: Pages) -> 
     assert "sum of costs" in text
 
 
-def test_a_finger_taps_scrolls_and_draws_a_rectangle(served: Served, new_page: Pages) -> None:
-    page = opened(new_page(390, touch=True), served)
+def test_a_finger_taps_scrolls_and_draws_a_rectangle(with_table: Served, new_page: Pages) -> None:
+    page = opened(new_page(390, touch=True), with_table)
     heads = page.locator(".dq-mx-head span").all_inner_texts()
     assert heads == ["weight", "0–4", "5–9"], "all have room on a telephone"
     into_view(page)
@@ -214,8 +209,8 @@ def test_a_finger_taps_scrolls_and_draws_a_rectangle(served: Served, new_page: P
     assert chosen(page) == 6
 
 
-def test_matrix_and_curve_are_taken_along(served: Served, new_page: Pages) -> None:
-    page = opened(new_page(1440), served)
+def test_matrix_and_curve_are_taken_along(with_table: Served, new_page: Pages) -> None:
+    page = opened(new_page(1440), with_table)
     page.get_by_role("button", name="Close all").click()
     page.locator("[data-field=role]").select_option("fc2")
     name, text = downloaded(page, "What rounding costs", "CSV")
@@ -241,8 +236,8 @@ def test_matrix_and_curve_are_taken_along(served: Served, new_page: Pages) -> No
     assert "average bits of the weights" in "".join(ElementTree.fromstring(text).itertext())
 
 
-def test_a_click_on_the_curve_loads_that_plan(served: Served, new_page: Pages) -> None:
-    page = opened(new_page(1440), served)
+def test_a_click_on_the_curve_loads_that_plan(with_table: Served, new_page: Pages) -> None:
+    page = opened(new_page(1440), with_table)
     desk = page.evaluate(DESK)
     page.mouse.click(*dot(page, "predicted, sum of cells", 0))
     page.wait_for_function(f"{DESK} !== '{desk}'")

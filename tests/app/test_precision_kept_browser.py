@@ -21,34 +21,19 @@ from tests.app.precision import (
     opened,
     state,
 )
-from tests.tables import write_table
+from tests.tables import METRICS, write_table
 
 pytestmark = pytest.mark.browser
 
 Pages = Callable[..., Any]
 Serve = Callable[..., Served]
-METRICS = ("latent_error", "ssim_loss")
-
-
-@pytest.fixture
-def served(serve: Serve) -> Served:
-    found = serve()
-    write_table(studies_root() / "mine", blocks=3, windows=2)
-    return found
-
-
-@pytest.fixture
-def two_metrics(serve: Serve) -> Served:
-    found = serve()
-    write_table(studies_root() / "mine", metrics=METRICS)
-    return found
 
 
 def test_of_two_plans_the_one_that_was_picked_last_is_loaded(
-    served: Served, new_page: Pages
+    with_table: Served, new_page: Pages
 ) -> None:
     first, second = kept(), kept(budgets={"avg_bits": 6})
-    page = opened(new_page(1440), served)
+    page = opened(new_page(1440), with_table)
     line = Line(page, "precision_load", most=1)
     plans = page.get_by_label("Load a plan of the study")
     plans.select_option(first)
@@ -82,9 +67,9 @@ def test_the_plan_that_was_kept_is_the_one_of_this_job(
     assert f"plan={own}" in page.url
 
 
-def test_a_kept_plan_is_shown_by_its_own_metric(two_metrics: Served, new_page: Pages) -> None:
+def test_a_kept_plan_is_shown_by_its_own_metric(with_metrics: Served, new_page: Pages) -> None:
     other, own = kept(metric="ssim_loss"), kept()
-    page = opened(new_page(1440), two_metrics)
+    page = opened(new_page(1440), with_metrics)
     metric, plans = page.locator("[data-field=metric]"), page.get_by_label("Load a plan of")
     assert f"plan={own}" in page.url
     assert metric.input_value() == "latent_error"
