@@ -2,7 +2,7 @@
 
     make gpu-results FROM=gpu-run           (python -m benchmarks.gpu_page gpu-run)
 
-Writes gpu.json, with every row, and gpu.md into --out (docs/results), and the tiles that were found into
+Writes gpu.json, with every row, gpu.md and gpu.svg into --out (docs/results), and the tiles that were found into
 kernels/configs/<architecture>/int_linear.json. A dry run is refused: its times are of the CPU and of the ops' definitions.
 """
 
@@ -23,7 +23,7 @@ from .gpu.rows import Rows
 from .gpu.stage import stages
 from .gpu.stages.tuning import tables
 from .gpu.work import left
-from .gpu_tables import markdown
+from .gpu_tables import CAPTION, figure, markdown
 from .results import written
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,7 +77,7 @@ def main() -> int:
         return error.exit_code
     tiles = save_tiles(found, given.configs)
     print("no tile gained" if tiles is None else f"written: {tiles}", file=sys.stderr)
-    return written("gpu", given.out, lambda: found, markdown)
+    return written("gpu", given.out, lambda: found, markdown, figure, CAPTION)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from .bars import Bars
+
 Row = Mapping[str, Any]
 GRAPH = ", CUDA graph"
-COMPILED = "bf16 compiled"
+COMPILED = "bf16 compiled"  # a whole step
+PEER = "compiled bf16"  # one product
 FOUND = {"relative_error": "error", "off_by_one": "off by one", "scale": "scale"}
 STEPS = ("step", "retuned")
 
@@ -27,6 +30,11 @@ def markdown(found: dict[str, Any]) -> str:
         f"{f'At the start: {said}. ' if said else ''}Measured, on random data; medians, first and last decile in brackets. "
         "A ratio is the time of the other over ours: above 1 ours is faster.",
         "",
+        *(
+            ["![Bars of the ratios below](gpu.svg)", ""]
+            if any(g.ratios for g in figure(found))
+            else []
+        ),
         *correctness(rows.get("correctness", [])),
         *steps(rows),
         *products(rows.get("ops", [])),
@@ -46,6 +54,25 @@ def headline(found: dict[str, Any]) -> list[tuple[str, ...]]:
         for _, scene, way, time, over_compiled, over_eager in ways_of(by_stage(found["rows"]))
         if way.startswith("w")
     ]
+
+
+CAPTION = "Time of compiled bfloat16 over ours: beyond the line ours is faster"
+
+
+def figure(found: dict[str, Any]) -> list[Bars]:
+    """The whole step of every scene, then every product, over compiled bfloat16."""
+    rows = by_stage(found["rows"])
+    scenes: dict[str, dict[str, float]] = {}
+    for row, scene, way, *_ in ways_of(rows):
+        least = over_compiled(row["ratios"][way])
+        if least is not None:
+            scenes.setdefault(scene, {})[way] = least
+    groups = [Bars(f"Step, {scene}", ratios) for scene, ratios in scenes.items()]
+    for row in rows.get("ops", []):
+        over = {way: ratios.get(PEER) for way, ratios in row.get("ratios", {}).items()}
+        known = {way: ratio for way, ratio in over.items() if ratio is not None}
+        groups.append(Bars(named(row), known))
+    return groups
 
 
 HEADLINE = ("whole step of DiT-XL/2", "ms", "over compiled bf16", "over eager bf16")
@@ -96,11 +123,15 @@ def ways_of(rows: Mapping[str, list[Row]]) -> list[tuple[Row, str, str, Row, str
             for way, ratios in row["ratios"].items():
                 if "median_us" not in row["times"][way]:
                     continue
-                compiled = [ratios.get(name) for name in (COMPILED, f"{COMPILED}{GRAPH}")]
-                least = min((r for r in compiled if r is not None), default=None)
-                over = (number(least), number(ratios.get("bf16")))
+                over = (number(over_compiled(ratios)), number(ratios.get("bf16")))
                 found.append((row, scene, way, row["times"][way], *over))
     return found
+
+
+def over_compiled(ratios: Mapping[str, float | None]) -> float | None:
+    """The ratio to the faster of compiled bfloat16's eager launches and its CUDA graph."""
+    known = (ratios.get(name) for name in (COMPILED, f"{COMPILED}{GRAPH}"))
+    return min((ratio for ratio in known if ratio is not None), default=None)
 
 
 def steps(rows: Mapping[str, list[Row]]) -> list[str]:

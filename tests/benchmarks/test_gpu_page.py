@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -49,7 +50,7 @@ PRODUCT = {
     "key": "ops/int_linear, dit-xl-2 fc1, m=16384",
     "shape": {"m": 16384, "k": 1152, "n": 4608, "after": "gelu"},
     "times": {"w8a8": time(100), "cuBLAS bf16": time(150), "_int_mm, compiled": {"error": "no |"}},
-    "ratios": {"w8a8": {"cuBLAS bf16": 1.5}},
+    "ratios": {"w8a8": {"cuBLAS bf16": 1.5, "compiled bf16": 1.45}},
     "share_of_peak": {"w8a8": 0.6},
     "left_out": {"w4a8": "its numbers are wrong here"},
 }
@@ -94,7 +95,7 @@ def test_the_page_says_what_the_rows_say(run: Rows) -> None:
     assert "| quantize_rows | **wrong** | the process ended in this row: signal SIGSEGV |" in page
     step = "| 256 px, 32 samples | w8a8, CUDA graph | 20.00 (20.00 to 20.00) | 1.30 |  |"
     assert step in page  # over the faster of both compiled ways
-    assert "| w8a8 | 100.0 (99.0 to 101.0) | 1.50 | 60% |" in page
+    assert "| w8a8 | 100.0 (99.0 to 101.0) | 1.50 | 1.45 | 60% |" in page
     assert "| adaln_quantize, 64x256x1152 | 15.0 (14.0 to 16.0) |  | 1.30 |  | 0.87 | 4.30 |" in page  # fmt: skip
     assert "w4a8 left out, its numbers are wrong here" in page
     assert "_int_mm, compiled: no |" in page
@@ -139,6 +140,11 @@ def test_results_and_tiles_are_written_where_they_are_read(
     found = json.loads((out / "gpu.json").read_text(encoding="utf-8"))
     assert found["evidence"] == "measured"
     assert (out / "gpu.md").read_text(encoding="utf-8") == gpu_tables.markdown(found)
+    drawn = ElementTree.fromstring((out / "gpu.svg").read_text(encoding="utf-8"))
+    said = list(drawn.itertext())
+    assert {"1.20", "1.30", "1.45"} < set(said)  # a graph's is over the faster compiled way
+    assert "Step, 256 px, 32 samples" in said
+    assert "![Bars of the ratios below](gpu.svg)" in (out / "gpu.md").read_text(encoding="utf-8")
     read = tiles.nearest(configs / "sm_90", 16000, 1152, 4608, False, 0, "gelu")
     assert read == TILE["tile"]
 
