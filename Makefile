@@ -14,6 +14,7 @@ FROM ?= gpu-run
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 TORCHAO := $(shell grep -om1 'torchao==[0-9.]*' pyproject.toml)
+PEFT := $(shell grep -om1 'peft==[0-9.]*' pyproject.toml)
 
 .PHONY: help app test check docs pictures recorded support quality balance ablations efforts allocation sharing capture cpu sensitivity plans transforms learned peers gpu gpu-wheels gpu-results lock clean env
 
@@ -36,7 +37,7 @@ check: env ## format, lint, types, import contracts
 docs: env ## rewrite the generated blocks and tables of the documentation
 	@$(BIN)/python -m docs.generate --write
 
-env: $(VENV)/.installed $(VENV)/.project $(VENV)/torchao/.$(TORCHAO)
+env: $(VENV)/.installed $(VENV)/.project $(VENV)/torchao/.$(TORCHAO) $(VENV)/peft/.$(PEFT)
 
 # The lock pins versions, not files: the torch wheel differs from machine to machine.
 $(VENV)/.installed: requirements.lock
@@ -57,6 +58,12 @@ $(VENV)/.project: pyproject.toml $(VENV)/.installed
 $(VENV)/torchao/.$(TORCHAO): | $(VENV)/.installed
 	@rm -rf $(VENV)/torchao
 	@$(PIP) install --no-deps --target $(VENV)/torchao $(TORCHAO)
+	@touch $@
+
+# LoRA adapters beside quantized layers are tested with it, likewise in a process of their own.
+$(VENV)/peft/.$(PEFT): | $(VENV)/.installed
+	@rm -rf $(VENV)/peft
+	@$(PIP) install --no-deps --target $(VENV)/peft $(PEFT)
 	@touch $@
 
 pictures: env ## docs/pictures/*.png: every page over the recorded study, light and dark, wide and narrow

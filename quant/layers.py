@@ -166,6 +166,11 @@ class QuantLinear(nn.Module):
         """Those of `OF_INPUT` that this site has."""
         return tuple(name for name in OF_INPUT if name in self._buffers)
 
+    @property
+    def qweight(self) -> Tensor:
+        """What is stored of the weight; where PEFT looks for a layer's device."""
+        return self.weight if self.plan.weight is None else self.codes
+
     def packed_weight(self, window: int = 0) -> PackedWeight:
         """The integers of a window, as the kernels take them."""
         assert self.plan.weight is not None
@@ -190,6 +195,8 @@ class QuantLinear(nn.Module):
 
     def basis(self, window: int = 0) -> tuple[Tensor | None, Tensor | None, BlockRotation | None]:
         """Of a window: s, signs and block rotation, as `to_input` and `to_weight` take them."""
+        if not self.transform.changes_input:
+            return None, None, None  # also in a graph, where nothing can be made ready
         return self._once("basis", window, self._basis)
 
     def input_transform(self, x: Tensor, window: int = 0) -> Tensor:

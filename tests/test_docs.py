@@ -129,7 +129,8 @@ def test_what_the_packages_import_is_declared_and_what_is_declared_is_used() -> 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {distribution(r) for r in project["dependencies"]}
     used = imported_distributions("kernels", "quant", "dqviz")
-    optional = {distribution(r) for r in project["optional-dependencies"]["ray"]}
+    extras = project["optional-dependencies"]
+    optional = {distribution(r) for name in ("ray", "adapters") for r in extras[name]}
     assert used - declared == optional
     assert declared - used <= NOT_IMPORTED
 
@@ -146,10 +147,13 @@ def test_the_lock_pins_every_direct_dependency_that_make_installs() -> None:
     assert not [line for line in lines if "+" in line.split("#")[0] or "://" in line]
 
 
-def test_torchao_is_pinned_once_and_is_in_no_environment_that_people_run() -> None:
+@pytest.mark.parametrize("package", ["torchao", "peft"])
+def test_what_diffusers_would_import_is_pinned_once_and_in_no_environment_that_people_run(
+    package: str,
+) -> None:
     """diffusers imports what it finds, and every command would wait for it: `make env` puts it aside."""
-    assert "torchao" not in (ROOT / "requirements.lock").read_text()
-    pins = re.findall(r"torchao==[\d.]+", (ROOT / "pyproject.toml").read_text())
+    assert package not in (ROOT / "requirements.lock").read_text()
+    pins = re.findall(rf"{package}==[\d.]+", (ROOT / "pyproject.toml").read_text())
     assert len(pins) == 1
 
 

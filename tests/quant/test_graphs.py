@@ -8,6 +8,7 @@ from diffusers import DiTTransformer2DModel
 from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
+from quant.checkpoint import save_checkpoint
 from quant.fusing import said
 from quant.plans import uniform_plan
 from quant.quantization import quantize
@@ -68,6 +69,17 @@ def test_a_block_compiles_whole_whatever_stands_before_its_codes(
     call = tokens()
     expected = block(**call)
     assert close(torch.compile(block, fullgraph=True, backend="aot_eager")(**call), expected)
+
+
+@pytest.mark.parametrize("method", ["rtn", "viditq"])
+@torch.no_grad()
+def test_a_loaded_checkpoint_compiles_whole(method, model, seen, tmp_path):
+    plan = uniform_plan(model, parse_bits("w4a8"))
+    save_checkpoint(quantize(model, method, plan, seen=seen), model, tmp_path / "made")
+    loaded = DiTTransformer2DModel.from_pretrained(tmp_path / "made").eval()
+    expected = loaded(**latents()).sample
+    compiled = torch.compile(loaded, fullgraph=True, backend="aot_eager")
+    assert close(compiled(**latents()).sample, expected)
 
 
 @torch.no_grad()
