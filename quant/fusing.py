@@ -31,8 +31,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kernels.adaln_quantize import adaln_quantize
-from kernels.adaln_quantize.rotation import rotation_orders
 from kernels.gelu_quantize import gelu_quantize
+from kernels.hadamard.box import rotation_obstacle
 from kernels.int_linear import GatedResidual
 from kernels.quantize_rows import RowCodes
 
@@ -207,13 +207,14 @@ def _modulated_codes(
 def _gelu_codes(site: QuantLinear, x: Tensor, backend: str) -> RowCodes:
     """Codes of gelu(x), x [b, t, c], on the ranges of its rows or on static ones."""
     fmt, window = _format(site), current_window(site.windows)
+    divisor, signs, _ = site.basis(window)
     ranges = {}
     if fmt.static:
         zero = None if fmt.symmetric else site.act_zero[window].float()
         ranges = {"scale": site.act_scale[window], "zero": zero}
     return gelu_quantize(
         x.flatten(0, 1), fmt.bits, fmt.symmetric,
-        shift=site.shift if site.transform.shift else None, migration=site.basis(window)[0],
+        shift=site.shift if site.transform.shift else None, migration=divisor, signs=signs,
         backend=_version(backend), **ranges,
     )  # fmt: skip
 
@@ -237,12 +238,7 @@ def _entry(norm: nn.Module, readers: Sequence[Any], x: Tensor) -> Link:
         return Link(None, "static ranges stand before an operation that finds its own")
     if first.transform.block:
         return Link(None, "block rotations have no operation with LayerNorm")
-    if first.transform.rotate and link.backend == "triton":
-        try:
-            rotation_orders(first.in_features)
-        except ValueError as error:
-            return Link(None, str(error))
-    return link
+    return Link(None, reason) if (reason := _unrotatable(first, link)) else link
 
 
 def _gelu(activation: Any, site: Any, x: Tensor) -> Link:
@@ -252,13 +248,21 @@ def _gelu(activation: Any, site: Any, x: Tensor) -> Link:
     link = _common([site], x)
     if link.backend is None:
         return link
-    if site.transform.rotate or site.transform.block:
-        return Link(None, "rotations have no operation with GELU")
+    if site.transform.block:
+        return Link(None, "block rotations have no operation with GELU")
+    if site.transform.rotate and _format(site).static:
+        return Link(None, "static ranges have no operation with a rotation")
     if site.transform.shift and not _format(site).static:
         return Link(None, "a shift belongs to static ranges")
     if site.transform.shift and site.transform.scale:
         return Link(None, "a shift and a channel scale have no operation with GELU")
-    return link
+    return Link(None, reason) if (reason := _unrotatable(site, link)) else link
+
+
+def _unrotatable(site: Any, link: Link) -> str | None:
+    """Why a kernel cannot rotate a site's input on the way, or None."""
+    inside = site.transform.rotate and link.backend == "triton"
+    return rotation_obstacle(site.in_features) if inside else None
 
 
 def _common(sites: Sequence[nn.Module], x: Tensor) -> Link:

@@ -47,6 +47,7 @@ PASSES = (
             ("gelu_quantize", "", 4608),
             ("adaln_quantize", "rotated", 1152),
             ("quantize_rows", "", 1152),
+            ("gelu_quantize", "rotated", 4608),
         )
     ),
     Pass("adaln_quantize", "", 1, 4608, 3072),
@@ -55,6 +56,7 @@ TINY = (
     Pass("adaln_quantize", "", 2, 4, 48),
     Pass("adaln_quantize", "rotated", 2, 4, 48),
     Pass("gelu_quantize", "", 2, 4, 96),
+    Pass("gelu_quantize", "rotated", 2, 4, 96),
     Pass("quantize_rows", "", 2, 4, 48),
 )
 
@@ -69,13 +71,19 @@ def arguments(place: Place, given: Pass) -> tuple[Any, ...]:
     b, t, c = given.b, given.t, given.c
     if given.op == "quantize_rows":
         return place.normal(b * t, c), 8, True
-    if given.op == "gelu_quantize":
-        return (place.normal(b * t, c), 8, True, None, None, None, None)
-    x, shift, scale = place.normal(b, t, c), place.normal(b, c), place.normal(b, c)
     signs = place.integers(0, 2, c).float() * 2 - 1
     divisor = place.normal(c, dtype=torch.float32).abs() + 0.5
     transform = (divisor, signs) if given.variant else (None, None)
+    if given.op == "gelu_quantize":
+        return (place.normal(b * t, c), 8, True, None, *transform, None, None)
+    x, shift, scale = place.normal(b, t, c), place.normal(b, c), place.normal(b, c)
     return (x, shift, scale, *transform, 8, True, EPS)
+
+
+def not_rotated(given: Pass, values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Of the same op without divisor and rotation."""
+    first = 4 if given.op == "gelu_quantize" else 3
+    return (*values[:first], None, None, *values[first + 2 :])
 
 
 def ours(given: Pass, values: tuple[Any, ...]) -> Callable[[], tuple[Tensor, Tensor, Tensor]]:

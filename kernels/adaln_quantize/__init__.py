@@ -10,8 +10,8 @@ from functools import partial
 from torch import Tensor
 
 from ..dispatch import Op, callable_module, triton_obstacle
+from ..hadamard.box import rotation_obstacle
 from ..quantize_rows import RowCodes
-from .rotation import rotation_orders
 
 OP = Op(__name__, {"simulate": "reference", "triton": "custom_op"})
 
@@ -42,12 +42,8 @@ def adaln_quantize(
 
 
 def _obstacle(x: Tensor, signs: Tensor | None, version: str) -> str | None:
-    if signs is not None:
-        try:
-            rotation_orders(x.shape[2])
-        except ValueError as error:
-            return str(error)
-    return triton_obstacle(x.device, x.shape[2])
+    rotation = None if signs is None else rotation_obstacle(x.shape[2])
+    return rotation or triton_obstacle(x.device, x.shape[2])
 
 
 def _check(

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from functools import lru_cache
-from typing import Any
-
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton import knobs
 
 from ..ahead import Build
-from ..hadamard import matrix
-from ..triton_functions import (
-    codes_on,
-    empty_row_codes,
-    loadable,
-    row_codes,
-    row_constants,
-    row_range,
-    stored_zero,
+from ..triton_functions import empty_row_codes, loadable, row_codes, row_constants
+from ..triton_rotation import (
+    ROTATION_TYPES,
+    box,
+    matrices,
+    rotated,
+    rotated_constants,
+    square,
+    store_rotated,
 )
-from .rotation import padded_order, rotation_orders
 
 
 @triton.jit
@@ -56,31 +49,6 @@ def _adaln_quantize(
 
 
 @triton.jit
-def _rotated_along_last(
-    y, matrix, A: tl.constexpr, B: tl.constexpr, C: tl.constexpr, UPCAST: tl.constexpr
-):
-    """y float32 [A, B, C] times matrix bfloat16 [C, C] of whole numbers, to float32 but for 2^-16.
-
-    y goes in as two bfloat16 parts, of which the matrix unit's products with +-1 are exact.
-    """
-    flat = tl.reshape(y, (A * B, C))
-    high = flat.to(tl.bfloat16)
-    low = (flat - high.to(tl.float32)).to(tl.bfloat16)
-    if UPCAST:  # the interpreter cannot multiply bfloat16
-        z = tl.dot(high.to(tl.float32), matrix.to(tl.float32), input_precision="ieee")
-        z += tl.dot(low.to(tl.float32), matrix.to(tl.float32), input_precision="ieee")
-    else:
-        z = tl.dot(low, matrix, tl.dot(high, matrix))
-    return tl.reshape(z, (A, B, C))
-
-
-@triton.jit
-def _square(ptr, N: tl.constexpr):
-    """A matrix [N, N]."""
-    return tl.load(ptr + tl.arange(0, N)[:, None] * N + tl.arange(0, N)[None, :])
-
-
-@triton.jit
 def _adaln_rotate_quantize(
     x_ptr, shift_ptr, scale_ptr, channel_scale_ptr, signs_ptr, first_ptr, second_ptr, third_ptr,
     codes_ptr, row_scale_ptr, zero_ptr, x_stride, shift_stride, scale_stride, m, t, eps, norm,
@@ -89,14 +57,8 @@ def _adaln_rotate_quantize(
     A: tl.constexpr, B: tl.constexpr, C: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     """As above with a rotation by three factors of orders N1, N2, N3, each padded to A, B, C; one row at a time."""
-    i, j, l = (
-        tl.arange(0, A)[:, None, None],
-        tl.arange(0, B)[None, :, None],
-        tl.arange(0, C)[None, None, :],
-    )
-    column = (i * N2 + j) * N3 + l  # [A, B, C]
-    channel = (i < N1) & (j < N2) & (l < N3)
-    second, third = _square(second_ptr, B), _square(third_ptr, C)
+    column, channel = box(N1, N2, N3, A, B, C)
+    second, third = square(second_ptr, B), square(third_ptr, C)
     for r in range(ROWS):
         row = tl.program_id(0).to(tl.int64) * ROWS + r
         inside = channel & (row < m)
@@ -110,23 +72,10 @@ def _adaln_rotate_quantize(
         if channel_scale_ptr is not None:
             y = y / tl.load(channel_scale_ptr + column, mask=channel, other=1.0).to(tl.float32)
         y = y * tl.load(signs_ptr + column, mask=channel, other=0.0).to(tl.float32)
-        y = _rotated_along_last(y, third, A, B, C, UPCAST)
-        y = _rotated_along_last(tl.permute(y, (0, 2, 1)), second, A, C, B, UPCAST)
-        if N1 > 1:
-            first = _square(first_ptr, A)
-            y = _rotated_along_last(tl.permute(y, (1, 2, 0)), first, C, B, A, UPCAST)
-            y = tl.permute(y, (2, 1, 0))
-        else:
-            y = tl.permute(y, (0, 2, 1))
-        y = tl.where(channel, y * norm, 0.0)  # [A, B, C]
-        row_scale, zero = row_range(tl.reshape(y, (1, A * B * C)), TOP, SYMMETRIC)
-        around = tl.reshape(row_scale, (1, 1, 1)), tl.reshape(zero, (1, 1, 1))
-        codes = codes_on(y, around[0], around[1], TOP, SYMMETRIC)
-        tl.store(codes_ptr + row * K + column, codes, mask=inside)
-        one = row + tl.arange(0, 1)
-        tl.store(row_scale_ptr + one, row_scale, mask=one < m)
-        if not SYMMETRIC:
-            tl.store(zero_ptr + one, stored_zero(zero, TOP, SYMMETRIC), mask=one < m)
+        y = rotated(y, channel, first_ptr, second, third, norm, N1, A, B, C, UPCAST)
+        store_rotated(
+            y, column, inside, row, m, codes_ptr, row_scale_ptr, zero_ptr, K, TOP, SYMMETRIC, A, B, C
+        )  # fmt: skip
 
 
 def adaln_quantize(
@@ -155,45 +104,12 @@ def adaln_quantize(
             x, shift, scale, channel_scale, codes, row_scale, zero, *strides, m, t, eps, **constants
         )  # fmt: skip
         return codes, row_scale, zero
-    constants = _rotated_constants(c, bits, symmetric)
+    constants = rotated_constants(c, bits, symmetric)
     _adaln_rotate_quantize[(triton.cdiv(m, constants["ROWS"]),)](
-        x, shift, scale, channel_scale, loadable(signs), *_matrices(c, x.device), codes, row_scale, zero,
+        x, shift, scale, channel_scale, loadable(signs), *matrices(c, x.device), codes, row_scale, zero,
         *strides, m, t, eps, c**-0.5, **constants,
     )  # fmt: skip
     return codes, row_scale, zero
-
-
-@lru_cache(maxsize=16)
-def _matrices(c: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """The three Hadamard factors, bfloat16, filled up with zeros to what the matrix unit takes."""
-
-    def filled(order: int) -> Tensor:
-        side = padded_order(order)
-        h = torch.zeros((side, side), dtype=torch.bfloat16, device=device)
-        h[:order, :order] = matrix(order).to(h)
-        return h
-
-    first, second, third = rotation_orders(c)
-    return filled(first), filled(second), filled(third)
-
-
-def _rotated_constants(c: int, bits: int, symmetric: bool) -> dict[str, Any]:
-    orders = rotation_orders(c)
-    sides = [padded_order(order) for order in orders]
-    sides[0] = sides[0] if orders[0] > 1 else 1
-    volume = math.prod(sides)
-    constants = {
-        name: row_constants(c, bits, symmetric)[name] for name in ("K", "TOP", "SYMMETRIC")
-    }
-    return {
-        **constants,
-        "ROWS": 8,
-        **dict(zip(("N1", "N2", "N3"), orders)),
-        **dict(zip("ABC", sides)),
-        "UPCAST": bool(knobs.runtime.interpret),
-        "num_warps": 4 if volume <= 4096 else 8 if volume <= 8192 else 16,
-        "num_stages": 1,  # rows fetched ahead would take 130 KiB of shared memory
-    }
 
 
 TYPES = {
@@ -211,18 +127,11 @@ TYPES = {
     "t": "i32:16",
     "eps": "fp32",
 }
-ROTATED_TYPES = {
-    **TYPES,
-    "signs_ptr": "*fp32",
-    "first_ptr": "*bf16",
-    "second_ptr": "*bf16",
-    "third_ptr": "*bf16",
-    "norm": "fp32",
-}
+ROTATED_TYPES = TYPES | ROTATION_TYPES
 
 
 def _rotated(name: str, c: int, symmetric: bool = True) -> Build:
-    constants = _rotated_constants(c, 8, symmetric)
+    constants = rotated_constants(c, 8, symmetric)
     return Build(name, _adaln_rotate_quantize, ROTATED_TYPES, constants, "half")
 
 

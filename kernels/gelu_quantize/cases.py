@@ -12,6 +12,12 @@ from torch import Tensor
 from . import gelu_quantize
 
 
+def signs_of(c: int) -> Tensor:
+    """Seeded signs [c] of a rotation."""
+    generator = torch.Generator().manual_seed(c + 1)
+    return torch.randint(0, 2, (c,), generator=generator).float() * 2 - 1
+
+
 def example(m: int, c: int) -> tuple[Tensor, Tensor, Tensor]:
     """Seeded x [m, c], shift and migration [c]; the first row is zero."""
     generator = torch.Generator().manual_seed(c)
@@ -23,7 +29,7 @@ def example(m: int, c: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _case(
-    m: int, c: int, bits: int, symmetric: bool, migrated: bool, static: bool
+    m: int, c: int, bits: int, symmetric: bool, migrated: bool, static: bool, turned: bool = False
 ) -> Callable[[str], tuple[Tensor, ...]]:
     def run(backend: str) -> tuple[Tensor, ...]:
         x, shift, migration = example(m, c)
@@ -33,6 +39,7 @@ def _case(
             symmetric,
             shift=shift if migrated else None,
             migration=migration if migrated else None,
+            signs=signs_of(c) if turned else None,
             scale=torch.tensor([0.05]) if static else None,
             zero=torch.tensor([3.0]) if static and not symmetric else None,
             backend=backend,
@@ -42,11 +49,11 @@ def _case(
     return run
 
 
-def _call(symmetric: bool, static: bool) -> tuple[Any, ...]:
-    x, shift, migration = example(6, 40)
+def _call(symmetric: bool, static: bool, turned: bool = False) -> tuple[Any, ...]:
+    x, shift, migration = example(6, 96 if turned else 40)
     scale = torch.tensor([0.05]) if static else None
     zero = torch.tensor([3.0]) if static and not symmetric else None
-    return x, 8, symmetric, shift, migration, scale, zero
+    return x, 8, symmetric, shift, migration, signs_of(96) if turned else None, scale, zero
 
 
 CASES = {
@@ -54,10 +61,12 @@ CASES = {
     "5x64 4-bit asymmetric, shifted and migrated": _case(5, 64, 4, False, True, False),
     "5x64 8-bit asymmetric, static, shifted and migrated": _case(5, 64, 8, False, True, True),
     "3x31 8-bit static": _case(3, 31, 8, True, False, True),
+    "5x96 8-bit, migrated and rotated": _case(5, 96, 8, True, True, False, turned=True),
 }
 
 # Arguments of the custom op: name -> f() -> them.
 CALLS = {
     "6x40": partial(_call, True, False),
     "6x40 asymmetric, static": partial(_call, False, True),
+    "6x96 asymmetric, rotated": partial(_call, False, False, turned=True),
 }

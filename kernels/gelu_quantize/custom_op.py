@@ -19,6 +19,7 @@ def gelu_quantize(
     symmetric: bool,
     shift: Tensor | None,
     migration: Tensor | None,
+    signs: Tensor | None,
     scale: Tensor | None,
     zero: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -27,7 +28,7 @@ def gelu_quantize(
     int8 has no nan: where a row has one, its code is 0 and the row's scale is nan, a static one too.
     """
     if scale is None:
-        return as_int8(reference.values(x, shift, migration), bits, symmetric)
+        return as_int8(reference.values(x, shift, migration, signs), bits, symmetric)
     rows = reference.quantize_statically(x, bits, scale, zero, shift, migration)
     codes, half = rows.codes, 0 if rows.zero is None else 2 ** (bits - 1)
     zeros = codes.new_empty((0, 1)) if rows.zero is None else rows.zero - half
@@ -50,10 +51,15 @@ def _(x: Tensor, bits: int, symmetric: bool, *operands: Any) -> tuple[Tensor, Te
 
 
 def quantize(
-    x: Tensor, bits: int, symmetric: bool, shift: Tensor | None, migration: Tensor | None
+    x: Tensor,
+    bits: int,
+    symmetric: bool,
+    shift: Tensor | None,
+    migration: Tensor | None,
+    signs: Tensor | None,
 ) -> RowCodes:
     """As the definition's, with int8 codes."""
-    parts = gelu_quantize(x, bits, symmetric, shift, migration, None, None)
+    parts = gelu_quantize(x, bits, symmetric, shift, migration, signs, None, None)
     return RowCodes.of(parts, symmetric)
 
 
@@ -66,5 +72,5 @@ def quantize_statically(
     migration: Tensor | None,
 ) -> RowCodes:
     """As the definition's, with int8 codes."""
-    parts = gelu_quantize(x, bits, zero is None, shift, migration, scale, zero)
+    parts = gelu_quantize(x, bits, zero is None, shift, migration, None, scale, zero)
     return RowCodes.of(parts, zero is None)

@@ -3,7 +3,8 @@
 Shapes: x [m, c], what fc1 gives; v, m [c]; codes [m, c]; scale s, zero z [m, 1], or [1] where they are static.
 
     g  = 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))
-    x' = (g - v) / m                        shift and migration of TaQ-DiT, each where it is given
+    x' = (g - v) / m  R                     shift and migration of TaQ-DiT, each where it is given; m is the divisor of
+                                            any channel scale, R the rotation of `kernels.hadamard` where signs are given
     dynamic   codes, s, z of x' as in `kernels.quantize_rows`
     static    k = round(v / m / s)          v snapped to whole steps
               q = clamp(round(g / m / s) - k + z, 0, 2^b - 1), symmetric: without z, within +-(2^(b-1) - 1)
@@ -18,21 +19,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..hadamard import hadamard
 from ..quantize_rows import RowCodes, quantize_rows
 
 
-def values(x: Tensor, shift: Tensor | None, migration: Tensor | None) -> Tensor:
+def values(
+    x: Tensor, shift: Tensor | None, migration: Tensor | None, signs: Tensor | None = None
+) -> Tensor:
     """x' [m, c], in float32, or in float64 where x is float64."""
     g = F.gelu(_exact(x), approximate="tanh")
     g = g if shift is None else g - shift.to(g.dtype)
-    return g if migration is None else g / migration.to(g.dtype)
+    g = g if migration is None else g / migration.to(g.dtype)
+    return g if signs is None else hadamard(g, signs.to(g.dtype), backend="simulate")
 
 
 def quantize(
-    x: Tensor, bits: int, symmetric: bool, shift: Tensor | None, migration: Tensor | None
+    x: Tensor,
+    bits: int,
+    symmetric: bool,
+    shift: Tensor | None,
+    migration: Tensor | None,
+    signs: Tensor | None,
 ) -> RowCodes:
     """Row codes of x', each row with its own scale."""
-    return quantize_rows(values(x, shift, migration), bits, symmetric, backend="simulate")
+    rows = values(x, shift, migration, signs)
+    return quantize_rows(rows, bits, symmetric, backend="simulate")
 
 
 def quantize_statically(

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from kernels.gelu_quantize import custom_op, gelu_quantize, reference
-from kernels.gelu_quantize.cases import example
+from kernels.gelu_quantize.cases import example, signs_of
+from kernels.hadamard import hadamard
 from kernels.quantize_rows import quantize_rows
 from quant.rounding import static_codes
 from quant.schema import Format
@@ -77,6 +78,21 @@ def test_nan_shows_in_int8_codes_on_a_static_scale(symmetric: bool) -> None:
     assert torch.equal(rows.dequantize()[[0, 2]], expected.dequantize()[[0, 2]])
 
 
+def test_a_width_that_no_kernel_rotates_is_refused_with_its_reason() -> None:
+    x = torch.zeros(2, 1504)
+    with pytest.raises(RuntimeError, match="triton: 1504 channels rotate in blocks"):
+        gelu_quantize(x, signs=torch.ones(1504), backend="triton")
+
+
+def test_rotation_comes_after_gelu_and_division() -> None:
+    x, _, by = example(5, 96)
+    x = x.double()
+    g = torch.nn.functional.gelu(x, approximate="tanh") / by.double()
+    got = reference.values(x, None, by, signs_of(96))
+    torch.testing.assert_close(got.norm(dim=1), g.norm(dim=1))
+    torch.testing.assert_close(got, hadamard(g, signs_of(96).double()))
+
+
 def test_bad_input_is_named() -> None:
     x, shift, _ = example(3, 40)
     one = torch.ones(1)
@@ -95,5 +111,7 @@ def test_bad_input_is_named() -> None:
             gelu_quantize(x, **arguments)
     with pytest.raises(ValueError, match="bits is 1"):
         gelu_quantize(x, 1)
+    with pytest.raises(ValueError, match="static scale has no rotation"):
+        gelu_quantize(x, signs=torch.ones(40), scale=one)
     with pytest.raises(RuntimeError, match=r"cannot run with backend triton: .*CUDA device"):
         gelu_quantize(x, backend="triton")

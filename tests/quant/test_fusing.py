@@ -33,12 +33,8 @@ EVERYTHING = (
 METHODS = {
     "rtn": ({}, 10, ""),
     "smoothquant": ({"alpha": 0.5}, 10, ""),
-    "viditq": ({"transform": "both", "alpha": 0.4}, 8, "rotations have no operation with GELU"),
-    "viditq folded": (
-        {"transform": "both", "alpha": 0.4, "fold": "all"},
-        8,
-        "rotations have no operation with GELU",
-    ),
+    "viditq": ({"transform": "both", "alpha": 0.4}, 10, ""),
+    "viditq folded": ({"transform": "both", "alpha": 0.4, "fold": "all"}, 10, ""),
     "trdq": ({"alpha": 0.3}, 4, "block rotations have no operation with LayerNorm"),
     "static-step": ({}, 6, "static ranges stand before an operation that finds its own"),
     "svdquant": ({"alpha": 0.5}, 0, "branches in 16 bit are added before anything else"),

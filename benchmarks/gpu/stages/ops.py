@@ -55,7 +55,7 @@ def rows(place: Place) -> Iterator[Row]:
         for layer, m in (linears.TINY[:1] if place.dry else CODEBOOK_LAYERS)
         for c, d in CODEBOOKS
     ]
-    yield from (*products[:5], *before[:4], *products[5:11], *books, *before[4:], *products[11:])
+    yield from (*products[:5], *before[:5], *products[5:11], *books, *before[5:], *products[11:])
 
 
 def product(place: Place, layer: Linear, m: int) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def before_layer(place: Place, given: Pass) -> dict[str, Any]:
     if doubt is None:
         ways["ours"] = passes.ours(given, values)
         if given.variant:
-            plain = (*values[:3], None, None, *values[5:])
+            plain = passes.not_rotated(given, values)
             ways["ours, not rotated"] = passes.ours(given, plain)
     else:
         out["ours"] = doubt

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kernels.adaln_quantize import custom_op, reference, triton_impl
 from kernels.adaln_quantize.cases import example
-from kernels.adaln_quantize.rotation import rotation_orders
+from kernels.hadamard.box import rotation_orders
 from tests.kernels.rounding import assert_codes_of, assert_same_codes
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..hadamard import factors
+from .reference import factors
 
 AXES = 3
 LARGEST_BOX = 16384  # elements of a row with its padding that a program holds
@@ -34,3 +34,12 @@ def rotation_orders(c: int) -> tuple[int, ...]:
 def padded_order(order: int) -> int:
     """The next power of two that is at least 16, the smallest operand of a matrix unit."""
     return max(16, 1 << (order - 1).bit_length())
+
+
+def rotation_obstacle(c: int) -> str | None:
+    """Why rows of c channels cannot be rotated inside a Triton kernel, or None."""
+    try:
+        rotation_orders(c)
+    except ValueError as error:
+        return str(error)
+    return None
