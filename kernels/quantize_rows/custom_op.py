@@ -55,10 +55,9 @@ def float8_obstacle(device: torch.device, columns: int = 0) -> str | None:
         return reason
     if torch.version.hip:
         return "no kernel with 8-bit floats (e4m3fn) is built for GPUs of AMD"
-    found = torch.cuda.get_device_capability(device)
-    if found < FLOAT8_FROM:
-        major, minor = found
-        return f"a GPU of compute capability {major}.{minor} has no 8-bit floats, 8.9 and above do"
+    found = torch.cuda.get_device_properties(device)  # which torch.compile takes for a constant
+    if (found.major, found.minor) < FLOAT8_FROM:
+        return f"a GPU of compute capability {found.major}.{found.minor} has no 8-bit floats, 8.9 and above do"
     return None
 
 

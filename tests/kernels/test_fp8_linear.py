@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -108,7 +110,8 @@ def test_gpus_without_8_bit_floats_are_refused(monkeypatch: pytest.MonkeyPatch) 
         ((9, 0), None),
         ((12, 0), None),
     ):
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, c=capability: c)
+        found = SimpleNamespace(major=capability[0], minor=capability[1])
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, found=found: found)
         assert custom_op.float8_obstacle(device) == said
     monkeypatch.setattr(torch.version, "hip", "6.2")
     assert "AMD" in str(custom_op.float8_obstacle(device))
