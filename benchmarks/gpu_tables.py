@@ -166,7 +166,7 @@ def products(rows: list[Row]) -> list[str]:
     lines = [
         "## int_linear",
         "",
-        "From row codes to bfloat16, with bias and what comes after (GELU; gate and residual). Share: of the data sheet's peaks.",
+        "From row codes to bfloat16, with bias and what comes after (GELU; gate and residual); w8a8 e4m3 is `fp8_linear`. Share: of the data sheet's peaks.",
         "",
         *head("layer", "m x k x n", "ours", "µs", *(f"over {p}" for p in peers), "share"),
     ]

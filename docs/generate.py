@@ -189,7 +189,9 @@ def kernels_ahead() -> str:
     names = dict.fromkeys((row.op, row.config) for row in rows)
 
     def cell(op: str, config: str, target: str) -> str:
-        row = found[op, config, target]
+        row = found.get((op, config, target))
+        if row is None:  # the target lacks the numbers
+            return "-"
         said = [str(row.registers), f"{row.shared_bytes / 1024:.1f}", str(row.instructions)]
         return " / ".join(said) + "".join(f"; **{fault}**" for fault in row.faults())
 

@@ -1,4 +1,4 @@
-"""Operations on tensors: packing, row quantization, Hadamard rotation, integer linear layers.
+"""Operations on tensors: packing, row quantization, Hadamard rotation, quantized linear layers.
 
 An op is a folder ``kernels/<op>/``: ``reference.py`` is its definition in plain PyTorch, other files
 hold faster versions of the same numbers, ``__init__.py`` is what callers use. An op module is

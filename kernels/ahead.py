@@ -37,13 +37,28 @@ class Target(NamedTuple):
     shared_limit: int
     int8: str  # in the assembly wherever 8-bit integers are multiplied by the matrix unit
     half: str  # ... and 16-bit floats
+    float8: str = ""  # ... and 8-bit floats (e4m3), empty where there are none
 
 
 TARGETS = {
     "sm_80": Target("cuda", 80, 32, 166912, r"mma\.sync\S*\.s8\.s8", r"mma\.sync\S*\.bf16\.bf16"),
-    "sm_89": Target("cuda", 89, 32, 101376, r"mma\.sync\S*\.s8\.s8", r"mma\.sync\S*\.bf16\.bf16"),
+    "sm_89": Target(
+        "cuda",
+        89,
+        32,
+        101376,
+        r"mma\.sync\S*\.s8\.s8",
+        r"mma\.sync\S*\.bf16\.bf16",
+        r"mma\.sync\S*\.e4m3\.e4m3",
+    ),
     "sm_90": Target(
-        "cuda", 90, 32, 232448, r"wgmma\S*\.s8\.s8", r"(?:wgmma|mma\.sync)\S*\.bf16\.bf16"
+        "cuda",
+        90,
+        32,
+        232448,
+        r"wgmma\S*\.s8\.s8",
+        r"(?:wgmma|mma\.sync)\S*\.bf16\.bf16",
+        r"wgmma\S*\.e4m3\.e4m3",
     ),
     "sm_100": Target(
         "cuda",
@@ -52,6 +67,7 @@ TARGETS = {
         232448,
         r"(?:tcgen05\.mma\S*kind::i8|mma\.sync\S*\.s8\.s8)\S*",
         r"tcgen05\.mma\S*kind::f16\S*|mma\.sync\S*\.bf16\.bf16\S*",  # kind::f16 is bfloat16 too
+        r"tcgen05\.mma\S*kind::f8f6f4\S*",
     ),
     "gfx942": Target("hip", "gfx942", 64, 65536, r"v_mfma_i32\w*_i8", r"v_mfma_f32\w*_bf16"),
 }
@@ -66,7 +82,7 @@ class Build:
 
     `types`: of each argument that is not constant, as Triton writes them ("*bf16", "i32"); pointers are
     taken as divisible by 16, integers where they end with ":16". `constants` holds launch options too.
-    `matrix`: which products the matrix unit must do, "int8", "half", or "" for none.
+    `matrix`: which products the matrix unit must do, "int8", "half", "float8", or "" for none.
     """
 
     name: str
@@ -74,6 +90,10 @@ class Build:
     types: Mapping[str, str]
     constants: Mapping[str, Any] = field(default_factory=dict)
     matrix: str = ""
+
+    def fits(self, target: str) -> bool:
+        """Whether a target has the numbers that it is about."""
+        return "*fp8e4nv" not in self.types.values() or bool(TARGETS[target].float8)
 
 
 class Row(NamedTuple):
@@ -159,8 +179,14 @@ def compiled(op: str, build: Build, target: str) -> Row:
 
 
 def table(targets: Iterable[str]) -> list[Row]:
-    """Every build for every target. `obstacle` comes first."""
-    return [compiled(op, build, target) for op, build in builds() for target in targets]
+    """Every build for every target that it fits. `obstacle` comes first."""
+    targets = tuple(targets)
+    return [
+        compiled(op, build, target)
+        for op, build in builds()
+        for target in targets
+        if build.fits(target)
+    ]
 
 
 def stored(folder: Path = STORED) -> dict[str, list[Row]]:

@@ -6,10 +6,10 @@ Shapes: x [b, t, c]; modulation [b, k, c].
     gelu    tanh-GELU, shift and migration, codes                           before fc2
     gate    x + gate (product + bias)                                       after the output projection, and fc2
 
-Each is one operation of `kernels` (`adaln_quantize`, `gelu_quantize`, `int_linear` with a `GatedResidual`),
+Each is one operation of `kernels` (`adaln_quantize`, `gelu_quantize`, `int_linear` or `fp8_linear` with a `GatedResidual`),
 and is fused for itself where its sites allow it; around it the block runs as it is. diffusers' own forward
 stays the definition: it runs where nothing is fused, and always in simulation, because only products of
-integers take codes. On the CPU the operations are their definitions, one after the other: in float32 the same
+integers, or of 8-bit floats, take codes. On the CPU the operations are their definitions, one after the other: in float32 the same
 numbers as unfused. In half precision what lies between two fused operations is not rounded to it.
 
 The adapter names the branches and the modulation (`adapters/residuals.py`); what a block does not fuse, and
@@ -45,6 +45,7 @@ from .step import NOISIEST, at, current_window
 UNUSUAL = ("attention_mask", "cross_attention_kwargs", "added_cond_kwargs")
 PARTS = ("spatial_norm", "group_norm", "norm_cross", "add_k_proj", "residual_connection")
 WATCHED = "inputs or outputs of single layers are watched or changed by hooks"
+FLOATS = "codes in 8-bit floats have no operation with LayerNorm or GELU"
 
 
 class Link(NamedTuple):
@@ -232,6 +233,8 @@ def _entry(norm: nn.Module, readers: Sequence[Any], x: Tensor) -> Link:
     if link.backend is None:
         return link
     first = readers[0]
+    if _format(first).kind == "fp8":
+        return Link(None, FLOATS)
     if any(not site.makes_codes_with(first) for site in readers):
         return Link(None, "sites that read one tensor differ in format or change of basis")
     if _format(first).static:
@@ -248,6 +251,8 @@ def _gelu(activation: Any, site: Any, x: Tensor) -> Link:
     link = _common([site], x)
     if link.backend is None:
         return link
+    if _format(site).kind == "fp8":
+        return Link(None, FLOATS)
     if site.transform.block:
         return Link(None, "block rotations have no operation with GELU")
     if site.transform.rotate and _format(site).static:
@@ -276,8 +281,8 @@ def _common(sites: Sequence[nn.Module], x: Tensor) -> Link:
         if site.transform.rank:
             return Link(None, "branches in 16 bit are added before anything else")
         window = current_window(site.windows)
-        if not site.sums_integers(window):
-            return Link(None, "products that are not of integers take no codes")
+        if not site.multiplies_codes(window):
+            return Link(None, "products that are not of codes take no codes")
         backends.add(site.backend_for(x, window))
     if len(backends) > 1:
         return Link(None, "sites that read one tensor run on several backends")

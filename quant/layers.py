@@ -1,7 +1,7 @@
 """The quantized stand-in for `nn.Linear`: stored integers, an input transform, formats per window.
 
 There is one set of stored integers. Every backend computes from it: simulation in floating point
-and integer arithmetic alike (`kernels.int_linear`).
+and integer arithmetic alike (`kernels.int_linear`), and products of 8-bit floats (`kernels.fp8_linear`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from torch.nn import functional as F
 
 import kernels
 from kernels.dispatch import Choice
+from kernels.fp8_linear import Float8Weight
 from kernels.int_linear import After, PackedWeight, Residency
-from kernels.quantize_rows import RowCodes, quantize_rows
+from kernels.quantize_rows import RowCodes, quantize_rows, quantize_rows_fp8
 from kernels.vq_linear import VectorWeight
 
 from .last_input import LastInput
@@ -33,6 +34,7 @@ from .site_tensors import (
     OF_INPUT,
     Transform,
     buffer_shapes,
+    has_float8_sums,
     has_integer_sums,
     has_static_sums,
 )
@@ -235,7 +237,7 @@ class QuantLinear(nn.Module):
 
     def backend_for(self, x: Tensor, window: int) -> str:
         """The version that takes x [..., i]; in a graph, the one that the last call outside graphs took."""
-        if not self.sums_integers(window):
+        if not self.multiplies_codes(window):
             return "simulate"
         if torch.compiler.is_compiling():
             if window not in self._taken:
@@ -244,16 +246,19 @@ class QuantLinear(nn.Module):
         self._taken[window] = self.choice(x, window).backend
         return self._taken[window]
 
-    def sums_integers(self, window: int) -> bool:
-        """Whether the product of a window is one of integers, on ranges of each row or of all."""
+    def multiplies_codes(self, window: int) -> bool:
+        """Whether there is a product of codes in a window: of integers, on ranges of each row or of all, or of 8-bit floats."""
         fmt, weight = self.plan.activations[window], self.plan.weight
-        return fmt is not None and (has_integer_sums(weight, fmt) or has_static_sums(weight, fmt))
+        kinds = (has_integer_sums, has_static_sums, has_float8_sums)
+        return fmt is not None and any(has(weight, fmt) for has in kinds)
 
     def choice(self, x: Tensor, window: int = 0) -> Choice:
-        """The version of the integer product for as many rows as x [..., any] has, and why."""
+        """The version of the product of codes for as many rows as x [..., any] has, and why."""
         fmt = self.plan.activations[window]
         assert fmt is not None
         rows = x.reshape(-1, x.shape[-1])
+        if fmt.kind == "fp8":
+            return kernels.fp8_linear.choose(rows, self.backend)
         return kernels.int_linear.choose(rows, self._ready(window), fmt.bits, fmt.symmetric)
 
     def codes_of(self, x: Tensor, window: int, backend: str) -> RowCodes:
@@ -281,7 +286,7 @@ class QuantLinear(nn.Module):
         after: After = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """Of codes [m, i] with the stored integers, and what comes after it, [m, o]; without a branch.
+        """Of codes [m, i] with the stored ones, and what comes after it, [m, o]; without a branch.
 
         s d (sum (n - z)(q - z_w)) + b', with b' = b + W k s where static ranges lie about a shift k.
         """
@@ -292,6 +297,8 @@ class QuantLinear(nn.Module):
         else:
             bias = self.bias.float() if hasattr(self, "bias") else None
         ready = self._ready(window)
+        if fmt.kind == "fp8":
+            return kernels.fp8_linear.multiply(codes, ready, bias, backend, after, dtype)
         return kernels.int_linear.multiply(codes, ready, bias, fmt.bits, backend, after, dtype)
 
     def _coded(self, rows: Tensor, window: int, backend: str) -> RowCodes:
@@ -299,6 +306,8 @@ class QuantLinear(nn.Module):
         assert fmt is not None
         if not fmt.static:
             version = "triton" if backend == "triton" else "simulate"
+            if fmt.kind == "fp8":
+                return quantize_rows_fp8(rows, backend=version)
             return quantize_rows(rows, fmt.bits, fmt.symmetric, backend=version)
         scale = self.act_scale[window]
         zero = None if fmt.symmetric else self.act_zero[window]
@@ -356,7 +365,7 @@ class QuantLinear(nn.Module):
                 "simulate",
                 "simulate: weight-only, the stored integers are expanded for an ordinary matmul",
             )
-        if self.sums_integers(0):
+        if self.multiplies_codes(0):
             device = next(self.buffers()).device
             return self.choice(torch.empty(rows, self.in_features, device=device))
         lacks = "has no integer sums per row"
@@ -434,6 +443,10 @@ class QuantLinear(nn.Module):
         return self._once("packed", window, self._prepare)  # holds nothing but what is stored
 
     def _prepare(self, window: int) -> Any:
+        assert self.plan.weight is not None
+        if self.plan.weight.kind == "fp8":
+            codes, scale, *_ = self._stored(window)
+            return Float8Weight(codes, scale)
         packed = self.packed_weight(window)
         return kernels.int_linear.prepare(packed, self.backend or "auto", self.residency)
 

@@ -95,6 +95,15 @@ def has_static_sums(weight: Format | None, activation: Format) -> bool:
     )
 
 
+def has_float8_sums(weight: Format | None, activation: Format) -> bool:
+    """Whether it is a sum of products of 8-bit floats per token."""
+    return (
+        weight is not None
+        and weight.kind == activation.kind == "fp8"
+        and activation.granularity == "row"
+    )
+
+
 _SCALES = {"mxfp8": torch.uint8, "mxfp4": torch.uint8, "nvfp4": torch.float8_e4m3fn}
 
 

@@ -18,19 +18,19 @@ Nothing is ever larger than a chunk of distances, and sums are in float64.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+import kernels
+from kernels.kmeans_assign.reference import gaps_of, least
 
 from .errors import BadInput
 from .schema import CODEBOOKS, Format
 
 ITERATIONS = 100
 SEEDED = 2**16  # vectors that seeds are drawn from, at most
-CHUNK = 2**19  # distances at once: what a core's cache holds
-CHUNK_CUDA = 2**26
 
 
 class VectorCodes(NamedTuple):
@@ -113,19 +113,8 @@ def seeds(vectors: Tensor, k: int, generator: torch.Generator) -> Tensor:
 
 
 def nearest_codes(vectors: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
-    """Of every vector the nearest codeword, uint8 [S], and its squared distance [S].
-
-    Written where it belongs chunk by chunk: small results among large temporaries tear the heap into
-    pieces, hundreds of megabytes of it at a wide layer.
-    """
-    codes = torch.empty(len(vectors), dtype=torch.uint8, device=vectors.device)
-    errors = torch.empty(len(vectors), device=vectors.device)
-    at = 0
-    for part, gaps in _distances(vectors, codebook):
-        found, own = _least(gaps), slice(at, at + len(part))
-        codes[own], at = found, own.stop
-        errors[own] = (part - codebook.index_select(0, found)).square().sum(1)
-    return codes, errors
+    """Of every vector the nearest codeword, uint8 [S], and its squared distance [S]."""
+    return kernels.kmeans_assign(vectors, codebook)
 
 
 class Clustering(NamedTuple):
@@ -179,7 +168,7 @@ def candidates(vectors: Tensor, codebook: Tensor, n: int) -> tuple[Tensor, Tenso
     codes = torch.empty(shape, dtype=torch.uint8, device=vectors.device)
     distances = torch.empty(shape, device=vectors.device)
     at = 0
-    for part, gaps in _distances(vectors, codebook):
+    for part, gaps in gaps_of(vectors, codebook):
         found, own = _nearest(gaps, shape[1]), slice(at, at + len(part))
         exact = (part[:, None] - codebook[found]).square().sum(2).sqrt()  # [c, n]
         order = exact.argsort(dim=1, stable=True)
@@ -192,19 +181,6 @@ def _nearest(gaps: Tensor, n: int) -> Tensor:
     """Indices of the n least of every row; written over. For so few a search each is faster than a sort."""
     found = []
     for _ in range(n):
-        found.append(_least(gaps))
+        found.append(least(gaps))
         gaps.scatter_(1, found[-1][:, None], math.inf)
     return torch.stack(found, 1)
-
-
-def _least(gaps: Tensor) -> Tensor:
-    """Index of the least of every row, the first of equals; numpy's search is many times torch's on a CPU."""
-    return gaps.argmin(1) if gaps.is_cuda else torch.from_numpy(gaps.numpy().argmin(1))
-
-
-def _distances(vectors: Tensor, codebook: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Chunks of vectors [c, d] with their squared distances [c, k], less ||v||^2."""
-    held = CHUNK_CUDA if vectors.is_cuda else CHUNK
-    squares = codebook.square().sum(1)
-    for part in vectors.split(max(1, held // len(codebook))):
-        yield part, torch.addmm(squares, part, codebook.T, alpha=-2)

@@ -45,6 +45,9 @@ def codes_compared(
 
 def output_checked(op: str, got: Any, expected: Any) -> dict[str, Any]:
     """Whatever the custom op gives."""
+    if op == "kmeans_assign":  # codes and distances; nothing in its examples is nearly as near
+        found = compared(op, got[1], expected[1])
+        return {**found, "right": found["right"] and torch.equal(got[0].cpu(), expected[0].cpu())}
     if isinstance(got, tuple):
         return codes_compared(op, got, expected)
     return compared(op, got, expected)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.fp8_linear.custom_op import fp8_linear
 from kernels.int_linear import PackedWeight, custom_op
 from kernels.int_linear.operand import operand
 
@@ -33,15 +34,18 @@ class Linear(NamedTuple):
 
 
 class Variant(NamedTuple):
-    """Formats of a weight; activations are 8-bit row codes."""
+    """Formats of a weight, and the op that multiplies them; activations are 8-bit row codes."""
 
     name: str
     bits: int
     group: int = 0
+    op: str = "int_linear"
 
 
 W8A8, W4A8, GROUPS = Variant("w8a8", 8), Variant("w4a8", 4), Variant("w4a8, groups of 128", 4, 128)
-VARIANTS = (W8A8, W4A8, GROUPS)
+VARIANTS = (W8A8, W4A8, GROUPS)  # of integers
+FLOATS = Variant("w8a8 e4m3", 8, op="fp8_linear")
+FLOAT8 = torch.float8_e4m3fn
 QKV = Linear("dit-xl-2 q, k, v in one", 1152, 3456)
 Q = Linear("dit-xl-2 q", 1152, 1152)  # k and v alike
 OUT = Linear("dit-xl-2 attention out", 1152, 1152, "gate")
@@ -106,7 +110,10 @@ class Problem(NamedTuple):
 
 
 def arguments(place: Place, problem: Problem, variant: Variant, m: int, k: int) -> tuple[Any, ...]:
-    """Of `torch.ops.dqviz.int_linear`: random int8 rows, a random weight."""
+    """Of the variant's op: random rows of codes, a random weight."""
+    if variant == FLOATS:
+        rows, weight = (float8(place, count, k) for count in (m, len(problem.bias)))
+        return (*rows, *weight, *problem[:3], problem.gelu, torch.bfloat16)
     own = operand(weight_of(place, variant, k, len(problem.bias)))
     codes = place.integers(-127, 128, m, k)
     row_scale = place.normal(m, 1, dtype=torch.float32).abs() * 0.01 + 0.001
@@ -116,19 +123,33 @@ def arguments(place: Place, problem: Problem, variant: Variant, m: int, k: int) 
     )
 
 
+def float8(place: Place, count: int, k: int) -> tuple[Tensor, Tensor]:
+    """Random rows [count, k] in 8-bit floats with their scales [count, 1]."""
+    scale = place.normal(count, 1, dtype=torch.float32).abs() * 0.01 + 0.001
+    return (100 * place.normal(count, k)).clamp(-448, 448).to(FLOAT8), scale
+
+
 def ours(given: tuple[Any, ...]) -> Callable[[], Tensor]:
     """The op on a device: its kernel; on the CPU: its definition."""
-    return partial(custom_op.int_linear, *given)
+    return partial(fp8_linear if given[0].dtype == FLOAT8 else custom_op.int_linear, *given)
 
 
 def first_rows(given: tuple[Any, ...]) -> tuple[Any, ...]:
     """The same product for the first rows alone, on the CPU, where the op is its definition in float64."""
-    codes, row_scale, zero, *own, bias, gate, residual, group, gelu, dtype = given
-    tokens = len(codes) // len(gate) if gate is not None else len(codes)
-    rows = slice(0, min(CHECKED_ROWS, tokens))
-    cut = (codes[rows], row_scale[rows], zero, *own, bias)
-    cut = (*cut, None if gate is None else gate[:1], None if residual is None else residual[rows])
-    return (*(t.cpu() if isinstance(t, Tensor) else t for t in cut), group, gelu, dtype)
+    op = "fp8_linear" if given[0].dtype == FLOAT8 else "int_linear"
+    names = [a.name for a in getattr(torch.ops.dqviz, op).default._schema.arguments]
+    called = dict(zip(names, given, strict=True))
+    gate = called["gate"]
+    tokens = len(called["codes"]) // (1 if gate is None else len(gate))
+    for name, count in (
+        ("codes", tokens),
+        ("row_scale", tokens),
+        ("residual", tokens),
+        ("gate", 1),
+    ):
+        if called[name] is not None:
+            called[name] = called[name][: min(CHECKED_ROWS, count)]
+    return tuple(t.cpu() if isinstance(t, Tensor) else t for t in called.values())
 
 
 def floating(place: Place, problem: Problem, m: int, k: int) -> Callable[[], Tensor]:
@@ -146,9 +167,9 @@ def int_mm(given: tuple[Any, ...], problem: Problem, rows_first: bool) -> Callab
 
 def scaled_mm(place: Place, problem: Problem, m: int, k: int) -> Callable[[], Tensor]:
     """torch._scaled_mm with float8 codes and a scale for each row and each output."""
-    n, kind = len(problem.bias), torch.float8_e4m3fn
-    x, w = place.normal(m, k).to(kind), place.normal(n, k).to(kind).T
-    one, other = (place.normal(*s, dtype=torch.float32).abs() for s in ((m, 1), (1, n)))
+    n = len(problem.bias)
+    (x, one), (w, other) = (float8(place, count, k) for count in (m, n))
+    w, other = w.T, other.T
     bias = problem.bias.bfloat16()
     product = partial(torch._scaled_mm, scale_a=one, scale_b=other, bias=bias, out_dtype=torch.bfloat16, use_fast_accum=True)  # fmt: skip
     return lambda: problem.finished(product(x, w))

@@ -68,6 +68,8 @@ def _compiled(target: str) -> list[dict[str, Any]]:
         raise EnvironmentFault(f"kernels cannot be compiled for {target}: {reason}")
     rows = []
     for op, build in ahead.builds():
+        if not build.fits(target):
+            continue
         print(f"compiling {op}: {build.name}", file=sys.stderr)
         row = ahead.compiled(op, build, target)
         rows.append({**row._asdict(), "faults": row.faults(), "evidence": "predicted"})

@@ -26,6 +26,7 @@ __all__ = [
     "Prepared",
     "Residency",
     "accumulate",
+    "check_after",
     "choose",
     "int_linear",
     "multiply",
@@ -68,7 +69,7 @@ def int_linear(
     """
     prepared = _prepared(weight)
     _check(x, prepared.weight, bias)
-    _check_after(after, len(x), prepared.weight)
+    check_after(after, len(x), prepared.weight.out_features)
     version = OP.version(choose(x, prepared, act_bits, act_symmetric, backend).backend)
     if bias is not None:
         bias = bias.to(torch.float32)
@@ -91,7 +92,7 @@ def multiply(
     prepared = _prepared(weight)
     symmetric = rows.zero is None
     _check(rows.codes, prepared.weight, bias, codes=True)
-    _check_after(after, len(rows.codes), prepared.weight)
+    check_after(after, len(rows.codes), prepared.weight.out_features)
     version = OP.version(choose(rows.codes, prepared, act_bits, symmetric, backend).backend)
     bias = None if bias is None else bias.to(torch.float32)
     return version.multiply(rows, prepared, bias, act_bits, after, dtype)
@@ -179,12 +180,13 @@ def _check(x: Tensor, weight: PackedWeight, bias: Tensor | None, codes: bool = F
         )
 
 
-def _check_after(after: After, m: int, weight: PackedWeight) -> None:
+def check_after(after: After, m: int, n: int) -> None:
+    """Stop at what cannot come after a product y [m, n], with a ValueError."""
     if not isinstance(after, GatedResidual):
         if after not in (None, "gelu"):
             raise ValueError(f"after is {after!r}; use None, 'gelu' or a GatedResidual")
         return
-    n, b = weight.out_features, len(after.gate)
+    b = len(after.gate)
     if tuple(after.residual.shape) != (m, n):
         raise ValueError(f"residual has shape {tuple(after.residual.shape)}; needs ({m}, {n})")
     if tuple(after.gate.shape[1:]) != (n,) or b == 0 or m % b:

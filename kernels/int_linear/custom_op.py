@@ -58,7 +58,7 @@ def int_linear(
             return acc.to(torch.int32)
         y = acc * s * scale
     y = (y if bias is None else y + bias).float()
-    return finished(y, _after(gate, residual, gelu), dtype).contiguous()
+    return finished(y, after_of(gate, residual, gelu), dtype).contiguous()
 
 
 @int_linear.register_kernel("cuda")
@@ -146,7 +146,8 @@ def _product(
     )
 
 
-def _after(gate: Tensor | None, residual: Tensor | None, gelu: bool) -> After:
+def after_of(gate: Tensor | None, residual: Tensor | None, gelu: bool) -> After:
+    """What comes after a product, from the arguments of a custom op."""
     if gate is not None and residual is not None:
         return GatedResidual(gate, residual)
     return "gelu" if gelu else None

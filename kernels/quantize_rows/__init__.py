@@ -12,10 +12,13 @@ import torch
 from torch import Tensor
 
 from ..dispatch import Op, callable_module, triton_obstacle
+from .custom_op import float8_obstacle
 
 OP = Op(__name__, {"simulate": "reference", "triton": "custom_op"})
 WHOLE = Op(__name__, {"simulate": "reference"}, of="a whole tensor with one scale")
-FLOATS = Op(__name__, {"simulate": "reference"}, of="8-bit floats")
+WHOLE_FLOATS = Op(
+    __name__, {"simulate": "reference"}, of="a whole tensor of 8-bit floats with one scale"
+)
 GRANULARITIES = ("row", "tensor")
 
 
@@ -23,7 +26,7 @@ class RowCodes(NamedTuple):
     """A quantized matrix: row i stands for ``(codes[i] - zero[i]) * scale[i]``.
 
     codes [m, k]: integer-valued float32 (signed if `zero` is None, else 0 .. 2**bits - 1), or float8_e4m3fn;
-    from a GPU kernel int8, where 2**(bits - 1) is taken off codes and zero alike
+    from a GPU kernel int8 for integers, where 2**(bits - 1) is taken off codes and zero alike
     scale float32 [m, 1]; zero integer-valued float32 [m, 1], or None
     """
 
@@ -70,7 +73,9 @@ def quantize_rows_fp8(x: Tensor, granularity: str = "row", backend: str | None =
     Raises ValueError as `quantize_rows` does.
     """
     _check(x, granularity)
-    return RowCodes(*FLOATS.chosen(backend).e4m3(x, granularity))
+    op = WHOLE_FLOATS if granularity == "tensor" else OP
+    version = op.chosen(backend, lambda backend: float8_obstacle(x.device, x.shape[1]))
+    return RowCodes(*version.e4m3(x, granularity))
 
 
 def _check(x: Tensor, granularity: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,8 +34,8 @@ def _floats(m: int, k: int) -> Callable[[str], tuple[Tensor, ...]]:
     return run
 
 
-def _call(bits: int, symmetric: bool) -> tuple[Tensor, int, bool]:
-    return _x(6, 33), bits, symmetric
+def _call(bits: int, symmetric: bool, dtype: torch.dtype = torch.int8) -> tuple[Any, ...]:
+    return _x(6, 33), bits, symmetric, dtype
 
 
 CASES = {
@@ -48,3 +49,4 @@ CALLS = {
     f"6x33 {bits}-bit {'symmetric' if symmetric else 'asymmetric'}": partial(_call, bits, symmetric)
     for bits, symmetric in ((8, True), (4, False))
 }
+CALLS["6x33 e4m3"] = partial(_call, 8, True, torch.float8_e4m3fn)

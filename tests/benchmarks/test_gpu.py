@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import linears, timing, wheels, work
-from benchmarks.gpu.checks import codes_compared, compared
+from benchmarks.gpu.checks import codes_compared, compared, output_checked
 from benchmarks.gpu.networks import Built
 from benchmarks.gpu.place import Place
 from benchmarks.gpu.rows import Rows
@@ -80,7 +80,7 @@ def test_a_dry_run_does_every_row_and_says_what_it_is(whole: dict[str, dict[str,
 
 def test_its_times_come_with_their_spread_and_ratios(whole: dict[str, dict[str, Any]]) -> None:
     found = whole["ops/int_linear, tiny fc1, m=16"]
-    assert {"w8a8", "w4a8", "cuBLAS bf16", "compiled bf16"} <= set(found["times"])
+    assert {"w8a8", "w4a8", "w8a8 e4m3", "cuBLAS bf16", "compiled bf16"} <= set(found["times"])
     for time in found["times"].values():
         assert 0 < time["low_us"] <= time["median_us"] <= time["high_us"]
     ratio = found["times"]["cuBLAS bf16"]["median_us"] / found["times"]["w8a8"]["median_us"]
@@ -167,6 +167,7 @@ def test_what_is_wrong_is_not_timed(tmp_path: Path) -> None:
     assert found["left_out"] == {
         "w4a8": "its numbers are wrong here",
         "w4a8, groups of 128": "its numbers were not checked",
+        "w8a8 e4m3": "its numbers were not checked",
     }
     assert not set(found["left_out"]) & set(found["times"])
 
@@ -176,8 +177,10 @@ def test_what_is_wrong_at_its_shape_is_not_timed(
 ) -> None:
     place = dry(tmp_path)
     layer, m = linears.TINY[0]
-    for variant in linears.VARIANTS:
-        place.rows.append({"key": f"correctness/int_linear, {variant.name}, gelu", "right": True})
+    variants = (*linears.VARIANTS, linears.FLOATS)
+    for variant in variants:
+        key = f"correctness/{variant.op}, {variant.name}, gelu"
+        place.rows.append({"key": key, "right": True})
     ours = linears.ours
 
     def off(given: tuple[Any, ...]) -> Callable[[], torch.Tensor]:
@@ -187,7 +190,7 @@ def test_what_is_wrong_at_its_shape_is_not_timed(
     monkeypatch.setattr(linears, "CHECKED_ROWS", 4)
     with torch.no_grad():
         found = ops.product(place, layer, m)
-    assert set(found["left_out"]) == {variant.name for variant in linears.VARIANTS}
+    assert set(found["left_out"]) == {variant.name for variant in variants}
     assert found["ratios"] == {}
 
 
@@ -264,6 +267,25 @@ def test_checks_find_what_is_wrong() -> None:
     assert codes_compared("gelu_quantize", (one_off, scale, none), exact)["right"]
     assert not codes_compared("gelu_quantize", (two_off, scale, none), exact)["right"]
     assert not codes_compared("gelu_quantize", (codes, scale * 1.001, none), exact)["right"]
+
+
+def test_an_assignment_is_right_where_codes_and_distances_are() -> None:
+    codes, distances = torch.tensor([3, 0], dtype=torch.uint8), torch.tensor([0.5, 2.0])
+    exact = (codes, distances)
+    assert output_checked("kmeans_assign", exact, exact)["right"]
+    assert not output_checked("kmeans_assign", (codes.flip(0), distances), exact)["right"]
+    assert not output_checked("kmeans_assign", (codes, distances * 1.001), exact)["right"]
+
+
+def test_the_first_rows_of_a_product_are_the_product_of_its_first_rows(tmp_path: Path) -> None:
+    place = dry(tmp_path)
+    for variant in (linears.W4A8, linears.FLOATS):
+        for layer, m in linears.TINY:
+            problem = linears.Problem.of(place, layer, m)
+            given = linears.arguments(place, problem, variant, m, layer.k)
+            first = linears.ours(linears.first_rows(given))()
+            assert 0 < len(first) <= m
+            assert torch.equal(linears.ours(given)()[: len(first)], first)
 
 
 def test_codes_whose_zeros_moved_along_are_right() -> None:

@@ -93,10 +93,18 @@ def test_a_matrix_instruction_counts_only_for_its_own_numbers() -> None:
     for row in ahead.newest()[1]:
         if row.mma:
             kind = TARGETS[row.target]
-            found = {name for name in ("int8", "half") if re.search(getattr(kind, name), row.mma)}
+            patterns = {name: getattr(kind, name) for name in ("int8", "half", "float8")}
+            found = {name for name, said in patterns.items() if said and re.search(said, row.mma)}
             floats = "a16" in row.config or "a32" in row.config
             integers = (row.op == "int_linear" and not floats) or "int8" in row.config
-            assert found == {"int8" if integers else "half"}, row
+            wanted = "float8" if row.op == "fp8_linear" else "int8" if integers else "half"
+            assert found == {wanted}, row
+
+
+def test_8_bit_floats_are_compiled_where_there_are_some() -> None:
+    rows = [row for row in ahead.newest()[1] if "e4m3" in row.config]
+    for op in ("fp8_linear", "quantize_rows"):
+        assert {row.target for row in rows if row.op == op} == {"sm_89", "sm_90", "sm_100"}
 
 
 def test_each_way_of_getting_worse_is_seen() -> None:

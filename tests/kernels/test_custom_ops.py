@@ -34,7 +34,15 @@ class Calling(torch.nn.Module):
 @pytest.mark.parametrize(("op", "name"), CALLS, ids=lambda s: s.replace(" ", "-"))
 def test_pytorch_finds_nothing_wrong_with_it(op: str, name: str) -> None:
     function, arguments = call(op, name)
-    torch.library.opcheck(function, arguments)
+    checks = ["test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic"]
+    floats = [a for a in arguments if isinstance(a, Tensor) and a.dtype == torch.float8_e4m3fn]
+    if floats:  # the check of schemas compares inputs by allclose, which has none of these on a CPU
+        before = [a.view(torch.uint8).clone() for a in floats]
+        function(*arguments)
+        assert all(torch.equal(a.view(torch.uint8), b) for a, b in zip(floats, before))
+    else:
+        checks.append("test_schema")
+    torch.library.opcheck(function, arguments, test_utils=checks)
 
 
 @pytest.mark.parametrize(("op", "name"), CALLS, ids=lambda s: s.replace(" ", "-"))

@@ -74,7 +74,7 @@ def test_an_op_without_the_version_of_the_environment_runs_its_definition(
 @pytest.mark.parametrize(
     "call",
     [
-        kernels.quantize_rows.quantize_rows_fp8,
+        partial(kernels.quantize_rows.quantize_rows_fp8, granularity="tensor"),
         partial(kernels.quantize_rows, bits=8, granularity="tensor"),
         partial(kernels.quantize_rows, bits=4, symmetric=False, granularity="tensor"),
     ],
@@ -95,6 +95,8 @@ def test_the_environment_reaches_the_ops(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("DQVIZ_BACKEND", "triton")
     with pytest.raises(RuntimeError, match="quantize_rows cannot run with backend triton"):
         kernels.quantize_rows(torch.ones(1, 2), 8)
+    with pytest.raises(RuntimeError, match="quantize_rows cannot run with backend triton"):
+        kernels.quantize_rows.quantize_rows_fp8(torch.ones(1, 2))
 
 
 def test_what_prevents_triton_is_told_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -188,6 +188,31 @@ def test_operations_of_a_gpu_give_the_same_here(rotated, model, seen, monkeypatc
     assert float((got.output - expected.output).norm() / expected.output.norm()) <= 1e-3
 
 
+def test_gate_and_residual_follow_products_of_8_bit_floats(model, monkeypatch):
+    """On a GPU that has them; on the CPU the operation is its definition. Codes behind LayerNorm and GELU are made apart."""
+    for where in ("fp8_linear.custom_op", "quantize_rows"):
+        monkeypatch.setattr(f"kernels.{where}.float8_obstacle", lambda *_: None)
+    plan = uniform_plan(model, parse_bits("fp8"))
+    here, there = (quantize(model, "rtn", plan, backend=b).transformer for b in ("auto", "triton"))
+    fused, right = [], kernels.fp8_linear.multiply
+
+    def multiply(rows, weight, bias, backend, after=None, dtype=torch.float32):
+        fused.append(after is not None)
+        return right(rows, weight, bias, backend, after, dtype)
+
+    monkeypatch.setattr(kernels.fp8_linear, "multiply", multiply)
+    expected = output(here, latents())
+    assert not fused
+    got = output(there, latents())
+    assert (sum(fused), len(fused)) == (4, 12)  # two blocks of six layers
+    assert float((got - expected).norm() / expected.norm()) <= 1e-3
+    assert said(there, 32) == (
+        "fused: 4 of 10 operations between layers; not fused: "
+        "codes in 8-bit floats have no operation with LayerNorm or GELU (6)"
+    )
+    assert "simulation is the definition" in said(here, 32)
+
+
 def test_half_precision_is_rounded_less_often_and_stays_near():
     family = FAMILIES["dit"]
     made, call = rounded(family.model(torch.bfloat16)), family.inputs(torch.bfloat16, 5.0)

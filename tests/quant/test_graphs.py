@@ -96,6 +96,19 @@ def test_a_fused_block_compiles_whole_and_exports(model):
 
 
 @torch.no_grad()
+def test_a_block_of_8_bit_floats_compiles_whole(model, monkeypatch):
+    """As a GPU is asked for it; on the CPU its operations are their definitions."""
+    for where in ("fp8_linear.custom_op", "quantize_rows"):
+        monkeypatch.setattr(f"kernels.{where}.float8_obstacle", lambda *_: None)
+    plan = uniform_plan(model, parse_bits("fp8"))
+    made = quantize(model, "rtn", plan, backend="triton").transformer
+    block, call = made.transformer_blocks[0], tokens()
+    expected = block(**call)
+    assert close(torch.compile(block, fullgraph=True, backend="aot_eager")(**call), expected)
+    assert close(torch.export.export(block, (), call).module()(**call), expected)
+
+
+@torch.no_grad()
 def test_a_fused_block_never_waits_for_a_number(model, monkeypatch):
     """Tensors without numbers stop at whatever asks for one: nothing does, so a GPU's step can be captured."""
     for op in ("quantize_rows", "adaln_quantize", "gelu_quantize", "int_linear.custom_op"):

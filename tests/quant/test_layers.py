@@ -20,6 +20,7 @@ from . import heavy
 
 ONE = (Window(low=-1e9, high=1e9),)
 TWO = (Window(low=500, high=1e9), Window(low=-1e9, high=500))
+FP8 = SitePlan(weight=Format(kind="fp8"), activations=(Format(kind="fp8"),))
 
 
 def make(
@@ -350,8 +351,79 @@ def test_why_says_what_stands_in_the_way():
         "simulate",
         "simulate: weight-only, the stored integers are expanded for an ordinary matmul",
     )
-    fp8 = SitePlan(weight=Format(kind="fp8"), activations=(Format(kind="fp8"),))
-    assert "no integer sums" in make(plan=fp8)[0].why(256)[1]
+    assert make(plan=FP8)[0].why(256) == (
+        "simulate",
+        "simulate: 8-bit floats multiply with --backend triton alone",
+    )
+    whole = Format(kind="fp8", granularity="tensor")
+    mixed = SitePlan(weight=Format(kind="fp8"), activations=(whole,))
+    assert "no integer sums" in make(plan=mixed)[0].why(256)[1]
+
+
+@pytest.fixture
+def gpu_of_8_bit_floats(monkeypatch):
+    """Operations on 8-bit floats are asked for as on a GPU; here they are their definitions."""
+    for where in ("fp8_linear.custom_op", "quantize_rows"):
+        monkeypatch.setattr(f"kernels.{where}.float8_obstacle", lambda *_: None)
+
+
+class CountedProducts:
+    """Codes that go into products of 8-bit floats."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.codes = []
+        right = kernels.fp8_linear.multiply
+
+        def multiply(rows, *args, **kwargs):
+            self.codes.append(rows.codes)
+            return right(rows, *args, **kwargs)
+
+        monkeypatch.setattr(kernels.fp8_linear, "multiply", multiply)
+
+
+@pytest.mark.parametrize("granularity", ["row", "tensor"])
+@pytest.mark.parametrize("rotate", [False, True])
+@pytest.mark.usefixtures("gpu_of_8_bit_floats")
+def test_8_bit_floats_are_multiplied_as_such_where_triton_runs(monkeypatch, rotate, granularity):
+    """And simulated everywhere else, to the same numbers."""
+    weight = Format(kind="fp8", granularity=granularity)
+    plan = SitePlan(weight=weight, activations=(Format(kind="fp8"),))
+    products, x = CountedProducts(monkeypatch), inputs().reshape(2, 32, 96)
+    expected, weight, bias = make(plan=plan, rotate=rotate, backend="simulate")
+    y = expected(x)
+    assert not products.codes
+    for backend in (None, "auto", "integer"):
+        assert torch.equal(make(plan=plan, rotate=rotate, backend=backend)[0](x), y)
+    layer = make(plan=plan, rotate=rotate, backend="triton")[0]
+    assert layer.why(32) == ("triton", "triton: asked for")
+    got = layer(x)
+    assert [codes.dtype for codes in products.codes] == [torch.float8_e4m3fn]
+    assert float((got - y).norm() / y.norm()) <= 1e-6
+    exact = x.double() @ weight.double().T + bias.double()
+    assert 1e-3 < float((got - exact).norm() / exact.norm()) < 0.1, "rounded, and no more"
+
+
+@pytest.mark.usefixtures("gpu_of_8_bit_floats")
+def test_other_activations_of_8_bit_floats_are_simulated_there_too(monkeypatch):
+    products = CountedProducts(monkeypatch)
+    for act in (Format(kind="fp8", granularity="tensor"), Format(bits=8), None):
+        plan = SitePlan(weight=Format(kind="fp8"), activations=(act,))
+        got, expected = (make(plan=plan, backend=b)[0](inputs()) for b in ("triton", "simulate"))
+        assert torch.equal(got, expected)
+    assert not products.codes
+
+
+@pytest.mark.usefixtures("gpu_of_8_bit_floats")
+def test_sites_that_read_one_tensor_make_its_8_bit_floats_once(monkeypatch):
+    first, second = pair(plan=FP8, backend="triton")
+    products, x = CountedProducts(monkeypatch), inputs()
+    first(x), second(x)
+    assert products.codes[0] is products.codes[1]
+
+
+def test_8_bit_floats_on_a_machine_without_them_are_refused_with_the_reason():
+    with pytest.raises(RuntimeError, match=r"fp8_linear cannot run with backend triton: .*; use"):
+        make(plan=FP8, backend="triton")[0](inputs())
 
 
 def test_full_range_8_bit_products_are_exact_or_refused_never_saturated():

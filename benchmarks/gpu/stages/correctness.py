@@ -37,7 +37,7 @@ SECONDS = 8
 def rows(place: Place) -> Iterator[Row]:
     """Widths first, whose times wait for it."""
     k, n = (192, 96) if place.dry else (1152, 1152)
-    for variant in linears.VARIANTS:
+    for variant in (*linears.VARIANTS, linears.FLOATS):
         for after in ("gate", "", "gelu"):
             layer = Linear("", k, n, after)
             key = f"correctness/{linear_check(variant, after)}"
@@ -54,7 +54,7 @@ def rows(place: Place) -> Iterator[Row]:
 
 def linear_check(variant: Variant, after: str) -> str:
     """Name of the check that times of this kind of product wait for."""
-    return f"int_linear, {variant.name}{f', {after}' if after else ''}"
+    return f"{variant.op}, {variant.name}{f', {after}' if after else ''}"
 
 
 def pass_check(given: Pass) -> str:
@@ -68,7 +68,7 @@ def linear_right(place: Place, variant: Variant, layer: Linear) -> dict[str, Any
     problem = linears.Problem.of(place, layer, m)
     given = linears.arguments(place, problem, variant, m, layer.k)
     on_cpu = tuple(v.cpu() if isinstance(v, Tensor) else v for v in given)
-    return examined(place, "int_linear", linears.ours(given), linears.ours(on_cpu))
+    return examined(place, variant.op, linears.ours(given), linears.ours(on_cpu))
 
 
 def pass_right(place: Place, given: Pass) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from .correctness import linear_check, pass_check
 STAGE = Stage(
     order=20,
     title="Operations",
-    what="`int_linear` beside cuBLAS, `torch._int_mm` and `torch._scaled_mm`; the passes before it beside PyTorch's operations and a copy; `vq_linear` beside decoding first",
+    what="`int_linear` and `fp8_linear` beside cuBLAS, `torch._int_mm` and `torch._scaled_mm`; the passes before it beside PyTorch's operations and a copy; `vq_linear` beside decoding first",
     minutes=8,
     needs=("wrapt", "pydantic"),
 )
@@ -66,14 +66,14 @@ def product(place: Place, layer: Linear, m: int) -> dict[str, Any]:
     checked: dict[str, Any] = {}
     out: dict[str, str] = {}
     w8a8 = None
-    for variant in linears.VARIANTS:
+    for variant in (*linears.VARIANTS, linears.FLOATS):
         doubt = place.doubt(linear_check(variant, layer.after))
         if doubt is not None:
             out[variant.name] = doubt
             continue
         given = linears.arguments(place, problem, variant, m, layer.k)
         w8a8 = given if variant == W8A8 else w8a8
-        found = first_rows_checked(given)
+        found = first_rows_checked(variant.op, given)
         checked[variant.name] = found
         if not found["right"]:
             out[variant.name] = "its numbers are wrong at this shape"
@@ -89,7 +89,7 @@ def product(place: Place, layer: Linear, m: int) -> dict[str, Any]:
         fp8 = linears.scaled_mm(place, problem, m, layer.k)
         ways["_scaled_mm fp8, compiled"] = place.compiled(fp8)
     times = interleaved(place, ways, runs_of(place))
-    names = [variant.name for variant in linears.VARIANTS]
+    names = [variant.name for variant in (*linears.VARIANTS, linears.FLOATS)]
     return {
         "shape": {"m": m, "k": layer.k, "n": layer.n, "after": layer.after},
         "times": times,
@@ -100,11 +100,11 @@ def product(place: Place, layer: Linear, m: int) -> dict[str, Any]:
     }
 
 
-def first_rows_checked(given: tuple[Any, ...]) -> dict[str, Any]:
+def first_rows_checked(op: str, given: tuple[Any, ...]) -> dict[str, Any]:
     """The first rows of this very product, against float64."""
     on_cpu = linears.first_rows(given)
     count = len(on_cpu[0])
-    return output_checked("int_linear", linears.ours(given)()[:count], linears.ours(on_cpu)())
+    return output_checked(op, linears.ours(given)()[:count], linears.ours(on_cpu)())
 
 
 def before_layer(place: Place, given: Pass) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Row quantization in Triton, interpreted: the same integers as the definition, bit for bit."""
+"""Row quantization in Triton, interpreted: the same integers and 8-bit floats as the definition, bit for bit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.quantize_rows import custom_op, triton_impl
+from kernels.quantize_rows import custom_op, reference, triton_impl
 
 
 def hard_rows(m: int, k: int) -> Tensor:
@@ -53,6 +53,41 @@ def test_every_element_is_off_by_at_most_half_a_scale(symmetric: bool) -> None:
     assert float((error.abs() / scale).max()) <= 0.5 * (1 + 1e-4)
 
 
+def floats(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes in e4m3 as float32, so that zeros of both signs are equal, and scales."""
+    codes, scale, zero = triton_impl.quantize_rows(x, 8, True, torch.float8_e4m3fn)
+    assert codes.dtype == torch.float8_e4m3fn
+    assert zero.shape == (0, 1)
+    return codes.float(), scale
+
+
+def assert_those_of_the_definition(x: Tensor) -> None:
+    """Equal numbers, 8-bit floats."""
+    codes, scale = reference.e4m3(x, "row")
+    for a, b in zip(floats(x), (codes.float(), scale), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(("m", "k"), [(37, 130), (9, 63), (8, 128), (1, 1), (17, 1152)])
+def test_8_bit_floats_are_those_of_the_definition(m: int, k: int) -> None:
+    assert_those_of_the_definition(hard_rows(m, k))
+
+
+def test_8_bit_floats_at_every_tie_and_beside_it() -> None:
+    """Halfway between neighbours, from the smallest steps to the largest; a row's largest element is at 448."""
+    every = torch.arange(127, dtype=torch.uint8).view(torch.float8_e4m3fn).float()  # 0 .. 448
+    ties = (every[1:] + every[:-1]) / 2
+    near = [ties, torch.nextafter(ties, every[1:]), torch.nextafter(ties, every[:-1])]
+    x = torch.cat([t for part in (*near, every) for t in (part, -part)])[None]
+    assert float(x.max()) == 448.0
+    assert_those_of_the_definition(x)
+    codes, scale = floats(x)
+    assert float(scale) == 1.0
+    error = (codes.double() - x.double()).abs()
+    step = torch.maximum(2.0 ** (torch.frexp(x)[1] - 4.0), torch.tensor(2.0**-9))
+    assert bool((error <= step / 2).all())
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_dtypes_and_views(dtype: torch.dtype) -> None:
     x = hard_rows(6, 70).clamp(-1e4, 1e4).to(dtype)
@@ -62,6 +97,7 @@ def test_other_dtypes_and_views(dtype: torch.dtype) -> None:
     for view in (x, x.T.contiguous().T, wide[:, 20:90]):
         for a, b in zip(triton_impl.quantize_rows(view, 8, True), expected):
             assert torch.equal(a, b)
+        assert_those_of_the_definition(view)
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered")  # numpy interprets: inf / inf
@@ -73,8 +109,12 @@ def test_a_row_of_nan_or_inf_shows_and_harms_no_other() -> None:
         assert torch.isfinite(scale[[0, 3]]).all()
         assert not torch.isfinite(scale[[1, 2]]).any()
         assert torch.equal(codes[0], codes[3])
+    values, scale = floats(x)
+    assert torch.equal((values * scale)[[0, 3]], x[[0, 3]])
+    assert not torch.isfinite(scale[[1, 2]]).any()
 
 
 def test_no_rows_at_all() -> None:
     codes, scale, zero = triton_impl.quantize_rows(torch.ones(0, 8), 8, False)
     assert (codes.shape, scale.shape, zero.shape) == ((0, 8), (0, 1), (0, 1))
+    assert floats(torch.ones(0, 8))[0].shape == (0, 8)
