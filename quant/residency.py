@@ -100,6 +100,14 @@ def hold(transformer: nn.Module, residency: Residency) -> None:
             layer.forget()
 
 
+def compute_with(transformer: nn.Module, backend: str, residency: Residency) -> None:
+    """From now on: products run on a backend, which `auto` leaves to each, and weights are held in a mode."""
+    for layer in transformer.modules():
+        if isinstance(layer, QuantLinear):
+            layer.backend = backend
+    hold(transformer, residency)
+
+
 def counted(transformer: nn.Module) -> Resident:
     """Of a transformer in this process, with what its layers have made ready by now."""
     stored = {t.data_ptr(): t.nbytes for t in _persistent(transformer)}
