@@ -19,9 +19,8 @@ from __future__ import annotations
 import argparse
 import datetime
 import sys
-import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +39,7 @@ from quant.schema import Plan, parse_bits
 from quant.sensitivity.sampling import Drawer
 
 from .cpu_page import markdown
+from .int_linear import fastest
 from .one_block import one_block
 from .peers import versions
 from .results import device, written
@@ -63,20 +63,6 @@ STORED: dict[
     "2-bit codebook": ("kmeans-vq", "w2a16", {"iterations": 1}),
 }
 MODES: tuple[Residency, ...] = ("memory", "speed")
-
-Calls = Mapping[str, Callable[[], object]]
-
-
-def fastest(calls: Calls, runs: int) -> dict[str, float]:
-    """Seconds of each: the least of interleaved runs after one that is not counted."""
-    best = dict.fromkeys(calls, float("inf"))
-    for run in range(runs + 1):
-        for name, call in calls.items():
-            began = time.perf_counter()
-            call()
-            if run:
-                best[name] = min(best[name], time.perf_counter() - began)
-    return best
 
 
 def linear(m: int, k: int, n: int, runs: int) -> dict[str, Any]:
@@ -232,7 +218,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--model", default="dit-emoji")
     parser.add_argument("--samples", type=int, default=8, help="drawn together")
-    parser.add_argument("--runs", type=int, default=15, help="timed runs of each way")
+    parser.add_argument("--runs", type=int, default=15, help="timed runs of each way, at least 7")
     parser.add_argument("--shapes", type=_shape, nargs="+", default=SHAPES, metavar="MxKxN")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
     given = parser.parse_args()

@@ -35,7 +35,8 @@ def markdown(found: dict[str, Any]) -> str:
         "## Memory of quantized sites",
         "",
         "Resident bytes over those of the same weights in float32, one block of DiT-XL/2's width, counted after it ran. In mode `memory` a",
-        "layer holds what is stored and expands it in every call, in mode `speed` it holds what its product reads as well.",
+        "layer holds what is stored and expands it in every call. In mode `speed` it holds what its product reads: for `integer` a byte a weight, in the",
+        "place of the stored codes, which come back of it to the bit; for `simulate` the weight in float32, beside what is stored.",
         "",
         *_resident(found["resident"]),
     ]

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from quant.models import Model
     from quant.schema import Plan
 
+    from .request import CompareRequest
+
 # quant_method of a configuration -> the package that diffusers needs for it, and how to get it
 PACKAGES = {
     "torchao": ("torchao", "torchao"),
@@ -153,6 +155,16 @@ def load_candidate(path: Path, model: Model) -> Candidate:
         quantized=quantized,
         kept=kept,
     )
+
+
+def compute_as_asked(candidate: Candidate, request: CompareRequest) -> None:
+    """Have a checkpoint of ours run on the backend and hold its weights in the mode that a request names."""
+    from quant.plans import check_simulated
+    from quant.residency import compute_with
+
+    if candidate.plan is not None:
+        check_simulated(candidate.plan, request.backend)
+    compute_with(candidate.transformer, request.backend, request.residency)
 
 
 def _load(path: Path, class_name: str, model: Model) -> nn.Module:

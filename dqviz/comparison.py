@@ -18,7 +18,13 @@ from quant.errors import Cancelled
 from quant.schema import Plan, Recipe, Sample, Sampler
 from quant.sources import check_source
 
-from .candidates import check_candidate, check_loras, check_outliers, load_candidate
+from .candidates import (
+    check_candidate,
+    check_loras,
+    check_outliers,
+    compute_as_asked,
+    load_candidate,
+)
 from .events import Done, OnEvent, RunFinished
 from .learnings import begun, foreseen, learns
 from .measurements import LEARNING
@@ -37,6 +43,7 @@ from .records import (
     foreign_bytes,
     marked,
     pairs,
+    scope_record,
     timing,
 )
 from .report import write_report
@@ -233,7 +240,7 @@ def _store_reference(task: Task, drawn: Drawn) -> None:
         **bytes_of(task.model, task.shared, {}, {}),
         "device": device_name(task.model),
         "dtype": str(task.model.dtype).removeprefix("torch."),
-        "scope": {"quantized": [], "kept": {}},
+        "scope": {"quantized": [], "kept": {}, "why": {}},
     }
     _store(task, record, drawn, None, None, {})
 
@@ -260,6 +267,7 @@ def _quantized_run(
     task: Task, name: str, job: RunRequest, plan: Plan, seen: Seen | None, reference: Drawn
 ) -> None:
     from quant.quantization import quantize
+    from quant.residency import hold
 
     label = f"{methods()[job.method].title} {job.bits or 'plan'}"
     learning = _learning(task, name, job, plan, label, seen) if learns(job.method) else None
@@ -277,8 +285,10 @@ def _quantized_run(
         on_site=lambda done, total: task.watch.check(),
     )
     plan = quantized.plan  # the method may have given sites formats of its own
+    hold(quantized.transformer, task.request.residency)
     task.watch.stage("draw", label, task.steps, name)
     drawn = _draw(task, quantized.transformer)
+    computed = arithmetic(quantized.transformer, drawn.rows)
     record = {
         "name": name,
         **marked(task.model, label),
@@ -287,14 +297,11 @@ def _quantized_run(
         "plan": plan.fingerprint,
         "options": quantized.options,
         **_judged(task, reference, drawn),
-        **timing(drawn.seconds_per_sample, arithmetic(quantized.transformer, drawn.rows)),
+        **timing(drawn.seconds_per_sample, computed),
         **bytes_of(task.model, task.shared, plan.sites, transforms_of(quantized.transformer)),
         "device": device_name(task.model),
         "dtype": str(task.model.dtype).removeprefix("torch."),
-        "scope": {
-            "quantized": list(quantized.scope.quantized),
-            "kept": quantized.scope.kept,
-        },
+        "scope": scope_record(quantized.scope.quantized, quantized.scope.kept, computed),
         "choices": quantized.notes,
         "sharing": sharing_record(
             quantized.sharing, task.similarity, task.model, task.sampler, task.samples
@@ -324,8 +331,10 @@ def _foreign_run(task: Task, name: str, path: Path, reference: Drawn) -> None:
 
     task.watch.stage("load", f"loading candidate {path}", run=name)
     candidate = load_candidate(path, task.model)
+    compute_as_asked(candidate, task.request)
     task.watch.stage("draw", f"candidate {path.name}", task.steps, name)
     drawn = _draw(task, candidate.transformer)
+    computed = arithmetic(candidate.transformer, drawn.rows, candidate.made_by)
     plan = candidate.plan
     record = {
         "name": name,
@@ -337,14 +346,11 @@ def _foreign_run(task: Task, name: str, path: Path, reference: Drawn) -> None:
         "made_by": candidate.made_by,
         "path": str(path),
         **_judged(task, reference, drawn),
-        **timing(
-            drawn.seconds_per_sample,
-            arithmetic(candidate.transformer, drawn.rows, candidate.made_by),
-        ),
+        **timing(drawn.seconds_per_sample, computed),
         **foreign_bytes(task.model, task.shared, candidate),
         "device": device_name(task.model),
         "dtype": str(task.model.dtype).removeprefix("torch."),
-        "scope": {"quantized": list(candidate.quantized), "kept": candidate.kept},
+        "scope": scope_record(candidate.quantized, candidate.kept, computed),
         "sharing": sharing_record(
             sharing_of(candidate.transformer), None, task.model, task.sampler, task.samples
         ),

@@ -14,7 +14,14 @@ from quant.schema import Plan, Recipe, Sample, Sampler
 from quant.sources import Source, check_source, resolve
 
 from . import clips
-from .candidates import OURS, check_candidate, load_candidate, quant_method, transformer_of
+from .candidates import (
+    OURS,
+    check_candidate,
+    compute_as_asked,
+    load_candidate,
+    quant_method,
+    transformer_of,
+)
 from .drawing import sampler_of, samples_of
 from .events import OnEvent
 from .learnings import begun, foreseen, learns
@@ -31,7 +38,7 @@ from .planning import (
 )
 from .preflight import PREFLIGHT, Preflight, look, require, scratch
 from .records import describe, versions
-from .request import CompareRequest, RunRequest, check_request
+from .request import CompareRequest, RunRequest, check_computing, check_request
 from .sharing import (
     check_sharing,
     needs_similarity,
@@ -233,6 +240,7 @@ def draw_to(
     names the pipeline of a checkpoint whose configuration does not.
     """
     check_empty(out)
+    check_computing(request)
     checkpoint = _transformer_alone(target)
     if checkpoint is not None and request.outliers is not None:
         raise BadInput(
@@ -255,13 +263,15 @@ def draw_to(
     watch = Watch(on_event, cancelled, previews=False)
     watch.stage("load", f"loading {target}")
     model = load(source, request.device, request.dtype, request.backend, request.outliers)
-    transformer = None if checkpoint is None else load_candidate(checkpoint, model).transformer
+    candidate = None if checkpoint is None else load_candidate(checkpoint, model)
+    if candidate is not None:
+        compute_as_asked(candidate, request)
     samples = samples_of(model, request, request.seeds)
     sampler = sampler_of(model, request)
     steps = len(samples) * sampler.steps
     watch.plan(steps)
     watch.stage("draw", f"drawing {len(samples)} samples", steps, model.key)
-    network = model.transformer if transformer is None else transformer
+    network = model.transformer if candidate is None else candidate.transformer
     sharing = sharing_of(network)
     if sharing is not None:
         if model.branches(sampler.guidance) == 1:
@@ -276,7 +286,7 @@ def draw_to(
             model,
             samples,
             sampler,
-            transformer=transformer,
+            transformer=network,
             batch_size=request.batch_size,
             on_step=watch.on_step,
         )
@@ -291,6 +301,7 @@ def draw_to(
         "backend": report.backend,
         "backend_why": report.why,
         "evidence": report.evidence,
+        "residency": report.residency,
         "outliers": None if model.outliers is None else model.outliers.to_json(),
         "samples": [sample.to_json() for sample in samples],
         "sampler": sampler.to_json(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import machine
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from quant.evaluate import Classifier
     from quant.models import Model
+    from quant.quantization import BackendReport
     from quant.schema import Sampler
     from quant.sizes import SizeReport
 
@@ -177,21 +178,32 @@ def foreign_bytes(model: Model, shared: set[str], candidate: Candidate) -> dict[
     }
 
 
-def arithmetic(transformer: nn.Module, rows: int, made_by: str = OURS) -> dict[str, str]:
+def arithmetic(transformer: nn.Module, rows: int, made_by: str = OURS) -> BackendReport:
     """What a run was computed with: ours and ordinary layers say it, others run as their package does."""
     from quant.quantization import BackendReport, backend_report
 
     if made_by in (OURS, UNQUANTIZED):
-        report = backend_report(transformer, rows)
-    else:
-        report = BackendReport(made_by, "measured", f"{made_by} as its package runs it here")
-    return {"backend": report.backend, "backend_why": report.why, "evidence": report.evidence}
+        return backend_report(transformer, rows)
+    return BackendReport(made_by, "measured", f"{made_by} as its package runs it here")
 
 
-def timing(seconds_per_sample: float, computed: Mapping[str, str]) -> dict[str, Any]:
+def timing(seconds_per_sample: float, computed: BackendReport) -> dict[str, Any]:
     """Simulated numerics say nothing about speed, so their seconds are null."""
-    measured = computed["evidence"] == "measured"
-    return {"seconds_per_sample": seconds_per_sample if measured else None, **computed}
+    measured = computed.evidence == "measured"
+    return {
+        "seconds_per_sample": seconds_per_sample if measured else None,
+        "backend": computed.backend,
+        "backend_why": computed.why,
+        "evidence": computed.evidence,
+        "residency": computed.residency,
+    }
+
+
+def scope_record(
+    quantized: Iterable[str], kept: Mapping[str, str], computed: BackendReport
+) -> dict[str, Any]:
+    """Which sites were quantized and what each ran on; why the others were kept."""
+    return {"quantized": list(quantized), "kept": dict(kept), "why": dict(computed.sites)}
 
 
 def image_bytes(model: Model, sampler: Sampler) -> int:

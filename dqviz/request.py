@@ -20,6 +20,7 @@ from quant.support import unsupported
 from .prompts import check_prompt
 
 BACKENDS = ("auto", "simulate", "integer", "triton")
+RESIDENCIES = ("speed", "memory")
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 CALIBRATION_SEEDS = tuple(range(100_000, 100_008))
@@ -115,6 +116,7 @@ class CompareRequest(ModelRequest):
     windows: int = 1
     group_size: int | None = None  # weights: one scale per so many inputs instead of per row
     backend: str = "auto"
+    residency: str = "speed"
     ladder: bool = True
 
 
@@ -148,10 +150,19 @@ def check_fields(request: CompareRequest) -> None:
     check_seeds(request.seeds)
     disjoint(request.seeds, request.calibration_seeds, "--seeds", "--calibration-seeds")
     check_windows(request.windows, request.steps)
-    if request.backend not in BACKENDS:
-        raise unknown("backend", request.backend, BACKENDS, f"They are: {', '.join(BACKENDS)}")
+    check_computing(request)
     check_drawing(request)
     _bits_per_method(request)
+
+
+def check_computing(request: CompareRequest) -> None:
+    """Stop at a backend or a mode of holding weights that does not exist."""
+    for what, value, known in (
+        ("backend", request.backend, BACKENDS),
+        ("residency", request.residency, RESIDENCIES),
+    ):
+        if value not in known:
+            raise unknown(what, value, known, f"They are: {', '.join(known)}")
 
 
 def check_drawing(request: ModelRequest) -> None:
@@ -315,6 +326,7 @@ _PLAIN = (
     "device",
     "dtype",
     "backend",
+    "residency",
     "batch_size",
     "out",
 )

@@ -34,7 +34,8 @@ def compared(result: Mapping[str, Any]) -> str:
                 seconds(run["seconds_per_sample"]),
                 size(run),
                 number(run["bits_per_weight"], 2),
-                f"{run['backend']}, {run['evidence']}",
+                f"{run['backend']}, {run['evidence']}"
+                + (", weights as stored" if run.get("residency") == "memory" else ""),
             )
             for run in result["runs"]
         ),

@@ -17,6 +17,18 @@ class OpHere(NamedTuple):
     why: str
 
 
+# What an op takes into its one pass where the product beside it is of integers, and what it is called.
+FUSED = {
+    "adaln_quantize": "LayerNorm, modulation by adaLN, codes of q, k, v or fc1",
+    "gelu_quantize": "GELU, codes of fc2",
+    "int_linear": "gate and residual after an output projection or fc2",
+}
+RESIDENCY = {
+    "speed": "weights as their product reads them: a byte each for integers on the CPU, float32 beside the stored form for simulation",
+    "memory": "weights as they are stored, expanded in every call, codebooks by tiles",
+}
+
+
 def here() -> list[OpHere]:
     """Every op, alphabetically. What an op cannot do with one input it says when it is called."""
     return [_of(import_module(f"kernels.{name}").OP) for name in ops()]

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 import kernels
@@ -21,6 +21,7 @@ from kernels.int_linear import After, PackedWeight, Residency
 from kernels.quantize_rows import RowCodes, quantize_rows, quantize_rows_fp8
 from kernels.vq_linear import VectorWeight
 
+from .held_codes import HeldCodes
 from .last_input import LastInput
 from .rounding import (
     WeightCodes,
@@ -47,7 +48,7 @@ UNPREPARED = (
 )
 
 
-class QuantLinear(nn.Module):
+class QuantLinear(HeldCodes):
     """y = Q_act(x') . Q_weight(W' - L)^T + x' L^T + bias, with the formats of the running step.
 
     x' = (x / s) R and W' = (W * s) R; L is the low-rank branch, zero where there is none. Where the
@@ -72,6 +73,7 @@ class QuantLinear(nn.Module):
     Sites that read one tensor hold one change of basis: `share_basis` makes them.
     A site whose weight stays in floating point holds the transformed `weight` [o, i] instead of codes;
     a requantized site the untransformed one. What was made for one window is dropped at the next.
+    In mode "speed" the layout of an integer product stands in the place of codes that serve all windows.
     """
 
     dqviz_site = True
@@ -81,8 +83,7 @@ class QuantLinear(nn.Module):
     basis_of = ""  # full name of the site whose change of basis this one reads too
     folded: Tensor | None = None  # s [i] that the input comes divided by; known where it was made
 
-    # Registered as buffers where the formats ask for them; see above.
-    codes: Tensor
+    # Registered as buffers where the formats ask for them; see above. `codes`: `HeldCodes`.
     scale: Tensor
     outer: Tensor
     codebook: Tensor
@@ -132,7 +133,7 @@ class QuantLinear(nn.Module):
         self.folded = self.channel_scale.float()
         del self.channel_scale
         self.transform = replace(self.transform, scale=False, folded_into=into)
-        self._prepared.clear()
+        self.forget()
         self._forget_inputs()
 
     def divide_outputs(self, divisor: Tensor) -> None:
@@ -141,10 +142,11 @@ class QuantLinear(nn.Module):
         setattr(self, held, self.get_buffer(held) / divisor[:, None])
         if hasattr(self, "bias"):
             self.bias = self.bias.float() / divisor
-        self._prepared.clear()
+        self.forget()
 
     def forget(self) -> None:
         """Let go of what was made of the stored form; it is made again when it is needed."""
+        super().forget()
         self._prepared.clear()
 
     def share_basis(self, name: str, other: QuantLinear) -> None:
@@ -162,6 +164,12 @@ class QuantLinear(nn.Module):
         if self._codes is not other._codes:
             self._codes = other._codes
             self._codes.readers += 1
+
+    @property
+    def device(self) -> torch.device:
+        """Where the layer computes."""
+        held = next(name for name in ("scale", "codebook", "weight") if name in self._buffers)
+        return self.get_buffer(held).device
 
     @property
     def basis_buffers(self) -> tuple[str, ...]:
@@ -259,7 +267,8 @@ class QuantLinear(nn.Module):
         rows = x.reshape(-1, x.shape[-1])
         if fmt.kind == "fp8":
             return kernels.fp8_linear.choose(rows, self.backend)
-        return kernels.int_linear.choose(rows, self._ready(window), fmt.bits, fmt.symmetric)
+        ready = self._ready(window)
+        return kernels.int_linear.choose(rows, ready, fmt.bits, fmt.symmetric, self.backend)
 
     def codes_of(self, x: Tensor, window: int, backend: str) -> RowCodes:
         """Codes of x [..., i] as a backend multiplies them, [m, i]."""
@@ -299,7 +308,10 @@ class QuantLinear(nn.Module):
         ready = self._ready(window)
         if fmt.kind == "fp8":
             return kernels.fp8_linear.multiply(codes, ready, bias, backend, after, dtype)
-        return kernels.int_linear.multiply(codes, ready, bias, fmt.bits, backend, after, dtype)
+        y = kernels.int_linear.multiply(codes, ready, bias, fmt.bits, backend, after, dtype)
+        if not (self.transform.per_window or torch.compiler.is_compiling()):
+            self.release_codes(ready)
+        return y
 
     def _coded(self, rows: Tensor, window: int, backend: str) -> RowCodes:
         fmt = self.plan.activations[window]
@@ -354,7 +366,7 @@ class QuantLinear(nn.Module):
         bias, about = self.bias.float() if hasattr(self, "bias") else None, self._about(window)
         if about is None:
             return bias
-        folded = self.dequantized_weight(window) @ (about * self.act_scale[window])
+        folded = self._dequantize(window) @ (about * self.act_scale[window])  # once: not kept
         return folded if bias is None else bias + folded
 
     def why(self, rows: int) -> tuple[str, str]:
@@ -366,8 +378,7 @@ class QuantLinear(nn.Module):
                 "simulate: weight-only, the stored integers are expanded for an ordinary matmul",
             )
         if self.multiplies_codes(0):
-            device = next(self.buffers()).device
-            return self.choice(torch.empty(rows, self.in_features, device=device))
+            return self.choice(torch.empty(rows, self.in_features, device=self.device))
         lacks = "has no integer sums per row"
         if fmt.static:
             lacks = "has no kernel here: integer products take their row scales from the rows"
@@ -426,7 +437,7 @@ class QuantLinear(nn.Module):
         assert self.plan.weight is not None
         if not self.transform.requantized:
             own = (
-                self._part(name, window) if hasattr(self, name) else None
+                self._part(name, window) if name in self._buffers else None
                 for name in ("codes", "scale", "zero", "outer")
             )
             return WeightCodes(*own)  # type: ignore[arg-type]
@@ -447,8 +458,7 @@ class QuantLinear(nn.Module):
         if self.plan.weight.kind == "fp8":
             codes, scale, *_ = self._stored(window)
             return Float8Weight(codes, scale)
-        packed = self.packed_weight(window)
-        return kernels.int_linear.prepare(packed, self.backend or "auto", self.residency)
+        return kernels.int_linear.prepare(self.packed_weight(window), residency=self.residency)
 
     def _dequantize(self, window: int) -> Tensor:
         fmt = self.plan.weight
@@ -462,14 +472,17 @@ class QuantLinear(nn.Module):
             stored = stored._replace(codes=codes)
         return stored.dequantize(fmt.bits)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_prepared": {}}
+
     def _apply(self, fn: Any, recurse: bool = True) -> QuantLinear:
         """Move the layer; scales and codes keep their dtype whatever the model is cast to."""
         cast = {"weight"} if self.transform.learned_bias else {"bias", "weight"}
+        self.forget()
         exact = {n: b for n, b in self.named_buffers(recurse=False) if n not in cast}
         super()._apply(fn, recurse)
         for name, before in exact.items():
             if self.get_buffer(name).dtype != before.dtype:
                 setattr(self, name, before.to(self.get_buffer(name).device))
-        self._prepared.clear()
         self._forget_inputs()
         return self

@@ -49,11 +49,15 @@ class Scope:
 
 @dataclass(frozen=True)
 class BackendReport:
-    """What arithmetic the quantized sites run on."""
+    """What arithmetic the quantized sites run on, and how they hold their weights."""
 
     backend: str  # simulate, integer, triton, or mixed
     evidence: str  # measured where real low-bit arithmetic ran everywhere, else simulated
     why: str
+    residency: str | None = (
+        None  # speed, memory, or mixed; None where there is no quantized site of ours
+    )
+    sites: Mapping[str, str] = field(default_factory=dict)  # why each runs as it does
 
 
 @dataclass(frozen=True)
@@ -79,15 +83,19 @@ def backend_report(transformer: nn.Module, rows: int) -> BackendReport:
 
     One real low-bit path among simulated ones does not make a measurement: all must be real.
     """
-    chosen = [layer.why(rows) for layer in transformer.modules() if isinstance(layer, QuantLinear)]
-    if not chosen:
+    layers = {n: m for n, m in transformer.named_modules() if isinstance(m, QuantLinear)}
+    if not layers:
         return BackendReport("pytorch", "measured", "ordinary matmuls")
-    names = sorted({name for name, _ in chosen})
-    reasons = sorted({why for _, why in chosen})
+    chosen = {name: layer.why(rows) for name, layer in layers.items()}
+    sites = {name: why for name, (_, why) in chosen.items()}
+    names = sorted({backend for backend, _ in chosen.values()})
+    reasons = sorted(set(sites.values()))
+    (residency, *others) = sorted({layer.residency for layer in layers.values()})
     backend = names[0] if len(names) == 1 else "mixed"
     evidence = "simulated" if "simulate" in names else "measured"
     fused = fused_links(transformer, rows) if names != ["simulate"] else ""
-    return BackendReport(backend, evidence, "; ".join([*reasons[:3], *([fused] if fused else [])]))
+    why = "; ".join([*reasons[:3], *([fused] if fused else [])])
+    return BackendReport(backend, evidence, why, "mixed" if others else residency, sites)
 
 
 def parse_options(key: str, given: Mapping[str, Any]) -> Value:

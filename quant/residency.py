@@ -2,14 +2,19 @@
 
 Stored: every tensor of the file, once, in the dtypes of the file. Expanded: what simulation makes of the
 stored form for the window that it is in and keeps until the next: weights and the change of basis in
-float32, a permutation as int64, zero points as int16; of a requantized site its codes. Integer kernels
-keep packed weights instead. At most, for methods that choose site by site.
+float32, a permutation as int64, zero points as int16; of a requantized site its codes. At most, for methods
+that choose site by site. Integer products of the CPU keep a byte for each weight instead, in a layout of
+their own, and in the place of the stored codes, which are made of it again when somebody asks for them
+(`held_codes.py`); where the change of basis is per window, beside those of all windows.
+
+A weight of which the product is in floating point is held as float32 in mode "speed", codebooks and
+weight-only sites among them: every call would have to widen anything smaller. Mode "memory" is for those.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
 import torch
@@ -84,9 +89,10 @@ def _basis(i: int, transform: Transform) -> int:
 
 
 def hold(transformer: nn.Module, residency: Residency) -> None:
-    """From now on: in mode "memory" layers hold what is stored, in mode "speed" also what their products read.
+    """From now on: in mode "memory" layers hold what is stored, in mode "speed" what their products read.
 
-    Numbers are those of `simulate` in mode "memory", whose weights are expanded in every call.
+    `auto` simulates in mode "memory", where weights are expanded in every call. Numbers are the same in both,
+    but for sums of floating-point parts in another order.
     """
     for layer in transformer.modules():
         if isinstance(layer, QuantLinear):
@@ -94,17 +100,40 @@ def hold(transformer: nn.Module, residency: Residency) -> None:
             layer.forget()
 
 
+def compute_with(transformer: nn.Module, backend: str, residency: Residency) -> None:
+    """From now on: products run on a backend, which `auto` leaves to each, and weights are held in a mode."""
+    for layer in transformer.modules():
+        if isinstance(layer, QuantLinear):
+            layer.backend = backend
+    hold(transformer, residency)
+
+
 def counted(transformer: nn.Module) -> Resident:
     """Of a transformer in this process, with what its layers have made ready by now."""
-    stored = {t.data_ptr(): t.nbytes for t in transformer.state_dict().values()}
+    stored = {t.data_ptr(): t.nbytes for t in _persistent(transformer)}
     made: dict[int, int] = {}
     for layer in transformer.modules():
         if isinstance(layer, QuantLinear):
-            made |= {_place(t): t.nbytes for t in _tensors(layer.prepared)}
+            made |= {_place(t): _bytes(t) for t in _tensors(layer.prepared)}
     held = [(b.data_ptr(), b.data_ptr() + b.nbytes) for b in transformer.buffers()]
     held += [(p.data_ptr(), p.data_ptr() + p.nbytes) for p in transformer.parameters()]
     own = {at: size for at, size in made.items() if not any(a <= at < b for a, b in held)}
     return Resident(sum(stored.values()), sum(own.values()))
+
+
+def _persistent(transformer: nn.Module) -> Iterator[Tensor]:
+    """What `state_dict` has, without codes that it would make, or tensors on disk."""
+    for module in transformer.modules():
+        own = {**module._parameters, **module._buffers}
+        for name, tensor in own.items():
+            kept = tensor is not None and name not in module._non_persistent_buffers_set
+            if kept and not tensor.is_meta:
+                yield tensor
+
+
+def _bytes(t: Tensor) -> int:
+    """What a tensor takes; oneDNN's own layout pads, and knows of columns what it needs."""
+    return torch.ops.mkldnn._nbytes(t) if t.is_mkldnn else t.nbytes
 
 
 def _place(t: Tensor) -> int:
@@ -122,4 +151,4 @@ def _tensors(value: object) -> Iterator[Tensor]:
         for each in value:
             yield from _tensors(each)
     elif is_dataclass(value):
-        yield from _tensors([getattr(value, f.name) for f in fields(value)])
+        yield from _tensors(vars(value))

@@ -142,6 +142,7 @@ def put_away(layers: dict[str, QuantLinear], file: Path) -> None:
     names: dict[tuple[str, str], str] = {}
     first: dict[int, str] = {}
     for name, layer in layers.items():
+        layer.forget()
         for own, buffer in layer.named_buffers(recurse=False):
             names[name, own] = first.setdefault(id(buffer), f"{name}.{own}")
             tensors[names[name, own]] = buffer
@@ -149,7 +150,7 @@ def put_away(layers: dict[str, QuantLinear], file: Path) -> None:
     write_in_turn(file, shapes, tensors.__getitem__, {"format": "pt"})
     found = places(file)
     for name, layer in layers.items():
-        device = next(layer.buffers()).device
+        device = layer.device
         own = {n: found[names[name, n]] for n, _ in layer.named_buffers(recurse=False)}
         page(layer, {n: (place, place.dtype) for n, place in own.items()}, device)
 

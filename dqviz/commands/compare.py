@@ -20,6 +20,7 @@ from .options import (
     Model,
     PlanFile,
     Preflight,
+    Residency,
     Seeds,
     fields_of,
     listed,
@@ -58,6 +59,7 @@ def compare(
         ),
     ] = True,
     backend: Backend = "auto",
+    residency: Residency = "speed",
     *,
     preflight_: Preflight = False,
     json_: Json = False,
@@ -78,6 +80,7 @@ def compare(
         "seeds": seeds,
         "ladder": ladder,
         "backend": backend,
+        "residency": residency,
     }
     request = CompareRequest.parse({**fields_of(model, common), **given}, "command line")
     if preflight_:

@@ -9,7 +9,7 @@ import typer
 
 from ..terminal import complain
 from .base import show, watched
-from .options import DRAWING, SOURCE, Backend, Json, Seeds, fields_of, taking
+from .options import DRAWING, SOURCE, Backend, Json, Residency, Seeds, fields_of, taking
 
 OwnBase = Annotated[
     str | None,
@@ -34,6 +34,7 @@ def generate(
     ],
     seeds: Seeds = "0-7",
     backend: Backend = "auto",
+    residency: Residency = "speed",
     *,
     json_: Json = False,
     **common: Any,
@@ -42,7 +43,7 @@ def generate(
     from ..export import draw_to
     from ..request import CompareRequest
 
-    given = {"seeds": seeds, "backend": backend}
+    given = {"seeds": seeds, "backend": backend, "residency": residency}
     request = CompareRequest.parse({**fields_of(target, common), **given}, "command line")
     with watched() as (progress, cancelled):
         made = draw_to(

@@ -30,7 +30,13 @@ def kernels(
     ops = overview.here()
     rows = [(op.name, " ".join(op.backends), op.why) for op in ops]
     data: dict[str, Any] = {"ops": [op._asdict() for op in ops], "kernels": []}
-    text = table(("operation", "runs here", "why"), rows)
+    data |= {"fused": overview.FUSED, "residency": overview.RESIDENCY}
+    parts = [
+        table(("operation", "runs here", "why"), rows),
+        table(("operation", "fuses, where products are of integers"), overview.FUSED.items()),
+        table(("--residency", "holds"), overview.RESIDENCY.items()),
+    ]
+    text = "\n\n".join(parts)
     if target:
         data["kernels"] = found = _compiled(target)
         columns = (

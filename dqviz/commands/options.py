@@ -138,6 +138,14 @@ OutlierSeed = Annotated[
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 DType = Annotated[str, typer.Option("--dtype", help="auto, float32, float16 or bfloat16.")]
 Backend = Annotated[str, typer.Option("--backend", help="auto, simulate, integer or triton.")]
+Residency = Annotated[
+    str,
+    typer.Option(
+        "--residency",
+        metavar="MODE",
+        help="speed holds weights as products read them; memory as stored, expanded in every call.",
+    ),
+]
 BatchSize = Annotated[
     int,
     typer.Option(

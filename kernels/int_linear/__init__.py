@@ -16,7 +16,7 @@ from torch import Tensor
 from ..dispatch import Choice, Op, callable_module
 from ..quantize_rows import RowCodes
 from . import cpu, custom_op, tuned
-from .weight import After, GatedResidual, PackedWeight, Prepared, Residency
+from .weight import After, GatedResidual, PackedWeight, Prepared, ReleasedWeight, Residency
 
 __all__ = [
     "OP",
@@ -24,6 +24,7 @@ __all__ = [
     "GatedResidual",
     "PackedWeight",
     "Prepared",
+    "ReleasedWeight",
     "Residency",
     "accumulate",
     "check_after",
@@ -43,8 +44,9 @@ def prepare(
 ) -> Prepared:
     """Wrap a stored weight so that what a backend expands it to is kept between calls.
 
-    "speed" keeps the expanded form (4 bytes a weight for simulate, 1 for integer); "memory" keeps
-    only the stored form. `backend` is used by calls that do not name one.
+    "speed" keeps the expanded form: 4 bytes a weight for simulate, beside the stored codes; 1 for integer,
+    in their place (`Prepared.weight` makes them again when they are asked for). "memory" keeps only the
+    stored form. `backend` is used by calls that do not name one.
     """
     if residency not in ("speed", "memory"):
         raise ValueError(f"residency is '{residency}'; use speed or memory")
@@ -174,9 +176,9 @@ def _check(x: Tensor, weight: PackedWeight, bias: Tensor | None, codes: bool = F
         )
     if bias is not None and tuple(bias.shape) != (weight.out_features,):
         raise ValueError(f"bias has shape {tuple(bias.shape)}; needs ({weight.out_features},)")
-    if x.device != weight.packed.device:
+    if x.device != weight.scale.device:
         raise ValueError(
-            f"x is on {x.device}, the weight on {weight.packed.device}; move one of them"
+            f"x is on {x.device}, the weight on {weight.scale.device}; move one of them"
         )
 
 

@@ -15,7 +15,7 @@ process runs on is found by multiplying the largest operands once.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
@@ -29,22 +29,35 @@ from .weight import After, PackedWeight, Prepared
 class Operand(NamedTuple):
     """A weight ready for the integer product."""
 
-    blocked: Tensor  # oneDNN's own layout
+    blocked: Tensor  # s8[k, n], oneDNN's own layout
     sums: Tensor  # float32[1, n]: sum_k (q - c)
     shift: Tensor | None  # float32[1, n]: z - c, or None if it is zero everywhere
 
 
-def _product(codes: Tensor, offset: int, blocked: Tensor, n: int) -> Tensor:
-    """codes u8[m, k], (codes - offset) @ weight^T -> integer-valued float32[m, n]."""
-    ones, zeros = _held_units(n)
+@torch.library.custom_op("dqviz::u8s8_product", mutates_args=(), device_types="cpu")
+def u8s8_product(codes: Tensor, offset: int, weight: Tensor) -> Tensor:
+    """codes u8[m, k], weight s8[k, n]: (codes - offset) @ weight -> integer-valued float32[m, n].
+
+    The weight of every product here is in oneDNN's own layout; a plain one is multiplied by the definition.
+    """
+    return ((codes.double() - offset) @ weight.double()).float()
+
+
+@u8s8_product.register_fake
+def _(codes: Tensor, offset: int, weight: Tensor) -> Tensor:
+    return codes.new_empty((len(codes), weight.shape[1]), dtype=torch.float32)
+
+
+def _in_layout(codes: Tensor, offset: int, weight: Tensor) -> Tensor:
+    ones, zeros = _units(weight.shape[1])
     return torch.ops.onednn.qlinear_pointwise(
-        codes, 1.0, offset, blocked, ones, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        codes, 1.0, offset, weight, ones, zeros, None, 1.0, 0, torch.float32, "none", [], ""
     )
 
 
-@torch.compiler.assume_constant_result
-def _held_units(n: int) -> list[Tensor]:
-    return list(_units(n))
+# Tensors in oneDNN's layout have a dispatch key of their own, which `custom_op` knows no name for.
+_LIBRARY = torch.library.Library("dqviz", "FRAGMENT")
+_LIBRARY.impl("u8s8_product", _in_layout, "MkldnnCPU")
 
 
 @lru_cache(maxsize=64)
@@ -63,13 +76,18 @@ def saturates() -> bool:
     """Whether the largest 8-bit operands give a wrong product on this processor."""
     w = torch.full((16, 64), -128, dtype=torch.int8)
     codes = torch.full((8, 64), 255, dtype=torch.uint8)
-    y = _product(codes, 0, torch.ops.onednn.qlinear_prepack(w, list(codes.shape)), 16)
+    y = u8s8_product(codes, 0, torch.ops.onednn.qlinear_prepack(w, list(codes.shape)))
     return bool((y != -128 * 255 * 64).any())
 
 
 def _centre(weight: PackedWeight, act_bits: int) -> Tensor | None:
     """int16[n, 1]: what to subtract from the codes so that no product saturates, or None."""
-    return weight.centre(-64, 64) if act_bits > 7 and saturates() else weight.centre(-128, 127)
+    return weight.centre(-64, 64) if _needs_small(act_bits) else weight.centre(-128, 127)
+
+
+def _needs_small(act_bits: int) -> bool:
+    """Whether weights must stay within 64 beside activations of so many bits."""
+    return act_bits > 7 and saturates()
 
 
 def obstacle(weight: PackedWeight, act_bits: int | None, device: torch.device) -> str | None:
@@ -138,21 +156,21 @@ def accumulate(x: Tensor, weight: Prepared, act_bits: int, act_symmetric: bool) 
 
 
 def _accumulated(rows: RowCodes, weight: Prepared, act_bits: int) -> Tensor:
-    key = f"s8 for {'8' if act_bits > 7 else '7'}-bit inputs"
-    operand = weight.form(key, lambda w: _operand(w, act_bits))
+    small = weight.fact(f"small for {act_bits} bits", partial(_needs_small, act_bits))
+    key = "s8 within 64" if small else "s8"
+    operand = weight.form(key, lambda w: _operand(w, act_bits), _codes)
     offset = 2 ** (act_bits - 1)
     codes, zero = rows.codes, rows.zero  # [m, k], [m, 1]
     if codes.dtype == torch.int8:
         codes = codes.to(torch.float32)
         if zero is not None:
             codes, zero = codes + offset, zero + offset
-    n = weight.weight.out_features
     if zero is None:
-        acc = _product((codes + offset).to(torch.uint8), offset, operand.blocked, n)
+        acc = u8s8_product((codes + offset).to(torch.uint8), offset, operand.blocked)
         if operand.shift is not None:
             acc.addmm_(codes.sum(dim=1, keepdim=True), operand.shift, alpha=-1)
         return acc
-    acc = _product(codes.to(torch.uint8), offset, operand.blocked, n)
+    acc = u8s8_product(codes.to(torch.uint8), offset, operand.blocked)
     left, right = zero - offset, operand.sums  # [m, 1], [1, n]
     if operand.shift is not None:
         sums = codes.sum(dim=1, keepdim=True) - zero * codes.shape[1]  # [m, 1]
@@ -171,3 +189,12 @@ def _operand(weight: PackedWeight, act_bits: int) -> Operand:
         sums=integers.sum(dim=1, dtype=torch.float32).view(1, -1),
         shift=shift if bool(shift.any()) else None,
     )
+
+
+def _codes(operand: Operand, weight: PackedWeight) -> Tensor:
+    """The stored codes u8[n, k] that an operand of the weight was made of."""
+    centre = weight.zeros()  # [n, 1]
+    if operand.shift is not None:
+        centre = centre - operand.shift.view(-1, 1).to(torch.int16)
+    integers = operand.blocked.to_dense().t().contiguous().to(torch.int16)  # [n, k]
+    return integers.add_(centre).to(torch.uint8)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal, NamedTuple, TypeVar
 
 import torch
@@ -94,7 +94,7 @@ class PackedWeight:
     @property
     def out_features(self) -> int:
         """n."""
-        return self.packed.shape[0]
+        return self.scale.shape[0]
 
     @property
     def size_bytes(self) -> int:
@@ -146,6 +146,32 @@ class PackedWeight:
         return torch.minimum(torch.maximum(self.zeros(), least), most)
 
 
+class ReleasedWeight(PackedWeight):
+    """A weight whose stored codes were let go: they are made each time they are asked for, by `codes_of(self)`.
+
+    Copies hold their codes again.
+    """
+
+    codes_of: Callable[[PackedWeight], Tensor]
+
+    def __init__(self, weight: PackedWeight, codes_of: Callable[[PackedWeight], Tensor]) -> None:
+        kept = ("bits", "in_features", "scale", "zero", "group_size")
+        self.__dict__.update({name: getattr(weight, name) for name in kept}, codes_of=codes_of)
+
+    @property
+    def packed(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The codes as they were stored, to the bit."""
+        return bitpack.pack(self.codes(), self.bits, "simulate")
+
+    def codes(self) -> Tensor:
+        """The stored unsigned codes, uint8[n, k]."""
+        return self.codes_of(self)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        whole = (self.packed, self.bits, self.in_features, self.scale, self.zero, self.group_size)
+        return PackedWeight, whole
+
+
 @dataclass(eq=False)
 class Prepared:
     """A weight with the expanded forms that the backends compute with.
@@ -160,13 +186,25 @@ class Prepared:
     forms: dict[str, object] = field(default_factory=dict, repr=False)
     facts: dict[object, object] = field(default_factory=dict, repr=False)
 
-    def form(self, key: str, make: Callable[[PackedWeight], T]) -> T:
-        """The expanded form `key`, made by `make(weight)` unless it is kept."""
+    def form(
+        self,
+        key: str,
+        make: Callable[[PackedWeight], T],
+        codes_of: Callable[[T, PackedWeight], Tensor] | None = None,
+    ) -> T:
+        """The expanded form `key`, made by `make(weight)` unless it is kept.
+
+        Where `codes_of(form, weight)` makes the stored codes of a form that is kept, the form holds them
+        from then on, and the stored ones are let go.
+        """
         if key in self.forms:
             return self.forms[key]  # pyright: ignore[reportReturnType]
-        made = make(self.weight)
+        stored = self.weight
+        made = make(stored)
         if self.residency == "speed":
             self.forms[key] = made
+            if codes_of is not None:
+                self.weight = _released(stored, partial(codes_of, made))
         return made
 
     def fact(self, key: object, find: Callable[[], T]) -> T:
@@ -178,3 +216,11 @@ class Prepared:
     def __getstate__(self) -> dict[str, object]:
         """Copies start without expanded forms: oneDNN's cannot be copied, and all can be made anew."""
         return {**self.__dict__, "forms": {}, "facts": {}}
+
+
+def _released(weight: PackedWeight, codes_of: Callable[[PackedWeight], Tensor]) -> PackedWeight:
+    """The weight without its stored codes, once what is made in their place was found equal to them."""
+    if isinstance(weight, ReleasedWeight):
+        return weight
+    released = ReleasedWeight(weight, codes_of)
+    return released if torch.equal(released.packed, weight.packed) else weight

@@ -83,7 +83,7 @@ class _Sums:
 @torch.no_grad()
 def effective(layer: QuantLinear, timestep: float) -> Tensor:
     """The weight [o, i] that a layer with inputs in floating point multiplies by, float64 on the CPU."""
-    device = next(layer.buffers()).device
+    device = layer.device
     if not layer.transform.changes_input and not layer.transform.rank:
         return layer.dequantized_weight(window_of(layer.windows, timestep)).double().cpu()
     identity = torch.eye(layer.in_features, device=device)

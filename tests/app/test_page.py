@@ -189,6 +189,24 @@ def test_scope_counts_every_site_once(result: Result) -> None:
     assert len(section["details"][0]["lines"]) == sites
 
 
+def test_scope_says_what_each_site_ran_on(result: Result) -> None:
+    """Once where runs agree; studies of older versions say nothing."""
+    said = copy.deepcopy(result)
+    for run in said["runs"][1:]:
+        run["scope"]["why"] = dict.fromkeys(run["scope"]["quantized"], "integer: asked for")
+    first = said["runs"][1]["scope"]["quantized"][0]
+    section = page.render(said).section("table", "Scope")
+    assert f"{first}  (integer: asked for)" in section["details"][0]["lines"]
+    assert first in page.render(result).section("table", "Scope")["details"][0]["lines"]
+
+
+def test_a_run_that_holds_weights_as_stored_says_so(result: Result) -> None:
+    held = copy.deepcopy(result)
+    held["runs"][1] |= {"backend": "integer", "residency": "memory"}
+    rows = page.render(held).section("table", "Quality, size, time")["rows"]
+    assert rows[1]["cells"][-1]["sub"] == "integer, weights as stored"
+
+
 def test_scopes_that_differ_are_shown_apart(result: Result) -> None:
     other = copy.deepcopy(result)
     moved = other["runs"][2]["scope"]["quantized"].pop()

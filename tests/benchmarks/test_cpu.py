@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,15 +12,6 @@ from torch.nn import functional as F
 
 from benchmarks import cpu, cpu_page
 from benchmarks.one_block import one_block
-
-
-def test_the_least_of_interleaved_runs_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    called: list[str] = []
-    now = iter([0, 0, 0, 5, 0, 2, 0, 3, 0, 4])  # the first run of each is not looked at
-    monkeypatch.setattr(cpu, "time", SimpleNamespace(perf_counter=lambda: float(next(now))))
-    best = cpu.fastest({"a": lambda: called.append("a"), "b": lambda: called.append("b")}, 2)
-    assert called == ["a", "b"] * 3
-    assert best == {"a": 3.0, "b": 2.0}
 
 
 def test_what_is_timed_multiplies_the_weight_that_it_is_held_against() -> None:

@@ -95,6 +95,7 @@ CASES: dict[str, Case] = {
         ("seed 7", "disjoint"),
     ),
     "unknown backend": (lambda p: p.compare("--backend", "intger"), ("'intger'", "integer")),
+    "unknown residency": (lambda p: p.compare("--residency", "fast"), ("'fast'", "speed, memory")),
     "unknown device": (lambda p: p.compare("--device", "gpu"), ("'gpu'", "cuda")),
     "unknown dtype": (lambda p: p.compare("--dtype", "bf16"), ("'bf16'", "bfloat16")),
     "capture of no samples": (lambda p: p.capture("--samples", "0"), ("samples 0", "--samples 8")),

@@ -169,6 +169,21 @@ def test_quantize_then_generate(
     assert drawn[0] == drawn[1]
 
 
+def test_a_checkpoint_is_drawn_on_the_backend_and_in_the_mode_asked_for(
+    tiny_dit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, base = str(tmp_path / "c"), ("--base", str(tiny_dit))
+    run(capsys, "quantize", str(tiny_dit), "--method", "rtn", "--bits", "w4a8", "--out", folder)
+    for backend, mode in (("integer", "speed"), ("simulate", "memory")):
+        asked = ("--backend", backend, "--residency", mode, "--seeds", "4", "--steps", "1")
+        made = run(capsys, "generate", folder, *base, *asked, "--out", str(tmp_path / mode))
+        assert (made["backend"], made["residency"]) == (backend, mode)
+    wrong = ["generate", folder, *base, "--backend", "intger", "--out", str(tmp_path / "p")]
+    assert main(wrong) == 2
+    assert "'intger'" in capsys.readouterr().err
+    assert not (tmp_path / "p").exists()
+
+
 def test_a_checkpoint_whose_base_is_unknown_asks_for_it(
     tiny_dit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

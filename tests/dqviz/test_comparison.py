@@ -15,7 +15,7 @@ from dqviz import machine
 from dqviz.comparison import compare
 from dqviz.events import Event, Preview, Progress, RunFinished, Stage
 from dqviz.export import quantize_to
-from dqviz.request import CompareRequest, as_command, seeds_text
+from dqviz.request import BACKENDS, CompareRequest, as_command, seeds_text
 from dqviz.study import Study
 from quant.errors import BadInput, Cancelled, EnvironmentFault
 
@@ -32,6 +32,7 @@ RUN_KEYS = {
     "fp16_bytes",
     "bits_per_weight",
     "backend",
+    "residency",
     "evidence",
     "scope",
     "files",
@@ -68,7 +69,7 @@ def test_the_json_holds_what_is_documented(result: dict[str, Any]) -> None:
     assert {"runs", "pairs", "ladder", "study"} <= set(result)
     for run in result["runs"]:
         assert set(run) >= RUN_KEYS
-        assert set(run["scope"]) == {"quantized", "kept"}
+        assert set(run["scope"]) == {"quantized", "kept", "why"}
     for run in result["runs"][1:]:
         assert set(run["psnr_db"]) >= {"mean", "lo", "hi", "min", "of_mean_mse"}
         assert set(run["latent_rel_error"]) >= {"mean", "lo", "hi"}
@@ -103,6 +104,8 @@ def test_scope_covers_every_site_once(result: dict[str, Any]) -> None:
         assert len(quantized) == 12
         assert not set(quantized) & set(kept)
         assert all(kept.values())
+        assert set(run["scope"]["why"]) == set(quantized)
+        assert all(why.partition(":")[0] in BACKENDS for why in run["scope"]["why"].values())
 
 
 def test_the_pair_is_the_later_run_minus_the_earlier(result: dict[str, Any]) -> None:
@@ -203,6 +206,21 @@ def test_candidates_are_judged_like_methods(tiny_dit: Path, tmp_path: Path) -> N
     assert candidate["size_bytes"] == file.stat().st_size == made["size_bytes"]
     assert ours["size_bytes"] == made["size_bytes"]
     assert full["size_bytes"] > ours["size_bytes"]
+
+
+@pytest.mark.parametrize(("backend", "residency"), [("simulate", "memory"), ("integer", "speed")])
+def test_runs_and_candidates_compute_as_they_were_asked(
+    backend: str, residency: str, tiny_dit: Path, tmp_path: Path
+) -> None:
+    asked = request(tiny_dit, tmp_path / "study", bits="w4a8", backend=backend, residency=residency)
+    quantize_to(asked, tmp_path / "mine")
+    both = asked.model_copy(update={"candidates": (tmp_path / "mine",)})
+    full, *runs = compare(both)["runs"]
+    assert full["residency"] is None
+    for run in runs:
+        assert (run["backend"], run["residency"]) == (backend, residency)
+        assert set(run["scope"]["why"].values()) == {f"{backend}: asked for"}
+    assert runs[0]["latent_rel_error"] == runs[1]["latent_rel_error"]
 
 
 def test_an_unquantized_candidate_is_identical(tiny_dit: Path, tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import get_args
 
 import pytest
 
 import kernels
 from dqviz.cli import main
 from kernels import ahead
+from kernels.int_linear import Residency
 
 ROW = ahead.Row("int_linear", "w8a8", "sm_90", 150, 0, 98304, "wgmma", 800)
 
@@ -18,11 +20,16 @@ def test_every_operation_is_listed_with_its_backends(capsys: pytest.CaptureFixtu
     found = json.loads(capsys.readouterr().out)
     assert [op["name"] for op in found["ops"]] == list(kernels.ops())
     assert found["kernels"] == []
+    assert set(found["fused"]) < set(kernels.ops())
+    assert set(found["residency"]) == set(get_args(Residency))
     for op in found["ops"]:
         assert "simulate" in op["backends"]
         assert ("triton" in op["backends"]) != ("triton: " in op["why"])
     assert main(["kernels"]) == 0
-    assert "int_linear" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "int_linear" in printed
+    assert "GELU, codes of fc2" in printed
+    assert "expanded in every call" in printed
 
 
 def test_a_target_gives_a_row_for_every_kernel(

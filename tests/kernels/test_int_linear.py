@@ -120,9 +120,9 @@ SMALL_CORE = """
 import torch
 from kernels.int_linear import PackedWeight, accumulate, cpu, why, prepare
 from kernels.int_linear.cases import example_weight
-largest = cpu._product(
+largest = cpu.u8s8_product(
     torch.full((9, 130), 255, dtype=torch.uint8), 0,
-    torch.ops.onednn.qlinear_prepack(torch.full((21, 130), 127, dtype=torch.int8), None), 21,
+    torch.ops.onednn.qlinear_prepack(torch.full((21, 130), 127, dtype=torch.int8), None),
 )
 if (largest == 255 * 127 * 130).all():
     raise SystemExit(77)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from diffusers import DiTTransformer2DModel
@@ -13,6 +15,8 @@ from quant.fusing import said
 from quant.plans import uniform_plan
 from quant.quantization import quantize
 from quant.schema import Format, SitePlan, parse_bits
+
+from .test_layers import inputs, make
 
 METHODS = [
     ("viditq", "w4a8", {"transform": "both", "alpha": 0.4}, "integer"),
@@ -180,3 +184,14 @@ def test_a_layer_that_has_not_run_says_so_when_it_is_traced(model):
     made = quantize(model, "rtn", uniform_plan(model, parse_bits("w4a8"))).transformer
     with pytest.raises(RuntimeError, match="call the transformer once"):
         torch.export.export(made, (), latents())
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a C++ compiler: g++")
+@torch.no_grad()
+def test_inductor_compiles_integer_products():
+    layer, x = make(4, 8, rotate=True, backend="integer")[0], inputs(rows=5)
+    network = torch.nn.Sequential(layer, torch.nn.GELU("tanh"))
+    expected = network(x), network(2 * x)
+    compiled = torch.compile(network, fullgraph=True)
+    assert close(compiled(x), expected[0])
+    assert close(compiled(2 * x), expected[1])

@@ -193,6 +193,9 @@ def test_t10_integers_give_what_simulation_gives(g, kind):
     rows = gelu_rows(5, 64)
     y, z = simulated(rows), integer(rows)
     assert float((y - z).norm() / y.norm()) < 1e-4
+    assert "weight" not in integer.prepared, (
+        "a shift folds into the bias once, no float weight stays"
+    )
     assert float((by_the_book(simulated, rows) - y).norm() / y.norm()) < 1e-4
 
 

@@ -73,9 +73,11 @@ def _metric_cells(
 
 
 def _backend(run: Run) -> str:
-    """The backend that ran; simulation is said by the badge already."""
+    """The backend that ran, and mode memory; simulation is said by the badge already."""
     backend = str(run.get("backend") or "")
-    return "" if backend == "simulate" else backend
+    said = "" if backend == "simulate" else backend
+    memory = "weights as stored" if run.get("residency") == "memory" else ""
+    return ", ".join(part for part in (said, memory) if part)
 
 
 def _psnr_cell(
@@ -141,6 +143,7 @@ def _raw_metrics(run: Run) -> dict[str, Any]:
         "bits_per_weight",
         "seconds_per_sample",
         "backend",
+        "residency",
         "evidence",
     )
     return row | {key: run.get(key) for key in keys}

@@ -1,4 +1,4 @@
-"""Scope: which linear layers were quantized, and why the others were not."""
+"""Scope: which linear layers were quantized, what they ran on, and why the others were not."""
 
 from __future__ import annotations
 
@@ -62,18 +62,21 @@ def _kind(name: str) -> str:
 
 
 def _site_line(name: str, runs: Sequence[Run], inside: Sequence[set[str]]) -> str:
-    """A site with the runs that kept it."""
+    """A site with the runs that kept it, and what it ran on in the others, and why."""
     without = [full_name(r) for r, quantized in zip(runs, inside) if name not in quantized]
-    if not without:
-        return name
-    return f"{name}  (kept{'' if len(without) == len(runs) else ' by ' + ', '.join(without)})"
+    said = []
+    if without:
+        said = [f"kept{'' if len(without) == len(runs) else ' by ' + ', '.join(without)}"]
+    said += dict.fromkeys(why for run in runs if (why := _why(run).get(name)))
+    return f"{name}  ({'; '.join(said)})" if said else name
 
 
 def _raw_scope(runs: Sequence[Run]) -> list[dict[str, Any]]:
     rows = []
     for run in runs:
         rows += [
-            {"run": run["name"], "site": s, "quantized": 1, "why": ""} for s in _quantized(run)
+            {"run": run["name"], "site": s, "quantized": 1, "why": _why(run).get(s, "")}
+            for s in _quantized(run)
         ]
         rows += [
             {"run": run["name"], "site": s, "quantized": 0, "why": w} for s, w in _kept(run).items()
@@ -83,6 +86,12 @@ def _raw_scope(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 def _quantized(run: Run) -> list[str]:
     return [str(s) for s in (run.get("scope") or {}).get("quantized") or ()]
+
+
+def _why(run: Run) -> dict[str, str]:
+    """What each quantized site ran on, and why; studies of older versions do not say."""
+    why = (run.get("scope") or {}).get("why") or {}
+    return {str(k): str(v) for k, v in why.items()}
 
 
 def _kept(run: Run) -> dict[str, str]:

@@ -1,0 +1,75 @@
+"""Stored codes of a layer, held once: as they are stored, or in the layout that its integer product reads.
+
+The layout of the CPU's product gives the codes back to the bit. So once it was made, in mode "speed", the buffer
+`codes` holds no bytes: a tensor without data stands there, with the codes' shape and dtype, and knows the weight
+that makes them again. Whoever asks for them (`layer.codes`, `get_buffer`, `state_dict`) gets them; copies of the
+layer, pickled ones too, hold them whole, and so does the layer once it is moved, loaded or told to forget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kernels.int_linear import PackedWeight, Prepared, ReleasedWeight
+
+NAME = "codes"
+
+
+class HeldCodes(nn.Module):
+    """A module whose buffer `codes` may be held by a prepared weight alone."""
+
+    @property
+    def codes(self) -> Tensor:
+        """The stored codes, made again where only a product's layout holds them."""
+        if NAME not in self._buffers:
+            raise AttributeError(NAME)
+        held = self._buffers[NAME]
+        assert held is not None
+        return held if torch.compiler.is_compiling() else _whole(held)
+
+    def forget(self) -> None:
+        """Let go of what was made of the stored form; it is made again when it is needed."""
+        held = self._buffers.get(NAME)
+        if held is not None:
+            self._buffers[NAME] = _whole(held)
+
+    def release_codes(self, ready: Prepared) -> None:
+        """Hold the codes where a prepared weight has them, if it let its own go."""
+        held = self._buffers.get(NAME)
+        if held is not None and not held.is_meta and isinstance(ready.weight, ReleasedWeight):
+            self._buffers[NAME] = _stand_in(held, ready.weight)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies hold their codes: oneDNN's layout cannot be copied."""
+        held = {NAME: self.codes} if NAME in self._buffers else {}
+        return {**self.__dict__, "_buffers": {**self._buffers, **held}}
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if f"{prefix}{NAME}" in destination:
+            destination[f"{prefix}{NAME}"] = self.codes
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], *args: Any) -> None:
+        self.forget()
+        super()._load_from_state_dict(state_dict, *args)
+
+
+def is_released(buffer: Tensor) -> bool:
+    """Whether a buffer is what stands for codes that are held elsewhere."""
+    return hasattr(buffer, "held_by")
+
+
+def _stand_in(codes: Tensor, weight: PackedWeight) -> Tensor:
+    empty = torch.empty_like(codes, device="meta")
+    empty.held_by = weight  # type: ignore[attr-defined]
+    return empty
+
+
+def _whole(held: Tensor) -> Tensor:
+    return held.held_by.packed if is_released(held) else held  # type: ignore[attr-defined]

@@ -1,0 +1,217 @@
+"""Codes that a layer holds once: bytes in both modes, the same bits whoever asks, and when."""
+
+from __future__ import annotations
+
+import copy
+import threading
+
+import pytest
+import torch
+from diffusers import DiTTransformer2DModel
+
+import kernels
+from quant.checkpoint import save_checkpoint
+from quant.held_codes import is_released
+from quant.layers import QuantLinear
+from quant.plans import uniform_plan
+from quant.quantization import quantize
+from quant.residency import counted, hold
+from quant.schema import Format, SitePlan, parse_bits
+from quant.step import at
+from tests.kernels.linears import needs_onednn
+
+from .test_layers import TWO, inputs, make
+
+pytestmark = needs_onednn
+
+
+def ran(**kind) -> tuple[QuantLinear, torch.Tensor]:
+    """A layer of which an integer product has the codes, and its output."""
+    layer = make(**{"act_bits": 7, "backend": "integer", **kind})[0]
+    y = layer(inputs())
+    assert is_released(layer._buffers["codes"])
+    return layer, y
+
+
+def untouched(**kind) -> torch.Tensor:
+    """The codes of the same layer before anything ran."""
+    return make(**{"act_bits": 7, **kind})[0].codes
+
+
+@pytest.mark.parametrize(("bits", "stored"), [(8, 0.25), (4, 0.125)])
+def test_both_modes_hold_what_they_promise(bits, stored):
+    plan = SitePlan(weight=Format(bits=bits), activations=(Format(bits=7),))
+    layer = make(plan=plan, channels=512, outs=512, backend="integer")[0]
+    network = torch.nn.ModuleList([layer])
+
+    def ratio():
+        layer(inputs(channels=512))
+        held = counted(network)
+        bytes_ = held.stored_bytes + held.expanded_bytes - layer.bias.nbytes
+        return bytes_ / (4 * 512 * 512)
+
+    for mode, most in (("speed", 0.27), ("memory", stored + 0.01), ("speed", 0.27)):
+        hold(network, mode)
+        assert stored <= ratio() <= most
+
+
+@pytest.mark.parametrize("bits", [8, 4, 3])
+def test_whoever_asks_gets_the_stored_bits(bits):
+    layer, _ = ran(weight_bits=bits)
+    expected = untouched(weight_bits=bits)
+    for codes in (
+        layer.codes,
+        layer.get_buffer("codes"),
+        layer.state_dict()["codes"],
+        torch.nn.Sequential(layer).state_dict()["0.codes"],
+        layer.packed_weight().packed,
+        copy.deepcopy(layer)._buffers["codes"],
+    ):
+        assert torch.equal(codes, expected)
+    assert is_released(layer._buffers["codes"]), "asking changes nothing"
+
+
+def test_a_pass_makes_no_codes_again(monkeypatch):
+    layer, y = ran()
+    monkeypatch.setattr(kernels.bitpack, "pack", lambda *_: pytest.fail("codes were made again"))
+    assert torch.equal(layer(inputs()), y)
+    layer.why(64)
+
+
+@pytest.mark.parametrize("change", ["forget", "float16", "copy", "memory", "simulate"])
+def test_numbers_are_the_same_after_every_change(change):
+    layer, y = ran(rotate=True)
+    match change:
+        case "forget":
+            layer.forget()
+        case "float16":
+            layer.half().float()
+        case "copy":
+            layer = copy.deepcopy(layer)
+        case "memory":
+            hold(layer, "memory")
+        case "simulate":
+            layer.backend = "simulate"
+            assert layer.why(64)[0] == "simulate"
+    tolerance = 1e-3 if change == "float16" else 1e-6
+    assert float((layer(inputs()) - y).norm() / y.norm()) <= tolerance
+    assert torch.equal(layer.codes, untouched(rotate=True))
+
+
+def test_loading_other_codes_is_not_lost():
+    layer, y = ran()
+    others = make(4, 7)[0].state_dict()
+    others["codes"] = others["codes"].flip(0).contiguous()
+    layer.load_state_dict(others)
+    assert torch.equal(layer.codes, others["codes"])
+    assert not torch.equal(layer(inputs()), y), "what was made of the old ones is gone"
+
+
+def test_a_state_that_lacks_codes_is_an_error_and_leaves_them():
+    layer, y = ran()
+    lacking = {name: t for name, t in layer.state_dict().items() if name != "codes"}
+    with pytest.raises(RuntimeError, match=r'Missing key.*"codes"'):
+        layer.load_state_dict(lacking)
+    assert torch.equal(layer.codes, untouched())
+    assert torch.equal(layer(inputs()), y)
+
+
+def test_what_stands_for_them_has_no_numbers_to_mistake_for_theirs():
+    layer, _ = ran()
+    (held,) = (b for name, b in layer.named_buffers() if name == "codes")
+    assert (held.shape, held.dtype) == (layer.codes.shape, torch.uint8)
+    with pytest.raises(NotImplementedError, match="meta"):
+        held.cpu()
+
+
+def test_formats_of_windows_share_one_weight():
+    """8 bits in one window, 4 in the other: codes are let go once, sums are those of simulation."""
+    acts = (Format(bits=7), Format(bits=4))
+    plan = SitePlan(weight=Format(bits=4), activations=acts)
+    integer, simulated = (
+        make(plan=plan, windows=TWO, backend=backend)[0] for backend in ("integer", "simulate")
+    )
+    for timestep in (900.0, 100.0, 900.0):
+        with at(timestep):
+            y, expected = integer(inputs()), simulated(inputs())
+        assert float((y - expected).norm() / expected.norm()) <= 1e-6
+        assert is_released(integer._buffers["codes"])
+    assert torch.equal(integer.codes, simulated.codes)
+
+
+@pytest.mark.parametrize("tier", ["A", "B", "C"])
+def test_every_storage_of_windows_saves_and_draws_the_same(tier, model, seen, tmp_path):
+    """A requantizes at each window, B has codes for all, C for each: only B lets stored ones go."""
+    plan, options = uniform_plan(model, parse_bits("w4a7")), {"alpha": 0.3, "tier": tier}
+    made = quantize(model, "trdq", plan, options, seen, backend="integer")
+    before = {name: t.clone() for name, t in made.transformer.state_dict().items()}
+    drawn = {}
+    for mode in ("speed", "memory"):
+        hold(made.transformer, mode)
+        drawn[mode] = [call(made.transformer, t) for t in (seen.timesteps[0], seen.timesteps[-1])]
+        after = made.transformer.state_dict()
+        assert list(after) == list(before)
+        assert all(torch.equal(after[name], before[name]) for name in before)
+        layers = [m for m in made.transformer.modules() if isinstance(m, QuantLinear)]
+        released = any(is_released(b) for m in layers for b in m.buffers())
+        assert released == (tier == "B" and mode == "speed")
+    assert all(map(torch.equal, drawn["speed"], drawn["memory"]))
+
+
+def test_a_checkpoint_is_the_same_before_and_after(model, tmp_path):
+    made = quantize(model, "rtn", uniform_plan(model, parse_bits("w4a8")), backend="integer")
+    save_checkpoint(made, model, tmp_path / "before")
+    expected = call(made.transformer)
+    assert any(is_released(b) for b in made.transformer.buffers())
+    save_checkpoint(made, model, tmp_path / "after")
+    files = [
+        tmp_path / name / "diffusion_pytorch_model.safetensors" for name in ("before", "after")
+    ]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    loaded = DiTTransformer2DModel.from_pretrained(tmp_path / "after").eval()
+    for layer in loaded.modules():
+        if isinstance(layer, QuantLinear):
+            layer.backend = "integer"
+    y = call(loaded)
+    assert float((y - expected).norm() / expected.norm()) <= 1e-6
+
+
+def test_two_forwards_at_once_while_codes_come_and_go():
+    layer, expected = ran()
+    stop, faults = threading.Event(), []
+
+    def forwards():
+        while not stop.is_set():
+            if not torch.equal(layer(inputs()), expected):
+                faults.append("output")
+
+    def checked(work):
+        try:
+            work()
+        except Exception as error:
+            faults.append(repr(error))
+            raise
+
+    threads = [threading.Thread(target=checked, args=(forwards,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    stored = untouched()
+    for _ in range(60):
+        layer.forget()
+        if not torch.equal(layer.codes, stored):
+            faults.append("codes")
+        if not torch.equal(layer.state_dict()["codes"], stored):
+            faults.append("state")
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not faults
+    layer.forget()
+    assert torch.equal(layer._buffers["codes"], stored)
+
+
+@torch.no_grad()
+def call(transformer, timestep=5.0) -> torch.Tensor:
+    """One evaluation of a tiny transformer."""
+    x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    return transformer(x, timestep=torch.tensor([timestep] * 2), class_labels=torch.tensor([1, 1000])).sample  # fmt: skip
