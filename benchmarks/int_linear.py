@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 
 from dqviz.machine import with_threads
+from kernels import tables
 from kernels.int_linear import PackedWeight, accumulate, cpu, int_linear, prepare, tuned
 
 ROWS = (64, 256, 1024)  # m
@@ -86,7 +87,7 @@ def measure(
     }
 
 
-def table(runs: int, rows: tuple[int, ...]) -> list[dict]:
+def measured(runs: int, rows: tuple[int, ...]) -> list[dict]:
     """Measure and print every combination."""
     print(
         f"{'m':>5} {'k':>5} {'n':>5}  bits  corrected  fp32 ms  simulate  integer  ratio  to fp32"
@@ -112,7 +113,7 @@ def table(runs: int, rows: tuple[int, ...]) -> list[dict]:
 
 def save(rows: list[dict]) -> Path:
     """Write the table of this kind of device."""
-    path = tuned.FOLDER / tuned.device_name() / "int_linear.json"
+    path = tables.file(tables.PACKAGED, tuned.device_name(), tuned.OP)
     path.parent.mkdir(parents=True, exist_ok=True)
     head = {
         "date": datetime.date.today().isoformat(),
@@ -156,7 +157,7 @@ def main() -> int:
         f"{with_threads(tuned.device_name(), torch.get_num_threads())}, {busy:.0f} % busy, torch {torch.__version__}"
     )
     with torch.inference_mode():
-        rows = table(options.runs, tuple(options.rows))
+        rows = measured(options.runs, tuple(options.rows))
     if options.save:
         print(f"written: {save(rows)}")
     return 0
