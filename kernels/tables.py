@@ -2,7 +2,7 @@
 
 A user's folder comes first, the tables that come along after it: ``DQVIZ_CONFIGS``, else ``$DQVIZ_HOME/configs``, else
 ``./configs`` (`dqviz bench --tune` writes there). A shape that the first table says nothing about is looked for in the next.
-A process reads a file once.
+What was chosen by a table stays chosen while the process runs.
 """
 
 from __future__ import annotations
@@ -52,7 +52,6 @@ def devices(op: str) -> dict[str, Path]:
     return found
 
 
-@lru_cache(maxsize=16)
 def read(path: Path) -> Mapping[str, Any]:
     """A table, its rows under ``rows``; without a file there are none.
 
@@ -60,6 +59,11 @@ def read(path: Path) -> Mapping[str, Any]:
     """
     if not path.is_file():
         return {"rows": ()}
+    return _read(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _read(path: Path, written: int) -> Mapping[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         rows = found["rows"]

@@ -202,7 +202,7 @@ def latencies() -> dict[str, Latency]:
     """Every device that latency can be predicted for, by name; BadInput for a table that does not read."""
     found: dict[str, Latency] = {name: Floor(device) for name, device in DEVICES.items()}
     for name, path in tables.devices(OP).items():
-        measured = _measured(name, path)
+        measured = _measured(name, path, path.stat().st_mtime_ns)
         if measured is not None:
             found[name] = measured
     return found
@@ -224,8 +224,8 @@ def latency_of(name: str) -> Latency:
 
 
 @lru_cache(maxsize=16)
-def _measured(name: str, path: Path) -> Measured | None:
-    """A table of seconds; None for one of tiles."""
+def _measured(name: str, path: Path, written: int) -> Measured | None:
+    """A table of seconds as it was `written`; None for one of tiles."""
     try:
         table = tables.read(path)
         if not any(f"seconds_{FLOAT}" in row for row in table["rows"]):

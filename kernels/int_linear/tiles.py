@@ -20,6 +20,31 @@ import torch
 from .. import tables
 
 OP = "int_linear"
+WORTH = 1.02  # smallest gain over the default for which a tile is kept
+
+
+def _tile(
+    bm: int, bn: int, warps: int, stages: int, registers: int | None = None
+) -> dict[str, int]:
+    limit = {} if registers is None else {"maxnreg": registers}
+    return {"BM": bm, "BN": bn, "num_warps": warps, "num_stages": stages, **limit}
+
+
+# The first lets two programs share a multiprocessor where the compiler took a few registers too many for that.
+TRIED = (
+    _tile(128, 128, 8, 3, 128),
+    _tile(128, 64, 4, 4),
+    _tile(128, 256, 8, 3),
+    _tile(128, 128, 8, 4),
+    _tile(128, 128, 4, 3),
+    _tile(64, 128, 4, 4),
+    _tile(256, 128, 8, 3),
+    _tile(128, 64, 8, 3, 128),
+    _tile(64, 64, 4, 4),
+    _tile(128, 128, 8, 2, 128),
+    _tile(64, 256, 8, 3),
+    _tile(256, 64, 8, 3),
+)
 
 
 @lru_cache(maxsize=16)
