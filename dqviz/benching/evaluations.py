@@ -64,7 +64,7 @@ def evaluated(
         for backend in BACKENDS[device.type]:
             name = f"{bits} {backend}"
             try:
-                calls[name] = call(_quantized(model, bits, backend))
+                calls[name] = call(_quantized(model, bits, backend, pause))
                 ways[name] = bits, backend
             except RuntimeError as error:
                 found.left_out[name] = " ".join(str(error).split())
@@ -84,10 +84,11 @@ def _calling(model: Model, batch: int) -> Callable[[nn.Module], Callable[[], obj
     return lambda network: lambda: drawer.evaluate(network, begun.latents, first, begun.conditions)
 
 
-def _quantized(model: Model, bits: str, backend: str) -> nn.Module:
+def _quantized(model: Model, bits: str, backend: str, pause: Callable[[], None]) -> nn.Module:
     """RuntimeError where a backend cannot compute some layer exactly on this device."""
     plan = uniform_plan(model, parse_bits(bits), sampler=model.sampler())
-    made = quantize(model, METHOD, plan, backend=backend).transformer
+    told = quantize(model, METHOD, plan, backend=backend, on_site=lambda *_: pause())
+    made = told.transformer
     for layer in made.modules():
         if isinstance(layer, QuantLinear):
             layer.why(1)

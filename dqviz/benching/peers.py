@@ -24,7 +24,8 @@ def of_layer(x: Tensor, weight: Tensor, bias: Tensor) -> dict[str, Call]:
     kind = x.device.type
     found: dict[str, Call] = {FULL[kind]: lambda: F.linear(x, weight, bias)}
     if kind == "cpu":
-        plain = nn.Linear(*weight.shape[::-1])
+        n, k = weight.shape
+        plain = nn.Linear(k, n)
         plain.weight.data, plain.bias.data = weight, bias
         network = nn.Sequential(plain)
         return found | {name: _calling(made, x) for name, made in quantized(network, {"0"}).items()}

@@ -150,15 +150,18 @@ def _tuned(
     request: BenchRequest, watch: Watch, layers: Sequence[Layer], device: torch.device
 ) -> dict[str, Any]:
     """Every case of the table, kept at the end."""
-    of_gpu = device.type == "cuda"
-    cases = tiling.cases(layers) if of_gpu else tuning.cases(layers)
-    measure = partial(tiling.measure, device=device) if of_gpu else tuning.measure
-    watch.plan(sum(case.work // UNIT + 1 for case in cases))
+    of_gpu, runs = device.type == "cuda", request.runs
+    todo: list[tuple[Any, Callable[[], dict[str, Any] | None]]] = (
+        [(c, partial(tiling.measure, c, runs, device, watch.check)) for c in tiling.cases(layers)]
+        if of_gpu
+        else [(c, partial(tuning.measure, c, runs, watch.check)) for c in tuning.cases(layers)]
+    )
+    watch.plan(sum(case.work // UNIT + 1 for case, _ in todo))
     made, left_out = [], {}
-    for case in cases:
+    for case, measure in todo:
         said = ", ".join(f"{name} {value}" for name, value in case._asdict().items())
         watch.stage("bench", said, case.work // UNIT + 1)
-        row = measure(case, request.runs, pause=watch.check)
+        row = measure()
         if row is None:
             left_out[said] = "no tile gains" if of_gpu else "not exact on this processor"
         else:
