@@ -1,16 +1,12 @@
-"""Models without files: a DiT of one block at DiT-XL/2's width, random, which memory is measured on; and any transformer alone."""
+"""A model without files: a DiT of one block at DiT-XL/2's width, random, which memory is measured on."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from types import SimpleNamespace
-
 import torch
-from diffusers import DDIMScheduler, DiTTransformer2DModel
-from torch import nn
+from diffusers import DiTTransformer2DModel
 
-from quant.adapters import adapter_for
-from quant.models import Model, ModelCard
+from dqviz.benching.subject import alone
+from quant.models import Model
 
 
 def one_block(heads: int = 16) -> Model:
@@ -27,31 +23,3 @@ def one_block(heads: int = 16) -> Model:
         num_embeds_ada_norm=1000,
     ).eval()
     return alone(transformer, "one-block", "One block")
-
-
-def alone(transformer: nn.Module, key: str, title: str) -> Model:
-    """A DiT as a model that was never on disk and has no VAE, on the device and in the dtype of its weights."""
-    adapter = adapter_for(transformer)
-    some = next(transformer.parameters())
-    card = ModelCard(
-        key=key,
-        title=title,
-        family="dit",
-        task="class-to-image",
-        guidance=1.5,
-        steps=3,
-        scheduler="DDIMScheduler",
-    )
-    return Model(
-        ref=key,
-        path=Path(),
-        from_hub=False,
-        pipe=SimpleNamespace(transformer=transformer, scheduler=DDIMScheduler()),
-        adapter=adapter,
-        card=card,
-        sites=adapter.sites(transformer),
-        source_dtype=some.dtype,
-        device=some.device,
-        dtype=some.dtype,
-        classes={i: str(i) for i in range(1000)},
-    )

@@ -32,7 +32,7 @@ PACKAGES = {
     "gradio": (True, "the app (dqviz app)"),
     "plotly": (True, "the app's plots"),
     "triton": (False, "GPU kernels; without it the CPU and simulated backends run"),
-    "torchao": (False, "compare --candidate with torchao checkpoints"),
+    "torchao": (False, "compare --candidate with torchao checkpoints; a peer in dqviz bench"),
     "ray": (False, "sensitivity --ray"),
     "playwright": (False, "browser tests"),
 }

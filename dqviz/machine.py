@@ -91,6 +91,13 @@ def with_threads(device: str, threads: int) -> str:
     return f"{device}, {threads} thread{'' if threads == 1 else 's'}"
 
 
+def busy(seconds: float = 2.0) -> float:
+    """Per cent of the processor that others use, found by waiting so long."""
+    import psutil
+
+    return float(psutil.cpu_percent(interval=seconds))
+
+
 def rates() -> tuple[float, float, float]:
     """Multiply-adds, numbers through an operation and operations per second: the best of a few rounds."""
     import torch

@@ -143,8 +143,8 @@ def allocated(made: Mapping[str, Any]) -> str:
         ("loss, predicted", f"{_loss(loss)}; {how}"),
     ]
     if latency is not None:
-        floor = f"at least {latency:.3f} of 16 bit on {made['latency_device']}"
-        rows.append(("latency, predicted", floor))
+        where = f"{latency:.3f} on {made['latency_device']}, {made['latency_said']}"
+        rows.append(("latency, predicted", where))
     if drawn is not None:
         mean = f"mean {_loss(drawn)}, {drawn['n']} samples"
         rows.append(("loss, drawn", f"{_loss(drawn['typical'])}; {mean}"))

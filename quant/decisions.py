@@ -5,7 +5,7 @@
 
 Items i, their choices c_i (bits, say), and resources r in the unit that their name says: `bits` is bits
 times numbers, `size_bytes`, `seconds`. Most resources add up over items. A resource that two items take together has a
-`Pair`: int8 peaks need a weight and an input of at most 8 bits both (`quant.roofline.site_seconds`).
+`Pair`: products of integers need a weight and an input of at most 8 bits both (`quant.latency`).
 
 Losses are expected to add up; that is an assumption of the integer program of MixDQ and ViDiT-Q-MP
 (https://arxiv.org/abs/2405.17873, https://arxiv.org/abs/2406.02540), not a fact: plans are verified by drawing.

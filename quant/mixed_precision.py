@@ -4,7 +4,7 @@
     subject to  avg_bits         sum_i n_i b_i / sum_i n_i                        weights i with n_i numbers
                 activation_bits  sum_j m_j f_j b_j / sum_j m_j f_j                inputs j: m_j numbers in a share f_j of the steps
                 size_mb          10^6 bytes of the transformer's file
-                latency_ratio    least seconds of one evaluation over those in 16 bit (`quant.roofline`)
+                latency_ratio    predicted seconds of one evaluation over those in full precision (`quant.latency`)
 
 Costs are those of a typical sample (`quant.typical_costs`). Weights are decided once, from the cells of all steps; activations for every window, from its cells. An activation of
 16 bits keeps the one stored weight and costs nothing in quality: without a budget that counts activations it is
@@ -26,8 +26,9 @@ from .blueprint import Blueprint, SiteFacts
 from .cards import Card, methods
 from .decisions import Choice, Item, Key, Label, Operand, Pair, Problem
 from .errors import BadInput, unknown
+from .latency import Latency
 from .pins import label_of, pinned, tied
-from .roofline import Attention, Device, attention_seconds, site_seconds
+from .roofline import Attention
 from .schema import Bits, Format, Plan, SitePlan
 from .sensitivity.cells import KEPT, Cell, Row, format_of
 from .support import unfit
@@ -149,7 +150,7 @@ def posed(
     rows: Iterable[Row],
     *,
     metric: str | None = None,
-    device: Device | None = None,
+    device: Latency | None = None,
     pins: Iterable[str] = (),
     ties: Iterable[str] = (),
 ) -> Posed:
@@ -159,7 +160,7 @@ def posed(
         blueprint: of its model.
         rows: of one sweep.
         metric: whose values are the costs; by default the first of `METRICS` that the table has, else its first.
-        device: whose floor `latency_ratio` is told by; None: there is no such budget.
+        device: whose seconds `latency_ratio` is told by; None: there is no such budget.
         pins: `PATTERN=w8a8`, `PATTERN=w8`, `PATTERN=a8`, `PATTERN@2=a8` (of window 2).
         ties: `qkv`, or a pattern: the sites that it finds take the same bits.
 
@@ -255,20 +256,23 @@ def _format(label: Label, operand: str) -> Format | None:
 
 
 def _counted(offered: Mapping[str, Sequence[str]]) -> bool:
-    """Whether all formats are integers, whose peaks are known."""
+    """Whether all formats are integers, whose seconds are known."""
     return all(text.isdigit() for texts in offered.values() for text in texts)
 
 
-def _seconds(blueprint: Blueprint, device: Device, without: Iterable[str]) -> float:
-    """Least seconds of one evaluation in 16 bit, of one sample, some sites left out."""
+def shape_of(blueprint: Blueprint, site: SiteFacts) -> tuple[int, int, int]:
+    """Rows of all branches of one sample, inputs and outputs of a layer."""
+    return blueprint.branches * site.rows, site.in_features, site.out_features
+
+
+def _seconds(blueprint: Blueprint, device: Latency, without: Iterable[str]) -> float:
+    """Seconds of one evaluation in full precision, of one sample, some sites left out."""
     left = set(without)
     sites = [
-        site_seconds(device, blueprint.branches * s.rows, s.in_features, s.out_features)
-        for s in blueprint.sites
-        if s.name not in left
+        device.site_seconds(*shape_of(blueprint, s)) for s in blueprint.sites if s.name not in left
     ]
     attentions = [
-        attention_seconds(device, Attention(**a.model_dump()), blueprint.branches)
+        device.attention_seconds(Attention(**a.model_dump()), blueprint.branches)
         for a in blueprint.attentions
     ]
     return fsum([*sites, *attentions])
@@ -278,25 +282,17 @@ def _pairs(
     blueprint: Blueprint,
     sites: Sequence[SiteFacts],
     items: Sequence[Item],
-    device: Device,
+    device: Latency,
     full: float,
 ) -> list[Pair]:
-    """What weight and input take together in every window: int8 peaks need both."""
+    """What weight and input take together in every window: products of integers need both."""
     labels = {item.key: item.labels for item in items}
     found = []
     for site in sites:
         for k, share in enumerate(blueprint.shares):
             first, second = Key(site.name), Key(site.name, "activation", k)
             table = {
-                (w, a): share
-                / full
-                * site_seconds(
-                    device,
-                    blueprint.branches * site.rows,
-                    site.in_features,
-                    site.out_features,
-                    _bits(w, a),
-                )
+                (w, a): share / full * device.site_seconds(*shape_of(blueprint, site), _bits(w, a))
                 for w in labels[first]
                 for a in labels[second]
             }

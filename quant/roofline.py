@@ -96,6 +96,17 @@ def device_of(name: str) -> Device:
     return DEVICES[name]
 
 
+def device_named(name: str) -> Device | None:
+    """The device that a driver calls `name`, by its chip; None where it is none of these."""
+    words = name.replace("-", " ").split()
+    return next((d for d in DEVICES.values() if _chip(d.title) in words), None)
+
+
+def _chip(title: str) -> str:
+    """`H200 SXM` is an H200, `GeForce RTX 4090` a 4090."""
+    return next(word for word in title.split() if any(c.isdigit() for c in word))
+
+
 @dataclass(frozen=True)
 class Attention:
     """The two products of one attention, for one sample in one branch."""

@@ -44,6 +44,7 @@ ALLOWED = {
     "gradio": ("dqviz/ui/",),
     "plotly": ("dqviz/plots/",),
     "ray": ("dqviz/spreading.py",),
+    "torchao": ("dqviz/benching/peers.py",),
     "triton": ("kernels/",),
     "typer": ("dqviz/cli.py", "dqviz/commands/", "dqviz/__main__.py"),
 }

@@ -131,7 +131,8 @@ def test_what_the_packages_import_is_declared_and_what_is_declared_is_used() -> 
     used = imported_distributions("kernels", "quant", "dqviz")
     extras = project["optional-dependencies"]
     optional = {distribution(r) for name in ("ray", "adapters") for r in extras[name]}
-    assert used - declared == optional
+    peers = {distribution(r) for r in extras["peers"]}  # timed where they are installed
+    assert used - declared - peers == optional
     assert declared - used <= NOT_IMPORTED
 
 

@@ -100,7 +100,7 @@ class Network:
 
     def ours(self, bits: str) -> Built:
         """Nearest rounding, symmetric, a scale for each output and each row, on the GPU's kernels."""
-        from benchmarks.one_block import alone
+        from dqviz.benching.subject import alone
         from quant.plans import uniform_plan
         from quant.quantization import backend_report, quantize
         from quant.schema import parse_bits

@@ -21,18 +21,9 @@ BITS = {
 
 def known_device(place: Place) -> Any | None:
     """The device of `quant.roofline` that this one is, by its name; None where it is none of them."""
-    from quant.roofline import DEVICES
+    from quant.roofline import device_named
 
-    if place.dry:
-        return None
-    name = torch.cuda.get_device_name(place.device)
-    words = name.replace("-", " ").split()
-    return next((d for d in DEVICES.values() if _chip(d.title) in words), None)
-
-
-def _chip(title: str) -> str:
-    """`H200 SXM` is an H200, `GeForce RTX 4090` a 4090."""
-    return next(word for word in title.split() if any(c.isdigit() for c in word))
+    return None if place.dry else device_named(torch.cuda.get_device_name(place.device))
 
 
 def share_of_peak(

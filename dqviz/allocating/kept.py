@@ -7,6 +7,7 @@ from typing import Any
 
 from quant.loss_calibration import FEW_SAMPLES, FEWEST, Calibration, Prediction
 from quant.metric_groups import CONTENT
+from quant.mixed_precision import shape_of
 from quant.schema import fingerprint
 
 from ..files import write_json
@@ -51,6 +52,7 @@ def keep(
         "fp16_bytes": task.posed.blueprint.fp16_bytes,
         "latency_ratio": found.used.get("latency_ratio"),
         "latency_device": request.latency_device,
+        "latency_said": task.device.said,
         "predicted_loss": _predicted(task, chosen, record).to_json(),
         "calibration": said,
         "gap": found.gap,
@@ -123,6 +125,10 @@ def _warnings(
         )
     else:
         found += _of_prediction(task, chosen, record)
+    if "latency_ratio" in task.request.budgets:
+        blueprint = task.posed.blueprint
+        remark = task.device.remark(shape_of(blueprint, site) for site in blueprint.sites)
+        found += [remark] if remark else []
     inputs = {"activation_bits", "latency_ratio"}
     if task.loose.decides_inputs and not inputs & task.request.budgets.keys():
         found.append(

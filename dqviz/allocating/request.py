@@ -10,9 +10,9 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator
 
 from quant.errors import BadInput, unknown
+from quant.latency import latency_of
 from quant.loss_calibration import FEWEST
 from quant.mixed_precision import BITS_OF, BUDGETS
-from quant.roofline import device_of
 from quant.schema import Value, disjoint
 
 from ..request import DEVICES, DTYPES, Names, Seeds, check_seeds, seeds_text
@@ -72,7 +72,7 @@ class AllocateRequest(Value):
     budgets: Annotated[dict[str, float], BeforeValidator(_budgets)] = {}
     pins: Names = ()  # PATTERN=w8a8
     ties: Names = ()  # qkv, or patterns
-    latency_device: str = "a100-80gb"  # whose floor latency_ratio is told by
+    latency_device: str = "a100-80gb"  # whose predicted seconds latency_ratio is told by
     gap: float = 1e-4
     limit: float = 10.0  # seconds of the solver
     calibrate: int = 0  # plans near solved ones to draw, that predictions are held against
@@ -122,7 +122,7 @@ def check_fields(request: AllocateRequest) -> None:
     _check_groups(request)
     check_seeds(request.plan_seeds)
     disjoint(request.plan_seeds, request.verify_seeds, "--plan-seeds", "the seeds of --verify")
-    device_of(request.latency_device)
+    latency_of(request.latency_device)
     for what, value, known in (
         ("device", request.device, DEVICES),
         ("dtype", request.dtype, DTYPES),

@@ -9,8 +9,8 @@ from typing import Any
 from quant.allocation import Allocation, solve
 from quant.blueprint import Blueprint
 from quant.errors import BadInput, unknown
+from quant.latency import Latency, latency_of
 from quant.mixed_precision import FULL, MB, Posed, posed
-from quant.roofline import device_of
 from quant.schema import Plan, disjoint
 from quant.sensitivity.table import rows_of
 
@@ -36,6 +36,7 @@ class Task:
     posed: Posed
     loose: Posed  # without pins and ties: what calibrations are about
     swept: SweepRequest
+    device: Latency  # that latency is predicted for
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def prepare(request: AllocateRequest, watch: Watch) -> Task:
     blueprint: Blueprint = Blueprint.parse(study.blueprint(row["name"]), "the blueprint")
     rows = rows_of(study.sensitivity(row["name"]), f"table {row['name']}")
     swept = SweepRequest.parse(row["record"]["request"], f"the request of {row['name']}")
-    device = device_of(request.latency_device)
+    device = latency_of(request.latency_device)
     for seeds, what in (
         (swept.seeds, "the sweep"),
         (swept.calibration_seeds, "the method's calibration"),
@@ -82,7 +83,7 @@ def prepare(request: AllocateRequest, watch: Watch) -> Task:
         pins=request.pins,
         ties=request.ties,
     )
-    return Task(request, watch, study, row, own, loose, swept)
+    return Task(request, watch, study, row, own, loose, swept, device)
 
 
 def _check_inputs(request: AllocateRequest, row: Mapping[str, Any], loose: Posed) -> None:

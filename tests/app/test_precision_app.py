@@ -24,6 +24,7 @@ from tests.tables import blueprint, write_table
 
 Ask = Callable[..., dict[str, Any]]
 FF = "transformer_blocks.1.ff.net.2"
+MEASURED = "cpu-avx512-vnni"  # whose table comes along
 
 
 @pytest.fixture
@@ -76,13 +77,18 @@ def test_the_page_holds_all_that_totals_are_made_of(ask: Ask) -> None:
     plan, used = solved["plan"], solved["used"]
     bytes_ = sum(data["bytes"][i][b] for i, b in enumerate(plan["weight"])) + data["rest_bytes"]
     assert bytes_ / 1e6 == pytest.approx(used["size_mb"], rel=1e-12)
-    device = data["devices"][0]
-    ratio = device["rest"] + sum(
-        data["shares"][k] * device["shapes"][device["shape"][i]][f"{w},{plan['activation'][k][i]}"]
-        for i, w in enumerate(plan["weight"])
-        for k in range(2)
-    )
-    assert ratio == pytest.approx(used["latency_ratio"], rel=1e-12)
+    asked = {"budgets": {"avg_bits": 4, "activation_bits": 6}, "pins": list(range(54))}
+    assert {d["key"] for d in data["devices"]} >= {"a100-80gb", MEASURED}
+    for device in data["devices"]:
+        ratio = device["rest"] + sum(
+            data["shares"][k]
+            * device["shapes"][device["shape"][i]][f"{w},{plan['activation'][k][i]}"]
+            for i, w in enumerate(plan["weight"])
+            for k in range(2)
+        )
+        again = ask("solve", **{**question(data, **asked), "plan": plan, "device": device["key"]})
+        assert ratio == pytest.approx(again["used"]["latency_ratio"], rel=1e-12)
+        assert ("floor" in device["said"]) == (device["key"] != MEASURED)
     told = data["cells"]["latent_error"]
     loss = sum(told["weight"][w]["cost"][i] for i, w in enumerate(plan["weight"]))
     for k, labels in enumerate(plan["activation"]):
@@ -261,6 +267,18 @@ def test_a_plan_set_by_hand_comes_back_with_what_it_was_set_under(ask: Ask) -> N
     assert by_hand(ask, **{**question(data), **more}) == kept
     loaded = ask("load", study="mine", table=data["table"], name=kept)
     assert (loaded["pins"], loaded["budgets"], loaded["device"]) == (pins[:1], {}, "a100-80gb")
+
+
+def test_a_plan_for_a_processor_that_is_not_known_here_comes_back_without_it(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = ask()
+    asked = {**question(data, pins=[0]), "plan": uniform(data), "device": MEASURED}
+    kept = by_hand(ask, **asked)
+    monkeypatch.setattr("kernels.tables.PACKAGED", Path("nowhere"))
+    loaded = ask("load", study="mine", table=data["table"], name=kept)
+    assert (loaded["pins"], loaded["device"]) == ([0], "a100-80gb")
+    assert f"latency on {MEASURED}, of which nothing is known here" in " ".join(loaded["notes"])
 
 
 def by_hand(ask: Ask, **query: Any) -> str:

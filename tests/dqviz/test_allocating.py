@@ -150,6 +150,19 @@ def test_default_seeds_have_none_in_common() -> None:
     assert sum(map(len, ranges)) == len(set().union(*ranges))
 
 
+def test_latency_is_that_of_a_measured_processor_where_one_is_named(study: Path) -> None:
+    name = "cpu-avx512-vnni"  # whose table comes along
+    made = allocate(asked(study, budgets={"latency_ratio": 0.9}, latency_device=name))
+    assert made["latency_device"] == name
+    assert made["latency_ratio"] <= 0.9
+    assert "predicted from measured times" in made["latency_said"]
+    (remark,) = (text for text in made["warnings"] if name in text)
+    assert "layers from measured shapes" in remark
+    floor = allocate(asked(study, budgets={"latency_ratio": 0.9}))
+    assert "a floor" in floor["latency_said"]
+    assert not any("measured shapes" in text for text in floor["warnings"])
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [

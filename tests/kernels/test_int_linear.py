@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kernels
+from kernels import tables as measured
 from kernels.int_linear import (
     PackedWeight,
     accumulate,
@@ -201,14 +202,11 @@ def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """tables(**row) makes one measured row the only knowledge of this device."""
 
     def only(**row: Any) -> None:
-        monkeypatch.setattr(tuned, "FOLDER", table(tmp_path / "configs", **row))
-        tuned.choice.cache_clear()
+        place = table(tmp_path / "configs", **row)
+        monkeypatch.setattr(measured, "folders", lambda: (place,))
 
-    monkeypatch.setattr(tuned, "FOLDER", tmp_path / "none")
-    tuned.choice.cache_clear()
-    yield only
-    monkeypatch.undo()
-    tuned.choice.cache_clear()
+    monkeypatch.setattr(measured, "folders", lambda: (tmp_path / "none",))
+    return only
 
 
 @needs_onednn
@@ -221,6 +219,36 @@ def test_auto_takes_integer_where_it_was_measured_faster(tables: Any) -> None:
     assert why(rows_of(500, 128), w) == "simulate: no shape near m=500 k=128 n=256 was measured"
     assert choose(rows_of(64, 128), w, act_symmetric=False).backend == "simulate"
     assert "expanded in every call" in why(rows_of(64, 128), w.weight)
+
+
+@needs_onednn
+def test_what_a_user_measured_goes_before_what_comes_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, along = tmp_path / "own", tmp_path / "along"
+    table(own, ratio=0.9)
+    path = table(along, ratio=1.8) / tuned.device_name() / "int_linear.json"
+    both = json.loads(path.read_text())["rows"]
+    path.write_text(json.dumps({"rows": [*both, {**both[0], "m": 1024}]}))
+    monkeypatch.setattr(measured, "PACKAGED", along)
+    monkeypatch.setenv("DQVIZ_CONFIGS", str(own))
+    assert tuned.choice(64, 128, 256, 4, 8, False).backend == "simulate"
+    assert tuned.choice(1024, 128, 256, 4, 8, False).backend == "integer", "only the other has it"
+    monkeypatch.delenv("DQVIZ_CONFIGS")
+    monkeypatch.setenv("DQVIZ_HOME", str(tmp_path / "home"))
+    assert tuned.choice(64, 128, 256, 4, 8, False).backend == "integer"
+    table(tmp_path / "elsewhere" / "configs", ratio=0.8)
+    monkeypatch.setenv("DQVIZ_HOME", str(tmp_path / "elsewhere"))
+    assert tuned.choice(64, 128, 256, 4, 8, False).backend == "simulate"
+
+
+def test_a_broken_table_is_named_with_what_to_do(tmp_path: Path) -> None:
+    for text in ("{", "[]", '{"cells": []}'):
+        path = tmp_path / f"{len(text)}.json"
+        path.write_text(text)
+        with pytest.raises(ValueError, match=rf"{path.name} is no table .*; delete it") as error:
+            measured.read(path)
+        assert "\n" not in str(error.value)
 
 
 @needs_onednn

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from kernels import tables
 from kernels.int_linear import tiles
 
 
@@ -44,7 +45,7 @@ def test_without_a_table_there_is_none(tmp_path: Path) -> None:
 def test_a_table_elsewhere_is_read_where_it_is_named(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(tiles.VARIABLE, str(folder.parent))
+    monkeypatch.setenv(tables.VARIABLE, str(folder.parent))
     monkeypatch.setattr(tiles, "architecture", lambda index: "sm_90")
     assert tiles.tile(torch.device("cuda", 0), 1024, 1152, 4608, False, 0, "") == {"BM": 64}
     assert tiles.tile(torch.device("cpu"), 1024, 1152, 4608, False, 0, "") == {}

@@ -15,12 +15,12 @@ from quant.checkpoint import save_checkpoint
 from quant.drafting import blueprint_of, size_of_plan
 from quant.errors import BadInput
 from quant.generation import timesteps_of
+from quant.latency import latency_of
 from quant.mixed_precision import FULL, MB, THE_REST, posed
 from quant.plan_loss import PlanLoss, typical
 from quant.plans import check_plan, windows_for
 from quant.quantization import quantize
 from quant.random_plans import random_plans
-from quant.roofline import device_of
 from quant.schema import Plan
 from quant.sensitivity.around import Around, around
 from quant.sensitivity.cells import Cell
@@ -29,7 +29,7 @@ from quant.sensitivity.task import Settings
 from .sensitivity_cases import sweep
 
 BITS = ("3", "4", "6", "8")
-DEVICE = device_of("a100-80gb")
+DEVICE = latency_of("a100-80gb")
 
 
 def drafted(model, method, bits, windows, samples, sampler) -> Blueprint:

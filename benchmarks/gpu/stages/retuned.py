@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from kernels.int_linear.tiles import VARIABLE
+from kernels.tables import VARIABLE
 
 from ..place import Place
 from ..stage import Row, Stage

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
+from kernels.int_linear.tiles import TRIED, WORTH
+
 from .. import linears
 from ..checks import output_checked
 from ..linears import W8A8, Linear, Problem, Variant
@@ -25,31 +27,6 @@ STAGE = Stage(
 )
 SECONDS = 10
 RUNS = 50
-WORTH = 1.02  # smallest gain over the default for which a tile is kept
-
-
-def _tile(
-    bm: int, bn: int, warps: int, stages: int, registers: int | None = None
-) -> dict[str, int]:
-    limit = {} if registers is None else {"maxnreg": registers}
-    return {"BM": bm, "BN": bn, "num_warps": warps, "num_stages": stages, **limit}
-
-
-# The first lets two programs share a multiprocessor where the compiler took a few registers too many for that.
-TILES = (
-    _tile(128, 128, 8, 3, 128),
-    _tile(128, 64, 4, 4),
-    _tile(128, 256, 8, 3),
-    _tile(128, 128, 8, 4),
-    _tile(128, 128, 4, 3),
-    _tile(64, 128, 4, 4),
-    _tile(256, 128, 8, 3),
-    _tile(128, 64, 8, 3, 128),
-    _tile(64, 64, 4, 4),
-    _tile(128, 128, 8, 2, 128),
-    _tile(64, 256, 8, 3),
-    _tile(256, 64, 8, 3),
-)
 MOST_ROWS = 16384  # m; larger ones take the tile of these
 TOGETHER = 5  # shapes: those of a block
 
@@ -57,7 +34,7 @@ TOGETHER = 5  # shapes: those of a block
 def rows(place: Place) -> Iterator[Row]:
     """The first tile on every shape, then the shapes of a block after another's: all tiles at 8 bits, then at 4."""
     shapes = [(layer, m) for layer, m in linears.layers(place) if m <= MOST_ROWS]
-    tiles = TILES[:2] if place.dry else TILES
+    tiles = TRIED[:2] if place.dry else TRIED
     first = [(W8A8, *shape, tiles[0]) for shape in shapes]
     others = [
         (variant, *shape, tile)

@@ -16,15 +16,15 @@ from typing import Any
 from quant.blueprint import Blueprint, SiteFacts
 from quant.decisions import Key, Label
 from quant.errors import BadInput
+from quant.latency import latency_of
 from quant.mixed_precision import THE_REST, Posed, posed
-from quant.roofline import device_of
 from quant.schema import Plan
 from quant.sensitivity.cells import KEPT, Row, format_of
 from quant.sensitivity.table import rows_of
 
 from ..exports import Source
 
-DEVICE = "a100-80gb"  # whose floor is shown first
+DEVICE = "a100-80gb"  # whose latency is shown first
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Opened:
         """The decisions that the table is about; pins as a command takes them."""
         key = (metric, device, ties)
         if pins or key not in self._posed:
-            found = device_of(device)
+            found = latency_of(device)
             made = posed(
                 self.blueprint, self.rows, metric=metric, device=found, ties=ties, pins=pins
             )

@@ -12,6 +12,7 @@ import numpy as np
 from quant import allocation, lagrangian
 from quant.decisions import Allocation, Key, Label
 from quant.errors import BadInput, unknown
+from quant.latency import latencies
 from quant.loss_calibration import Calibration, Prediction
 from quant.mixed_precision import BUDGETS, Posed
 
@@ -227,6 +228,9 @@ def load(
     under = record if record.get("by_hand") is None else record["by_hand"]
     told = under.get("latency_device") or record.get("latency_device")  # older plans lack it
     notes, device = [], str(told or DEVICE)
+    if device not in latencies():
+        notes.append(f"{name} was chosen for the latency on {device}, of which nothing is known here")  # fmt: skip
+        device = DEVICE
     ties = [tie for tie in under.get("ties", ()) if tie != "qkv"]
     if ties:
         notes.append(f"{name} was chosen with the ties {', '.join(ties)}, which this page does not hold")  # fmt: skip

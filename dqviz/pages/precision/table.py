@@ -11,9 +11,10 @@ from typing import Any
 from quant.blueprint import SiteFacts
 from quant.cards import methods
 from quant.errors import BadInput
+from quant.latency import latencies
 from quant.loss_calibration import FEW_SAMPLES, Calibration
-from quant.mixed_precision import METRICS
-from quant.roofline import DEVICES, Attention, attention_seconds, site_seconds
+from quant.mixed_precision import METRICS, shape_of
+from quant.roofline import Attention
 from quant.schema import BLOCK_FORMATS, Bits
 from quant.sensitivity.cells import KEPT, OPERANDS, WIDTHS, Cell, format_of, metric_of
 from quant.support import unfit
@@ -215,25 +216,22 @@ def _rounded(value: float | None, digits: int) -> float | None:
 
 
 def _devices(opened: Opened) -> list[dict[str, Any]]:
-    """Shares of the least seconds in 16 bit: of what is not decided, and of layers by shape and bits."""
+    """Shares of the seconds in full precision: of what is not decided, and of layers by shape and bits."""
     labels = {
         operand: {str(line["bits"]) for line in opened.lines if line["operand"] == operand}
         for operand in OPERANDS
     }
     labels["activation"].add(KEPT)
     if not all(label.isdigit() for told in labels.values() for label in told):
-        return []  # formats without a known peak
+        return []  # formats whose seconds are not known
     found = opened.blueprint
-    shapes = list(dict.fromkeys(_shape(site) for site in opened.sites))
-    told = []
-    for key in sorted(DEVICES, key=lambda k: k != DEVICE):
-        device = DEVICES[key]
-        each = {
-            s.name: site_seconds(device, found.branches * s.rows, s.in_features, s.out_features)
-            for s in found.sites
-        }
+    shapes = list(dict.fromkeys(shape_of(found, site) for site in opened.sites))
+    told, known = [], latencies()
+    for key in sorted(known, key=lambda k: k != DEVICE):
+        device = known[key]
+        each = {s.name: device.site_seconds(*shape_of(found, s)) for s in found.sites}
         attentions = [
-            attention_seconds(device, Attention(**a.model_dump()), found.branches)
+            device.attention_seconds(Attention(**a.model_dump()), found.branches)
             for a in found.attentions
         ]
         full = fsum([*each.values(), *attentions])
@@ -241,26 +239,23 @@ def _devices(opened: Opened) -> list[dict[str, Any]]:
         rest = fsum([*(t for name, t in each.items() if name not in left), *attentions])
         tables = [
             {
-                f"{w},{a}": site_seconds(device, found.branches * rows, k, n, _bits(w, a)) / full
+                f"{w},{a}": device.site_seconds(*shape, _bits(w, a)) / full
                 for w in sorted(labels["weight"], key=int)
                 for a in sorted(labels["activation"], key=int)
             }
-            for rows, k, n in shapes
+            for shape in shapes
         ]
         told.append(
             {
                 "key": key,
                 "title": device.title,
+                "said": device.said,
                 "rest": rest / full,
                 "shapes": tables,
-                "shape": [shapes.index(_shape(site)) for site in opened.sites],
+                "shape": [shapes.index(shape_of(found, site)) for site in opened.sites],
             }
         )
     return told
-
-
-def _shape(site: SiteFacts) -> tuple[int, int, int]:
-    return site.rows, site.in_features, site.out_features
 
 
 def _bits(weight: str, activation: str) -> Bits | None:

@@ -148,7 +148,7 @@ export function precision({ element, server }) {
       const own = ++asking;
       state.interval = null;
       state.measured = measuredOf();
-      const tell = () => totals.show({ totals: sums, metric: view.metric, interval: state.interval, measured: state.measured, feasible: feasibility(plan.budgets(), sums, plan) });
+      const tell = () => totals.show({ totals: sums, metric: view.metric, device: plan.device(), interval: state.interval, measured: state.measured, feasible: feasibility(plan.budgets(), sums, plan) });
       tell();
       totals.devices.value = plan.device();
       acts.show();

@@ -91,7 +91,7 @@ export function planOf(data) {
   const held = (key) => (data.devices.slice(1).some((d) => d.key === key) ? key : null);
   const device = () => now.device ?? data.devices[0]?.key ?? null;
 
-  // The least that the plans take where a cell may have these labels; null where no device has a peak for them.
+  // The least that the plans take where a cell may have these labels; null where no device has times for them.
   function latency(labels) {
     const found = data.devices.find((d) => d.key === device());
     if (!found) return null;

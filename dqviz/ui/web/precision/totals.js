@@ -7,7 +7,7 @@ export const BUDGETS = [
   ["avg_bits", "Weight bits, average", "bits", 0.05],
   ["activation_bits", "Activation bits, average", "bits", 0.05],
   ["size_mb", "Size of the file", "MB", 0.01],
-  ["latency_ratio", "Latency", "of 16 bit", 0.005],
+  ["latency_ratio", "Latency", "of full precision", 0.005],
 ];
 export const named = (name) => BUDGETS.find(([key]) => key === name)?.[1].toLowerCase() ?? name;
 export const fixed = (name, value) => (value === null ? "–" : name === "size_mb" ? String(Number(value.toPrecision(4))) : value.toFixed(name === "latency_ratio" ? 3 : 2));
@@ -39,13 +39,13 @@ export function totalsStrip({ data }) {
   const span = (interval) => interval.error ?? `95 %: ${short(interval.lo, 2)} to ${short(interval.hi, 2)}${interval.within ? "" : "; beyond the drawn plans: wider interval"}`;
   if (data.devices.length) cells.latency_ratio.value.parentElement.append(el("dd", { class: "dq-sub" }, devices));
 
-  function show({ totals, metric, interval, measured, feasible }) {
+  function show({ totals, metric, device, interval, measured, feasible }) {
     const curve = data.calibrations[metric];
     for (const [name] of BUDGETS) cells[name].value.textContent = fixed(name, totals[name]);
     cells.avg_bits.sub.textContent = `codes alone; ${totals.stored_bits.toFixed(2)} with scales`;
     cells.activation_bits.sub.textContent = data.windows.length > 1 ? `over ${data.windows.length} windows` : "over all steps";
     cells.size_mb.sub.textContent = `${(100 * totals.size_mb * 1e6 / data.fp16_bytes).toFixed(0)} % of 16 bit`;
-    cells.latency_ratio.sub.textContent = totals.latency_ratio === null ? "no peak is known for these formats" : "of 16 bit: a floor, no speed of ours, on";
+    cells.latency_ratio.sub.textContent = totals.latency_ratio === null ? "no times are known for these formats" : `${data.devices.find((d) => d.key === device).said}, on`;
     const mean = curve ? calibrated(curve, totals.loss) : totals.loss;
     cells.loss.value.textContent = short(mean);
     cells.loss.sub.replaceChildren(...(curve
@@ -65,7 +65,7 @@ export function feasibility(budgets, totals, plan) {
   const names = Object.keys(budgets);
   if (!names.length) return [{ tone: "dq-sub", text: "No budget is on." }];
   return names.map((name) => {
-    const unit = { size_mb: "MB", latency_ratio: "of 16 bit" }[name] ?? "bits";
+    const unit = { size_mb: "MB", latency_ratio: "of full precision" }[name] ?? "bits";
     const [bound, used] = [budgets[name], totals[name]];
     const what = named(name);
     if (used === null) return { tone: "dq-sub", text: `${what}: not known.` };

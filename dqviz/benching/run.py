@@ -1,0 +1,181 @@
+"""A benchmark from its request to plain values: a watch that tells the time left, rows, what was left out and why."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kernels import tables
+from kernels.int_linear import cpu, tiles, tuned
+from quant.errors import EnvironmentFault
+from quant.loading import check_device
+
+from .. import machine
+from ..events import OnEvent
+from ..watch import Watch
+from . import rows, tiling, tuning
+from .evaluations import evaluated
+from .linears import BITS, timed
+from .peaks import peaks_of
+from .request import BenchRequest, check_fields
+from .subject import Layer, Subject, subject_of
+
+IDLE = 10.0  # largest share of the processor, in per cent, that others may use when a table is made
+UNIT = 10**6  # operations that count as one step of progress
+WAYS = 2 * len(BITS) + 2  # of a layer, about: ours and peers
+WHOLE_WAYS = 6  # of an evaluation
+
+
+def bench(
+    request: BenchRequest,
+    on_event: OnEvent | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> dict[str, Any]:
+    """Time a model's layers and one evaluation; with `tune`, make the table of this device instead.
+
+    Raises BadInput for what cannot be asked, EnvironmentFault where a table is asked of a busy machine, Cancelled. A table
+    is written when all of it is measured, or not at all.
+    """
+    check_fields(request)
+    check_device(request.device)
+    kind = "cuda" if request.device != "cpu" and torch.cuda.is_available() else "cpu"
+    device, busy = torch.device(kind), machine.busy()
+    if request.tune:
+        _check_tuning(device, busy)
+    watch = Watch(on_event, cancelled, previews=False)
+    subject = subject_of(request.model, kind)
+    layers = subject.layers(request.batch_size)
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        if request.tune:
+            made = _tuned(request, watch, layers, device)
+        else:
+            made = _timed(request, watch, subject, layers, device)
+    return {
+        "model": request.model,
+        **place(device),
+        "busy_percent": busy,
+        "date": datetime.date.today().isoformat(),
+        "evidence": "measured",
+        "runs": request.runs,
+        "samples": request.batch_size,
+        **made,
+        "warnings": _warnings(busy, device),
+    }
+
+
+def place(device: torch.device) -> dict[str, Any]:
+    """Which device computes, with what; None for a version of what is not installed."""
+    versions = {}
+    for name in ("torch", "triton", "torchao", "diffusers"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
+    on_gpu = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if on_gpu else machine.processor(),
+        "kind": tiles.architecture(device.index or 0) if on_gpu else tuned.device_name(),
+        "dtype": "bfloat16" if on_gpu else "float32",
+        "threads": torch.get_num_threads(),
+        "versions": versions,
+    }
+
+
+def _check_tuning(device: torch.device, busy: float) -> None:
+    """Stop before anything is measured that could not be kept."""
+    if busy > IDLE:
+        raise EnvironmentFault(
+            f"the processor is {busy:.0f} % busy, above {IDLE:.0f} %, and times of a busy machine make no table; wait until "
+            "it is idle, or leave --tune away"
+        )
+    if device.type == "cuda":
+        return tiling.check(tables.own(), device)
+    if not cpu.available():
+        raise EnvironmentFault(
+            "this build of torch lacks oneDNN's integer linear, so there is nothing to choose; leave --tune away"
+        )
+    return tuning.check(tables.own())
+
+
+def _warnings(busy: float, device: torch.device) -> list[str]:
+    found = []
+    if busy > IDLE:
+        found.append(
+            f"other work kept the processor {busy:.0f} % busy before the start: times are too long, ratios uncertain"
+        )
+    if device.type == "cuda":
+        found.append("launches are inside the times of short kernels; make gpu times without them")
+    return found
+
+
+def _timed(
+    request: BenchRequest,
+    watch: Watch,
+    subject: Subject,
+    layers: Sequence[Layer],
+    device: torch.device,
+) -> dict[str, Any]:
+    """Every distinct layer, then the whole."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    steps = [WAYS * layer.operations // UNIT + 1 for layer in layers]
+    whole = WHOLE_WAYS * sum(x.operations * x.count for x in layers) // UNIT + 1
+    watch.plan(sum(steps) + whole)
+    peaks = peaks_of(device)
+    found, left_out = [], {}
+    if device.type == "cpu" and place(device)["versions"]["torchao"] is None:
+        left_out["torchao"] = "it is not installed"
+    for layer, each in zip(layers, steps, strict=True):
+        shape = f"{layer.m} x {layer.k} x {layer.n}"
+        watch.stage("bench", f"linear layers, {shape}", each)
+        found.append(timed(layer, request.runs, device, dtype, watch.check))
+        left_out |= {f"{shape}, {name}": why for name, why in found[-1].left_out.items()}
+        watch.advance(each)
+    watch.stage("bench", f"one evaluation of {request.model}", whole)
+    one = evaluated(subject, request.batch_size, request.runs, device, dtype, watch.check)
+    left_out |= {f"evaluation, {name}": why for name, why in one.left_out.items()}
+    watch.finish()
+    listed = [row for layer in found for row in rows.of_layer(layer, peaks)]
+    listed += rows.of_evaluation(one, found, request.batch_size, peaks)
+    return {"rows": listed, "left_out": left_out, "peaks": vars(peaks), "table": None}
+
+
+def _tuned(
+    request: BenchRequest, watch: Watch, layers: Sequence[Layer], device: torch.device
+) -> dict[str, Any]:
+    """Every case of the table, kept at the end."""
+    of_gpu, runs = device.type == "cuda", request.runs
+    todo: list[tuple[Any, Callable[[], dict[str, Any] | None]]] = (
+        [(c, partial(tiling.measure, c, runs, device, watch.check)) for c in tiling.cases(layers)]
+        if of_gpu
+        else [(c, partial(tuning.measure, c, runs, watch.check)) for c in tuning.cases(layers)]
+    )
+    watch.plan(sum(case.work // UNIT + 1 for case, _ in todo))
+    made, left_out = [], {}
+    for case, measure in todo:
+        said = ", ".join(f"{name} {value}" for name, value in case._asdict().items())
+        watch.stage("bench", said, case.work // UNIT + 1)
+        row = measure()
+        if row is None:
+            left_out[said] = "no tile gains" if of_gpu else "not exact on this processor"
+        else:
+            made.append(row)
+        watch.advance(case.work // UNIT + 1)
+    watch.finish()
+    path = _saved(made, device)
+    counts = rows.counts(layers)
+    told = rows.of_tile if of_gpu else rows.of_table
+    listed = [line for row in made for line in told(row, counts)]
+    return {"rows": listed, "left_out": left_out, "peaks": None, "table": str(path)}
+
+
+def _saved(made: list[dict[str, Any]], device: torch.device) -> Path:
+    if device.type == "cuda":
+        return tiling.save(made, tables.own(), device)
+    return tuning.save(made, tables.own())

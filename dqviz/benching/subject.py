@@ -1,0 +1,141 @@
+"""What is timed: a model, or a transformer that is known by its shapes alone, with the distinct shapes of its layers."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import nn
+
+from quant.adapters import Adapter, Site, adapter_for
+from quant.effort import shapes_of
+from quant.errors import BadInput
+from quant.models import Model, ModelCard
+from quant.sizes import known_shapes, open_target
+from quant.sources import Source, check_source
+
+from .. import machine
+from ..planning import load, quiet_diffusers
+
+if TYPE_CHECKING:
+    from quant.schema import Sampler
+
+WAYS_HELD = 28  # bytes of memory for each weight: float32, ours in four ways, a peer and the copy that it is made of
+
+
+class Layer(NamedTuple):
+    """Linear layers of one shape: x [m, k], weight [n, k]."""
+
+    m: int  # rows of all samples and branches of one evaluation
+    k: int
+    n: int
+    count: int = 1  # how many of the network are like this
+
+    @property
+    def operations(self) -> int:
+        """A multiply-add is two."""
+        return 2 * self.m * self.k * self.n
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network whose layers are timed."""
+
+    ref: str
+    transformer: nn.Module  # on the meta device, where its shapes alone are known
+    adapter: Adapter
+    sites: Sequence[Site]
+    sampler: Sampler
+    model: Model | None  # None: its shapes alone are known
+
+    def layers(self, batch: int) -> list[Layer]:
+        """Distinct shapes of the sites that are quantized, in the order of the network."""
+        size, frames = self.sampler.size, self.sampler.frames
+        shapes, _ = shapes_of(self.transformer, self.sites, size, frames)
+        if not shapes:
+            raise BadInput(
+                f"the rows of {self.ref} are not known: its configuration does not say how large a picture is"
+            )
+        each = batch * self.adapter.branches(self.sampler.guidance)
+        found = Counter(
+            (each * shapes[s.input_of].tokens, s.in_features, s.out_features)
+            for s in self.sites
+            if s.kept_reason is None
+        )
+        return [Layer(*shape, count) for shape, count in found.items()]
+
+    def whole(self, device: torch.device, dtype: torch.dtype) -> Model:
+        """To evaluate; a network of which shapes alone are known gets random weights.
+
+        Raises BadInput where such a one is prompted, EnvironmentFault where memory does not suffice.
+        """
+        if self.model is not None:
+            return self.model
+        if self.adapter.family != "dit":
+            raise BadInput(
+                f"of {self.ref} the shapes alone are known, and it is prompted: one evaluation takes a model"
+            )
+        if device.type == "cpu":
+            weights = sum(t.numel() for t in self.transformer.state_dict().values())
+            machine.require_memory(WAYS_HELD * weights, f"one evaluation of {self.ref}", "a model")
+        return randomly(self.ref, device, dtype)
+
+
+def subject_of(ref: str, device: str) -> Subject:
+    """A known shape by name, or a model by any name that `load_model` takes; in bfloat16 on a GPU, float32 elsewhere."""
+    quiet_diffusers()
+    if ref in known_shapes():
+        found = open_target(ref)
+        return Subject(ref, found.transformer, found.adapter, found.sites, found.sampler, None)
+    check_source(Source.of(ref), extra=known_shapes())
+    model = load(ref, device, "bfloat16" if device == "cuda" else "float32")
+    own = model.transformer, model.adapter, model.sites
+    return Subject(ref, *own, model.sampler(), model)
+
+
+def randomly(shape: str, device: torch.device, dtype: torch.dtype) -> Model:
+    """A class-conditional transformer of a known shape with random weights: times do not depend on them."""
+    import diffusers
+
+    config = json.loads(known_shapes()[shape].read_text(encoding="utf-8"))
+    cls = config.pop("_class_name")
+    torch.manual_seed(0)
+    with torch.device(device):
+        made = getattr(diffusers, cls)(**config)
+    return alone(made.to(dtype).eval().requires_grad_(False), shape, f"{shape}, random")
+
+
+def alone(transformer: nn.Module, key: str, title: str) -> Model:
+    """A DiT as a model that was never on disk and has no VAE, on the device and in the dtype of its weights."""
+    from diffusers import DDIMScheduler
+
+    adapter = adapter_for(transformer)
+    some = next(transformer.parameters())
+    card = ModelCard(
+        key=key,
+        title=title,
+        family="dit",
+        task="class-to-image",
+        guidance=1.5,
+        steps=3,
+        scheduler="DDIMScheduler",
+    )
+    return Model(
+        ref=key,
+        path=Path(),
+        from_hub=False,
+        pipe=SimpleNamespace(transformer=transformer, scheduler=DDIMScheduler()),
+        adapter=adapter,
+        card=card,
+        sites=adapter.sites(transformer),
+        source_dtype=some.dtype,
+        device=some.device,
+        dtype=some.dtype,
+        classes={i: str(i) for i in range(1000)},
+    )

@@ -1,0 +1,86 @@
+"""Where measured tables lie: ``<folder>/<device>/<op>.json``, by kind of device. No torch in here.
+
+A user's folder comes first, the tables that come along after it: ``DQVIZ_CONFIGS``, else ``$DQVIZ_HOME/configs``, else
+``./configs`` (`dqviz bench --tune` writes there). A shape that the first table says nothing about is looked for in the next.
+What was chosen by a table stays chosen while the process runs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+VARIABLE, HOME = "DQVIZ_CONFIGS", "DQVIZ_HOME"
+PACKAGED = Path(__file__).parent / "configs"
+WORTH = 1.05  # smallest measured gain for which `auto` leaves the definition
+NEAR = 1.0  # largest distance of a measured shape that still tells something
+
+Row = Mapping[str, Any]
+
+
+def folders() -> tuple[Path, ...]:
+    """Of tables, in the order in which they are asked."""
+    return (own(), PACKAGED)
+
+
+def own() -> Path:
+    """The folder of tables that were measured by whoever uses this machine."""
+    return _own(os.environ.get(VARIABLE), os.environ.get(HOME))
+
+
+@lru_cache(maxsize=8)
+def _own(named: str | None, home: str | None) -> Path:
+    return Path(named) if named else Path(home or ".") / "configs"
+
+
+def file(folder: Path, device: str, op: str) -> Path:
+    """The table of an op on a device."""
+    return folder / device / f"{op}.json"
+
+
+def devices(op: str) -> dict[str, Path]:
+    """Every device that has a table of an op, with the one that is asked first."""
+    found: dict[str, Path] = {}
+    for folder in folders():
+        for path in sorted(folder.glob(f"*/{op}.json")):
+            found.setdefault(path.parent.name, path)
+    return found
+
+
+def read(path: Path) -> Mapping[str, Any]:
+    """A table, its rows under ``rows``; without a file there are none.
+
+    Raises ValueError, naming file and fix, where it is no table.
+    """
+    if not path.is_file():
+        return {"rows": ()}
+    return _read(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _read(path: Path, written: int) -> Mapping[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        rows = found["rows"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is no table of measured times ({error}); delete it, and measure anew: dqviz bench --tune"
+        ) from None
+    return {**found, "rows": tuple(rows)}
+
+
+def rows(device: str, op: str, among: Sequence[Path]) -> Iterator[tuple[Row, ...]]:
+    """Of every folder that has any."""
+    for folder in among:
+        if found := read(file(folder, device, op))["rows"]:
+            yield found
+
+
+def distance(one: Sequence[int], other: Sequence[int]) -> float:
+    """Of two shapes (m, k, n): the most doublings of any one dimension."""
+    return max(abs(math.log2(max(a, 1) / max(b, 1))) for a, b in zip(one, other, strict=True))

@@ -1,0 +1,301 @@
+"""`dqviz bench`: rows by the contract, the least of interleaved runs, tables that `auto` decides by, what is refused."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from dqviz import machine
+from dqviz.benching import (  # fmt: skip
+    BenchRequest,
+    bench,
+    linears,
+    peaks,
+    peers,
+    run,
+    stored,
+    tiling,
+    timing,
+    tuning,
+)
+from dqviz.benching.peaks import Peaks
+from dqviz.benching.rows import shown
+from dqviz.benching.subject import Layer, subject_of
+from dqviz.cli import main
+from dqviz.events import Progress
+from kernels import tables
+from kernels.int_linear import custom_op, tiles, tuned
+from quant.errors import BadInput, Cancelled, EnvironmentFault
+from quant.latency import latency_of
+from tests.kernels.linears import needs_onednn
+
+KEYS = {"op", "shape", "backend", "peer", "ratio", "seconds", "bytes", "flops", "roofline"}
+
+
+@pytest.fixture(autouse=True)
+def _an_idle_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "busy", lambda: 1.0)
+    monkeypatch.setattr(peaks, "SIDE", 64)
+    monkeypatch.setattr(peaks, "COPIED", 2**10)
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One format, no larger batches."""
+    monkeypatch.setattr(tuning, "BITS", ((4, 8),))
+    monkeypatch.setattr(tuning.cases, "__defaults__", ((1,),))
+
+
+def asked(model: object, **more: Any) -> BenchRequest:
+    return BenchRequest.parse({"model": str(model), "device": "cpu", "runs": 1, **more})
+
+
+def test_every_row_says_what_ran_beside_what(
+    tiny_dit: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(shlex.split(f"bench --model {tiny_dit} --device cpu --runs 1 --json")) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["evidence"] == "measured"
+    assert {"device", "kind", "threads", "versions", "date", "busy_percent"} <= made.keys()
+    assert made["table"] is None
+    rows = made["rows"]
+    for row in rows:
+        assert row.keys() >= KEYS
+        assert row["ratio"] == pytest.approx(row["peer_seconds"] / row["seconds"], abs=1e-4)
+        assert row["roofline"] > 0
+    assert {row["peer"] for row in rows} >= {"float32", peers.DYNAMIC}
+    assert {row["op"] for row in rows} == {"int_linear", "evaluation"}
+    whole = next(row for row in rows if row["op"] == "evaluation")
+    layers = subject_of(str(tiny_dit), "cpu").layers(1)
+    assert whole["shape"] == {"samples": 1, "layers": sum(layer.count for layer in layers)}
+    assert whole["flops"] == sum(layer.operations * layer.count for layer in layers)
+    taken = [row for row in rows if row["op"] == "int_linear" and row["auto"]]
+    assert len({(str(row["shape"]), row["bits"]) for row in taken}) == 3 * len(layers)
+
+
+def test_people_get_a_line_for_each_of_ours(tiny_dit: Path) -> None:
+    told: list[Any] = []
+    made = bench(asked(tiny_dit), told.append)
+    ends = [event for event in told if isinstance(event, Progress)]
+    assert ends[-1].done == ends[-1].total
+    assert any(event.seconds_left is not None for event in ends)
+    text = shown({**made, "warnings": ["it was busy"]}).splitlines()
+    assert "interleaved runs" in text[1]
+    assert text[3].split()[:2] == ["op", "m"]
+    ours = {(str(r["shape"]), r["bits"], r["backend"]) for r in made["rows"]}
+    assert sum(line.startswith(("int_linear", "evaluation")) for line in text) == len(ours)
+    assert "note: it was busy" in text
+
+
+def test_shapes_are_those_of_all_branches_of_the_layers_that_are_quantized() -> None:
+    found = subject_of("dit-xl-2", "cpu").layers(3)
+    assert found == [
+        Layer(3 * 2 * 256, 1152, 1152, 112),
+        Layer(3 * 2 * 256, 1152, 4608, 28),
+        Layer(3 * 2 * 256, 4608, 1152, 28),
+    ]
+    assert found[0].operations == 2 * 1536 * 1152 * 1152
+
+
+def test_what_cannot_be_evaluated_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = torch.device("cpu"), torch.float32
+    with pytest.raises(
+        BadInput, match="pixart-xl-2 the shapes alone are known, and it is prompted"
+    ):
+        subject_of("pixart-xl-2", "cpu").whole(*place)
+    monkeypatch.setattr(machine, "available_memory", lambda: 2**30)
+    with pytest.raises(EnvironmentFault, match=r"one evaluation of dit-xl-2 needs about .* GiB"):
+        subject_of("dit-xl-2", "cpu").whole(*place)
+
+
+def test_the_least_of_interleaved_runs_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    now = iter([0, 0, 0, 5, 0, 2, 0, 3, 0, 4, 0, 1])  # the first run of each is not looked at
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: float(next(now))))
+    calls = {name: lambda name=name: called.append(name) for name in "ab"}
+    best = timing.fastest(calls, 2, pause=lambda: called.append("-"))
+    assert "".join(called) == "-a-b" * 3
+    assert best == {"a": 2.0, "b": 1.0}
+
+
+def test_a_peer_that_fails_is_left_out_with_its_reason() -> None:
+    def broken() -> None:
+        raise RuntimeError("no\n engine")
+
+    out: dict[str, str] = {}
+    assert list(timing.able({"good": lambda: None, "bad": broken}, out)) == ["good"]
+    assert out == {"bad": "no engine"}
+
+
+def test_wrong_numbers_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(x: Any, w: Any, b: Any, bits: int, symmetric: bool, backend: str) -> torch.Tensor:
+        return torch.ones(len(x), 48) * (1 if backend == "simulate" else 1.1)
+
+    monkeypatch.setattr(linears, "int_linear", wrong)
+    found = linears.timed(Layer(8, 32, 48), 1, torch.device("cpu"), torch.float32)
+    assert {backend for _, backend in found.ours} == {"simulate"}
+    assert "its numbers are off by 1.0e-01" in found.left_out["w8a8 integer"]
+
+
+def test_a_peer_quantizes_the_sites_alone() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 4))
+    made = peers.quantized(network, {"1"})[peers.DYNAMIC]
+    assert type(made[0]) is torch.nn.Linear
+    assert "quantized" in type(made[1]).__module__
+    assert type(network[1]) is torch.nn.Linear
+
+
+def test_a_floor_is_bytes_or_operations() -> None:
+    own = Peaks("", bytes_per_second=10.0, floating=4.0, integers=8.0)
+    assert own.floor(100, 16, integers=True) == 10.0
+    assert own.floor(10, 16, integers=True) == 2.0
+    assert own.floor(10, 16, integers=False) == 4.0
+    assert Peaks("an unknown GPU").floor(1, 1, True) is None
+
+
+# -- tables
+
+
+@needs_onednn
+def test_auto_decides_by_the_table_that_tune_wrote(
+    tiny_dit: Path, few: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "fastest", lambda calls, *_, **__: {"fp32": 9.0, "simulate": 6.0, "integer": 2.0})  # fmt: skip
+    made = bench(asked(tiny_dit, tune=True, runs=7))
+    path = tables.file(tables.own(), tuned.device_name(), "int_linear")
+    assert made["table"] == str(path)
+    assert path.is_relative_to(tables.own())
+    table = json.loads(path.read_text(encoding="utf-8"))
+    assert table["cores"] == torch.get_num_threads()
+    assert table["torch"] == torch.__version__
+    layers = subject_of(str(tiny_dit), "cpu").layers(1)
+    assert len(table["rows"]) == 2 * len(layers)
+    for layer in layers:
+        choice = tuned.choice(layer.m, layer.k, layer.n, 4, 8, False)
+        assert choice.backend == "integer"
+        assert "measured 3.00x" in choice.why
+    peers_of = {(row["peer"], row["ratio"]) for row in made["rows"]}
+    assert peers_of == {("simulate", 3.0), ("float32", 4.5)}
+    assert "table: " in shown(made)
+    own = latency_of(tuned.device_name())
+    one = layers[0]
+    assert own.site_seconds(one.m, one.k, one.n) == 9.0, "plans are priced by it from then on"
+
+
+@needs_onednn
+def test_new_rows_stand_beside_those_that_are_there(tmp_path: Path) -> None:
+    one, other = ({"m": m, "k": 8, "n": 8, "weight_bits": 8, "act_bits": 8, "corrected": False} for m in (1, 2))  # fmt: skip
+    tuning.save([{**one, "ratio": 1.0}, {**other, "ratio": 1.0}], tmp_path)
+    path = tuning.save([{**other, "ratio": 2.0}], tmp_path)
+    assert [row["ratio"] for row in tables.read(path)["rows"]] == [1.0, 2.0]
+    assert [entry.name for entry in path.parent.iterdir()] == ["int_linear.json"]
+
+
+@needs_onednn
+def test_a_table_of_another_place_stays_as_it_is(tiny_dit: Path, tmp_path: Path) -> None:
+    path = tuning.save([dict.fromkeys(tuning.COLUMNS, 1)], tables.own())
+    told = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**told, "torch": "1.0"}), encoding="utf-8")
+    before = path.read_bytes()
+    with pytest.raises(BadInput, match=r"was measured with torch 1.0, and here it is .*DQVIZ_CONFIGS"):  # fmt: skip
+        bench(asked(tiny_dit, tune=True, runs=7))
+    assert path.read_bytes() == before
+    path.write_text("{", encoding="utf-8")
+    with pytest.raises(BadInput, match="is no table of measured times"):
+        stored.kept(path, {})
+
+
+@needs_onednn
+def test_cancelling_leaves_no_table(tiny_dit: Path, few: None) -> None:
+    asked_after = iter(range(60))
+    with pytest.raises(Cancelled):
+        bench(asked(tiny_dit, tune=True, runs=7), None, lambda: next(asked_after) > 50)
+    assert not tables.own().exists()
+
+
+@needs_onednn
+def test_a_busy_machine_makes_no_table_and_is_said(
+    tiny_dit: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(machine, "busy", lambda: 55.0)
+    assert main(["bench", "--model", str(tiny_dit), "--device", "cpu", "--tune"]) == 3
+    assert "55 % busy, above 10 %" in capsys.readouterr().err
+    monkeypatch.setattr(run, "_timed", lambda *_: {"rows": [], "left_out": {}})
+    (warning,) = bench(asked(tiny_dit))["warnings"]
+    assert "busy before the start" in warning
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--model dit-emojy", "unknown model 'dit-emojy'"),
+        ("--device abacus", "unknown device 'abacus'; known: auto, cpu, cuda"),
+        ("--runs 0", "runs 0 is out of range; 1 to 1000"),
+        ("--tune --runs 3", "runs 3 is out of range; 7 to 1000; --tune wants more"),
+        ("--batch-size 0", "batch size 0 is out of range"),
+    ],
+)
+def test_bad_input_is_one_line(words: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--device", "cpu", *words.split()]) == 2
+    told = capsys.readouterr()
+    assert says in told.err
+    assert told.err.count("\n") == 1
+    assert told.out == ""
+
+
+# -- tiles of a GPU, whose kernel is its definition here
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """Tiles in the order in which they were asked; one does not compile, one is wrong."""
+    asked_for: list[Any] = []
+
+    def launch(*given: Any, tile: dict[str, int]) -> torch.Tensor:
+        asked_for.append(tile)
+        if tile == tiles.TRIED[1]:
+            raise RuntimeError("out of shared memory")
+        made = custom_op.int_linear(*given)
+        return made * 2 if tile == tiles.TRIED[2] else made
+
+    monkeypatch.setattr(tiling, "launcher", lambda: launch)
+    return asked_for
+
+
+@pytest.mark.parametrize("after", tiling.AFTER)
+@pytest.mark.parametrize("packed", [True, False])
+def test_the_best_tile_that_computes_the_same_is_kept(
+    packed: bool, after: str, launched: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def faster(*lowered: int) -> Callable[..., dict[str, float]]:
+        taken = {str(tile): 4.0 for tile in tiles.TRIED} | {tiling.DEFAULT: 4.0}
+        taken |= {str(tiles.TRIED[i]): 2.0 - i / 10 for i in lowered}
+        return lambda calls, *_: {name: taken[name] for name in calls}
+
+    case = tiling.Case(8, 64, 32, packed, 0, after)
+    monkeypatch.setattr(tiling, "fastest", faster(1, 2, 3, 4))
+    row = tiling.measure(case, 1, torch.device("cpu"))
+    assert row == {**case._asdict(), "tile": tiles.TRIED[4], "ratio": 2.5}
+    assert {} in launched
+    monkeypatch.setattr(tiling, "fastest", faster())
+    assert tiling.measure(case, 1, torch.device("cpu")) is None
+
+
+def test_a_saved_tile_is_what_the_launcher_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = torch.device("cuda", 0)
+    monkeypatch.setattr(tiles, "architecture", lambda index: "sm_90")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    monkeypatch.setenv(tables.VARIABLE, str(tmp_path))
+    case = tiling.cases([Layer(512, 1152, 4608)])[0]
+    path = tiling.save([{**case._asdict(), "tile": tiles.TRIED[1], "ratio": 1.2}], tmp_path, gpu)
+    assert json.loads(path.read_text(encoding="utf-8"))["device"] == "NVIDIA H200"
+    assert tiles.tile(gpu, 512, 1152, 4608, case.packed, 0, case.after) == tiles.TRIED[1]
