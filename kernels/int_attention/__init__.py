@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..dispatch import Op, callable_module
+from ..dispatch import Choice, Op, callable_module
 from . import custom_op
 
 OP = Op(__name__, {"simulate": "reference", "triton": "custom_op"}, tolerance=3e-6)
+
+
+def choose(q: Tensor, backend: str | None = None) -> Choice:
+    """The version that `int_attention` takes for heads like those of q, and why. Raises RuntimeError as it does."""
+    return OP.choose(backend, obstacle=lambda backend: custom_op.obstacle(q))
 
 
 def int_attention(q: Tensor, k: Tensor, v: Tensor, backend: str | None = None) -> Tensor:
@@ -22,8 +27,7 @@ def int_attention(q: Tensor, k: Tensor, v: Tensor, backend: str | None = None) -
     Raises ValueError for shapes and dtypes that do not belong together, RuntimeError if the backend cannot do it.
     """
     _check(q, k, v)
-    version = OP.chosen(backend, lambda backend: custom_op.obstacle(q))
-    return version.attention(q, k, v)
+    return OP.version(choose(q, backend).backend).attention(q, k, v)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
