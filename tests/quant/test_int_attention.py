@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from diffusers import DiTTransformer2DModel
@@ -9,7 +11,7 @@ from torch import nn
 
 from kernels.int_attention import int_attention
 from quant.adapters import adapter_for
-from quant.checkpoint import read_config, save_checkpoint
+from quant.checkpoint import check_checkpoint, save_checkpoint
 from quant.errors import BadInput
 from quant.fusing import said
 from quant.generation import generate
@@ -31,6 +33,7 @@ ORDINARY = (
     "latte",
 )  # families whose spatial self-attention is diffusers' plain one
 W8A8 = parse_bits("w8a8")
+FIRST = "transformer_blocks.0.attn1"
 
 
 def processors(transformer: nn.Module) -> dict[str, type]:
@@ -59,7 +62,7 @@ def test_spatial_self_attention_rounds_and_no_other(family):
 def test_it_is_the_operation_on_the_layers_own_rows(model):
     changed = shallow_copy(model.transformer)
     attach(changed, model.adapter, "int8")
-    attn = changed.transformer_blocks[0].attn1
+    attn: Any = changed.get_submodule(FIRST)
     x = torch.randn(2, 16, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         q, k, v = (heads(attn, linear(x)) for linear in (attn.to_q, attn.to_k, attn.to_v))
@@ -68,7 +71,7 @@ def test_it_is_the_operation_on_the_layers_own_rows(model):
 
 
 def test_a_shared_map_is_an_int8_map_of_the_conditional_half(model):
-    attn = model.transformer.transformer_blocks[0].attn1
+    attn: Any = model.transformer.get_submodule(FIRST)
     x = torch.randn(2, 16, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         q, k, v = (heads(attn, linear(x)) for linear in (attn.to_q, attn.to_k, attn.to_v))
@@ -87,7 +90,7 @@ def test_with_sharing_both_are_saved_and_load_in_plain_diffusers_bit_for_bit(
         {"alpha": 0.3, "sharing": mode, "sharing_set": "released"}, seen,
     )  # fmt: skip
     save_checkpoint(made, model, tmp_path / "c")
-    assert read_config(tmp_path / "c").plan.attention == "int8"
+    assert check_checkpoint(tmp_path / "c").plan.attention == "int8"
     loaded = DiTTransformer2DModel.from_pretrained(tmp_path / "c").eval()
     for transformer in (made.transformer, loaded):
         kinds = processors(transformer)
@@ -172,7 +175,7 @@ def test_what_it_does_not_go_with_is_refused(model, seen):
         transformer = FAMILIES[family].model()
         with pytest.raises(BadInput, match=f"{reason}; leave attention int8 away"):
             attach(transformer, adapter_for(transformer), "int8")
-    attn = shallow_copy(model.transformer).transformer_blocks[0].attn1
+    attn: Any = shallow_copy(model.transformer).get_submodule(FIRST)
     attn.set_processor(IntAttention())
     with pytest.raises(BadInput, match="called with a mask"):
         attn(torch.ones(1, 4, 64), attention_mask=torch.zeros(1, 1, 4))
