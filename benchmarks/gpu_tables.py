@@ -40,6 +40,7 @@ def markdown(found: dict[str, Any]) -> str:
         *products(rows.get("ops", [])),
         *passes(rows.get("ops", [])),
         *codebooks(rows.get("ops", [])),
+        *attention(rows.get("attention", [])),
         *tiles(rows.get("tuning", [])),
         *failures(found["rows"]),
         *not_reached(found),
@@ -225,6 +226,27 @@ def codebooks(rows: list[Row]) -> list[str]:
         ratios = row["ratios"].get("ours", {})
         said = row["left_out"].get("ours") or cell(row["times"].get("ours", {}), 1)
         lines.append(line(named(row), said, *(number(ratios.get(p)) for p in peers)))
+    return [*lines, ""]
+
+
+def attention(rows: list[Row]) -> list[str]:
+    """`int_attention`."""
+    own = [row for row in rows if "times" in row]
+    if not own:
+        return []
+    peers = names_of(own, "ours")
+    lines = [
+        "## int_attention",
+        "",
+        "From bfloat16 to bfloat16, 16 heads; making codes is timed with it. One map: for the values of two halves of the batch.",
+        "",
+        *head("heads, samples x rows", "way", "µs", *(f"over {peer}" for peer in peers), "TOPS"),
+    ]
+    for row in own:
+        for way, ratios in row["ratios"].items():
+            speed = row["operations_per_second"].get(way)
+            cells = (cell(row["times"][way], 1), *(number(ratios.get(p)) for p in peers))
+            lines.append(line(named(row), way, *cells, "" if speed is None else f"{speed / 1e12:.0f}"))  # fmt: skip
     return [*lines, ""]
 
 

@@ -270,6 +270,8 @@ def _quantized_run(
     from quant.residency import hold
 
     label = f"{methods()[job.method].title} {job.bits or 'plan'}"
+    if plan.attention is not None:
+        label += f", {plan.attention} attention"
     learning = _learning(task, name, job, plan, label, seen) if learns(job.method) else None
     if learning is None:
         task.watch.stage("quantize", f"quantizing: {label}", run=name)
@@ -303,6 +305,7 @@ def _quantized_run(
         "dtype": str(task.model.dtype).removeprefix("torch."),
         "scope": scope_record(quantized.scope.quantized, quantized.scope.kept, computed),
         "choices": quantized.notes,
+        "attention": plan.attention,
         "sharing": sharing_record(
             quantized.sharing, task.similarity, task.model, task.sampler, task.samples
         ),
@@ -351,6 +354,7 @@ def _foreign_run(task: Task, name: str, path: Path, reference: Drawn) -> None:
         "device": device_name(task.model),
         "dtype": str(task.model.dtype).removeprefix("torch."),
         "scope": scope_record(candidate.quantized, candidate.kept, computed),
+        "attention": None if plan is None else plan.attention,
         "sharing": sharing_record(
             sharing_of(candidate.transformer), None, task.model, task.sampler, task.samples
         ),

@@ -198,6 +198,7 @@ def _quantize_to(
             "quantized": list(quantized.scope.quantized),
             "kept": quantized.scope.kept,
         },
+        "attention": plan.attention,
         "sharing": shared,
         "warnings": [
             *plan_warnings(given, sampler),

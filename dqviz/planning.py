@@ -95,7 +95,8 @@ def plan_for(
 
     if given is not None:
         check_plan(given, model)
-        plan = given
+        asked = {} if request.attention is None else {"attention": request.attention}
+        plan = given.model_copy(update=asked)
     elif job.bits is None:
         raise BadInput("no bits were given; e.g. --bits w4a8, or --plan FILE")
     else:
@@ -106,6 +107,7 @@ def plan_for(
             windows=request.windows,
             group_size=request.group_size,
             also=methods()[job.method].also,
+            attention=request.attention,
         )
     check_options(model, job.method, plan, job.options, timesteps_of(sampler))
     return plan

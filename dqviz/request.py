@@ -13,7 +13,16 @@ from pydantic import BeforeValidator
 
 from quant import cards
 from quant.errors import BadInput, unknown
-from quant.schema import Bits, Lora, Outliers, Value, disjoint, parse_bits, parse_seeds
+from quant.schema import (
+    AttentionFormat,
+    Bits,
+    Lora,
+    Outliers,
+    Value,
+    disjoint,
+    parse_bits,
+    parse_seeds,
+)
 from quant.sources import Source, parse_lora
 from quant.support import unsupported
 
@@ -107,6 +116,8 @@ class ModelRequest(Value):
 class CompareRequest(ModelRequest):
     """One comparison."""
 
+    unwritten: ClassVar[frozenset[str]] = ModelRequest.unwritten | {"attention"}
+
     methods: Names = ()
     bits: Names = ()  # one per method, or one for all
     plan: Path | None = None  # JSON file, instead of bits
@@ -115,6 +126,7 @@ class CompareRequest(ModelRequest):
     options: dict[str, Any] = {}  # "alpha": .5 for all methods that know it, "viditq.alpha" for one
     windows: int = 1
     group_size: int | None = None  # weights: one scale per so many inputs instead of per row
+    attention: AttentionFormat | None = None  # scores of spatial self-attention, beside a plan too
     backend: str = "auto"
     residency: str = "speed"
     ladder: bool = True
@@ -323,6 +335,7 @@ _PLAIN = (
     "guidance",
     "windows",
     "group_size",
+    "attention",
     "device",
     "dtype",
     "backend",

@@ -23,6 +23,7 @@ from .attention_ranges import attach as attach_ranges
 from .checkpoint import CheckpointConfig, check_files, parse_config
 from .errors import BadCheckpoint, EnvironmentFault
 from .fusing import attach as attach_fusing
+from .int_attention import attach as attach_int_attention
 from .layers import QuantLinear
 from .quantization import swap
 from .schema import SitePlan
@@ -156,6 +157,7 @@ class DQVizQuantizer(DiffusersQuantizer):
         adapter = adapter_for(model)
         share_codes(model, adapter.sites(model))
         attach(model, checkpoint.plan.windows, adapter.noisiest_timestep)
+        attach_int_attention(model, adapter, checkpoint.plan.attention)
         if checkpoint.sharing is not None:
             attach_sharing(model, adapter, checkpoint.sharing)
         attach_ranges(model, checkpoint.attention)

@@ -38,6 +38,7 @@ from kernels.quantize_rows import RowCodes
 
 from .adapters import Adapter
 from .adapters.residuals import Residual
+from .int_attention import IntAttention
 from .layers import QuantLinear
 from .schema import Format
 from .step import NOISIEST, at, current_window
@@ -179,11 +180,14 @@ def _last(layer: Any) -> Any:
 
 
 def _attended(attn: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(Q K^T / sqrt(d)) V of q, k, v [b, t, h d], as `AttnProcessor2_0` computes it."""
+    """softmax(Q K^T / sqrt(d)) V of q, k, v [b, t, h d], as the attention's processor computes it."""
     q, k, v = (y.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for y in (q, k, v))  # [b, h, t, d]
     q = q if attn.norm_q is None else attn.norm_q(q)
     k = k if attn.norm_k is None else attn.norm_k(k)
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    processor: Any = attn.processor
+    integer = isinstance(processor, IntAttention)
+    attend = processor.attend if integer else F.scaled_dot_product_attention
+    return attend(q, k, v).transpose(1, 2).flatten(2)
 
 
 def _product(
@@ -303,7 +307,7 @@ def _unlike(block: Any, residual: Residual) -> str:
             return "the feed-forward runs in chunks, or ends in a dropout"
     else:
         passed_over = [layer, layer.to_out[1]]
-        if type(layer.processor) is not AttnProcessor2_0:
+        if type(layer.processor) not in (AttnProcessor2_0, IntAttention):
             return f"attention runs as {type(layer.processor).__name__}"
         if any(getattr(layer, part, None) for part in PARTS) or layer.rescale_output_factor != 1:
             return "attention has parts of its own"

@@ -15,7 +15,7 @@ from .errors import BadInput, unknown
 from .generation import timesteps_of
 from .models import Model
 from .rounding import check_shape
-from .schema import HIGHEST, LOWEST, Bits, Format, Plan, Sampler, SitePlan, Window
+from .schema import HIGHEST, LOWEST, AttentionFormat, Bits, Format, Plan, Sampler, SitePlan, Window
 from .step import window_of
 from .support import unfit
 
@@ -118,11 +118,12 @@ def uniform_plan(
     weight_symmetric: bool = False,
     activation_symmetric: bool = True,
     also: Iterable[str] = (),
+    attention: AttentionFormat | None = None,
 ) -> Plan:
     """The same formats for every site that the adapter does not keep in 16 bit.
 
     `also` are roles that a method quantizes besides, inside the blocks (`Card.also`). Weights are rounded per output channel (or per group of `group_size` inputs), activations per
-    token as they come.
+    token as they come. `attention` is of the scores of spatial self-attention.
     """
     sampler = sampler or model.sampler()
     cut = windows_for(sampler, windows)
@@ -136,7 +137,9 @@ def uniform_plan(
         also=also,
     )
     bound = sampler.fingerprint if len(cut) > 1 else None
-    return Plan(model=model.fingerprint, windows=cut, sampler=bound, sites=sites)
+    return Plan(
+        model=model.fingerprint, windows=cut, sampler=bound, sites=sites, attention=attention
+    )
 
 
 def uniform_formats(

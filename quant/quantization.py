@@ -22,6 +22,9 @@ from .errors import BadInput, DQVizError, unknown
 from .folding import Fold, fold_scales
 from .fusing import attach as attach_fusing
 from .fusing import said as fused_links
+from .int_attention import attach as attach_int_attention
+from .int_attention import check as check_int_attention
+from .int_attention import choices as attention_choices
 from .layer_making import layer_of_codes, layer_over_windows
 from .layers import QuantLinear
 from .learning import Asked, Learner, Learning, LearnsAttention, key_of, learn
@@ -84,13 +87,14 @@ def backend_report(transformer: nn.Module, rows: int) -> BackendReport:
     One real low-bit path among simulated ones does not make a measurement: all must be real.
     """
     layers = {n: m for n, m in transformer.named_modules() if isinstance(m, QuantLinear)}
-    if not layers:
-        return BackendReport("pytorch", "measured", "ordinary matmuls")
     chosen = {name: layer.why(rows) for name, layer in layers.items()}
+    ran = [*chosen.values(), *attention_choices(transformer)]
+    if not ran:
+        return BackendReport("pytorch", "measured", "ordinary matmuls")
     sites = {name: why for name, (_, why) in chosen.items()}
-    names = sorted({backend for backend, _ in chosen.values()})
-    reasons = sorted(set(sites.values()))
-    (residency, *others) = sorted({layer.residency for layer in layers.values()})
+    names = sorted({backend for backend, _ in ran})
+    reasons = sorted({why for _, why in ran})
+    residency, *others = sorted({layer.residency for layer in layers.values()}) or [None]
     backend = names[0] if len(names) == 1 else "mixed"
     evidence = "simulated" if "simulate" in names else "measured"
     fused = fused_links(transformer, rows) if names != ["simulate"] else ""
@@ -144,6 +148,7 @@ def quantize(
     check_plan(plan, model)
     check_supported(model, method, plan)
     check_streamed(model, method, chosen)
+    check_int_attention(model.transformer, model.adapter, plan.attention, chosen)
     transformer = shallow_copy(model.transformer)
     plan, groups = groups_of(model, method, plan, chosen, seen, seed=seed)
     check_simulated(plan, backend)
@@ -175,6 +180,7 @@ def quantize(
         share_bases(transformer, model.sites)
     share_codes(transformer, model.sites)
     attach(transformer, plan.windows, model.adapter.noisiest_timestep)
+    attach_int_attention(transformer, model.adapter, plan.attention, backend)
     if sharing is not None:
         attach_sharing(transformer, model.adapter, sharing)
     inside = learner.attention() if isinstance(learner, LearnsAttention) else {}
@@ -211,6 +217,7 @@ def check_options(
     chosen = parse_options(method, options)
     check_supported(model, method, plan)
     check_streamed(model, method, chosen)
+    check_int_attention(model.transformer, model.adapter, plan.attention, chosen)
     _check_options(method, groups, timesteps, chosen)
 
 

@@ -30,6 +30,7 @@ PLAN_FORMAT = 1
 Granularity = Literal["tensor", "row", "group", "sample", "batch", "branch"]
 Kind = Literal["int", "fp8", "mxfp8", "mxfp4", "nvfp4", "codebook"]
 ACROSS_SAMPLES = ("batch", "branch")  # granularities with one scale for several samples
+AttentionFormat = Literal["int8"]
 BLOCK_FORMATS = {"mxfp8": (8, 32), "mxfp4": (4, 32), "nvfp4": (4, 16)}  # bits, elements per scale
 CODEBOOKS = {2: (256, 4), 3: (64, 2), 4: (256, 2)}  # bits: k vectors at most, of d neighbours each
 
@@ -241,11 +242,14 @@ class SitePlan(Value):
 class Plan(Value):
     """Every site by its full name, with its weight format and its activation format per window."""
 
+    unwritten: ClassVar[frozenset[str]] = frozenset({"attention"})
+
     format: Literal[1] = PLAN_FORMAT
     model: str  # fingerprint of the model's site list: a plan for another model is refused
     windows: tuple[Window, ...]
     sampler: str | None = None  # fingerprint of the sampler that the windows were cut for
     sites: dict[str, SitePlan]
+    attention: AttentionFormat | None = None  # scores of spatial self-attention; None: as they are
 
     @model_validator(mode="after")
     def _consistent(self) -> Plan:

@@ -19,7 +19,7 @@ in our sampler and in plain diffusers alike, in any order and without counters.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -30,10 +30,11 @@ from torch.nn import functional as F
 
 from .adapters import Adapter
 from .errors import BadInput
+from .int_attention import IntAttention, heads, projected
 from .sharing_choice import Sharing, SharingMode
 from .step import values_of
 
-ORDINARY = (AttnProcessor2_0, AttnProcessor)
+ORDINARY = (AttnProcessor2_0, AttnProcessor, IntAttention)
 STATE = "dqviz_sharing"  # attribute of a transformer: what it shares
 OFF = "switch sharing off: quant.sharing.detach(transformer)"
 
@@ -65,23 +66,31 @@ class SharedAttention:
                 f"{self.name} is called with an attention mask, and branches with masks share no map; "
                 f"leave the mask away, or {OFF}"
             )
-        shared = shared_map if self.mode == "map" else shared_output
-        return shared(attn, hidden_states, running[1])
+        integer = self.ordinary if isinstance(self.ordinary, IntAttention) else None
+        if self.mode == "map":
+            attend = None if integer is None else integer.attend
+            return shared_map(attn, hidden_states, running[1], attend)
+        return shared_output(attn, hidden_states, running[1], integer)
 
 
-def shared_map(attn: Any, x: Tensor, conditional: int) -> Tensor:
-    """Both halves of x [2n, t, i] with the conditional half's map."""
+def shared_map(
+    attn: Any,
+    x: Tensor,
+    conditional: int,
+    attend: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Both halves of x [2n, t, i] with the conditional half's map; `attend` as `attend_both`, the default."""
     seen = x.chunk(2)[conditional]
-    q, k = _heads(attn, attn.to_q(seen)), _heads(attn, attn.to_k(seen))  # [n, h, t, d]
-    v = _heads(attn, attn.to_v(x))  # [2n, h, t, d]
+    q, k = heads(attn, attn.to_q(seen)), heads(attn, attn.to_k(seen))  # [n, h, t, d]
+    v = heads(attn, attn.to_v(x))  # [2n, h, t, d]
     q = q if attn.norm_q is None else attn.norm_q(q)
     k = k if attn.norm_k is None else attn.norm_k(k)
-    return _projected(attn, attend_both(q, k, v))
+    return projected(attn, (attend or attend_both)(q, k, v))
 
 
-def shared_output(attn: Any, x: Tensor, conditional: int) -> Tensor:
-    """The conditional half's output for both halves of x [2n, t, i]."""
-    y = AttnProcessor2_0()(attn, x.chunk(2)[conditional])
+def shared_output(attn: Any, x: Tensor, conditional: int, compute: Any = None) -> Tensor:
+    """The conditional half's output, by the processor `compute`, for both halves of x [2n, t, i]."""
+    y = (compute or AttnProcessor2_0())(attn, x.chunk(2)[conditional])
     return torch.cat([y, y])
 
 
@@ -98,16 +107,6 @@ def attend_wide(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The same as one attention, with the values of both halves side by side."""
     wide = torch.cat(v.chunk(2), dim=-1)  # [n, h, t, 2d]
     return torch.cat(F.scaled_dot_product_attention(q, k, wide).chunk(2, dim=-1))
-
-
-def _heads(attn: Any, x: Tensor) -> Tensor:
-    """[n, t, h d] -> [n, h, t, d]."""
-    return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-
-
-def _projected(attn: Any, y: Tensor) -> Tensor:
-    """Heads [n, h, t, d] joined, through the output projection and its dropout."""
-    return attn.to_out[1](attn.to_out[0](y.transpose(1, 2).flatten(2)))
 
 
 def check_family(adapter: Adapter) -> None:

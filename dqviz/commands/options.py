@@ -167,6 +167,14 @@ GroupSize = Annotated[
         "--group-size", metavar="N", help="One weight scale per N inputs, instead of one per row."
     ),
 ]
+Attention = Annotated[
+    str | None,
+    typer.Option(
+        "--attention",
+        metavar="FORMAT",
+        help="int8: scores of spatial self-attention from int8 queries and keys; also beside --plan.",
+    ),
+]
 CalibrationSeeds = Annotated[
     str,
     typer.Option(
@@ -217,6 +225,7 @@ CALIBRATING: Group = {
 QUANTIZING: Group = {
     "windows": (Windows, 1),
     "group_size": (GroupSize, None),
+    "attention": (Attention, None),
     **CALIBRATING,
 }
 

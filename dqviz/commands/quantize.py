@@ -94,7 +94,7 @@ def quantize(
         f"{made['out']}: {made['method']} {made['bits']}, {made['size_bytes'] / 1e6:.2f} MB "
         f"({share:.0f} % of 16 bit), {made['bits_per_weight']:.2f} bits per weight; "
         f"{len(made['scope']['quantized'])} sites quantized, {len(made['scope']['kept'])} kept"
-        f"{shared and '; ' + shared}"
+        f"{'; int8 attention' if made['attention'] else ''}{shared and '; ' + shared}"
     )
     if not pipeline:
         text += (

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..adapters import adapter_for
 from ..checkpoint import CONFIG, WEIGHTS, CheckpointConfig, check_checkpoint, transformer_folder
 from ..diffusers_quantizer import empty_layer
 from ..errors import BadCheckpoint, BadInput
@@ -152,6 +153,10 @@ class Opened:
             )
             for name, part in self.config.attention.items()
         ]
+        if self.config.plan.attention is not None:
+            lost = f"{self.config.plan.attention} queries and keys"
+            names = adapter_for(self.skeleton).spatial_attentions(self.skeleton)
+            found += [Lossy(name, lost, "attention in floating point") for name in names]
         sharing = self.config.sharing
         for name in sharing.attentions if sharing else ():
             assert sharing is not None

@@ -18,7 +18,7 @@ from benchmarks.gpu.networks import Built
 from benchmarks.gpu.place import Place
 from benchmarks.gpu.rows import Rows
 from benchmarks.gpu.stage import Row, Stage, stages
-from benchmarks.gpu.stages import ops, step, tuning
+from benchmarks.gpu.stages import attention, ops, step, tuning
 from benchmarks.gpu.supervise import supervise
 
 NEVER = float("inf")
@@ -89,6 +89,21 @@ def test_its_times_come_with_their_spread_and_ratios(whole: dict[str, dict[str, 
     assert set(network["ratios"]["w8a8"]) == {"bf16 compiled", "bf16"}
     assert network["difference"] < 0.05  # the same network, rounded
     assert network["memory"]["weights"] > 0
+
+
+def test_attention_is_checked_at_its_shape_and_held_against_pytorchs(
+    whole: dict[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = whole["attention/heads of 72, 2x12"]
+    assert set(found["ratios"]) == {"ours", "ours, one map"}
+    assert {"SDPA", "SDPA, padded", "SDPA, one map"} <= set(found["ratios"]["ours"])
+    assert all(checked["right"] for checked in found["checked"].values())
+    ours = attention.custom_op.int_attention
+    monkeypatch.setattr(attention.custom_op, "int_attention", lambda q, k, v: ours(q, k, v) * 1.1)
+    with torch.no_grad():
+        wrong = attention.attention(dry(tmp_path), attention.TINY[0])
+    assert set(wrong["left_out"]) == {"ours", "ours, one map"}
+    assert wrong["ratios"] == {}
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:

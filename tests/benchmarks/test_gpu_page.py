@@ -61,6 +61,14 @@ PASS = {
     "bytes_per_second": {"copy": 4_300_000_000_000},
     "left_out": {},
 }
+ATTENTION = {
+    "key": "attention/heads of 72, 16x1024",
+    "shape": {"b": 16, "h": 16, "t": 1024, "d": 72},
+    "times": {"ours": time(150), "ours, one map": time(120), "SDPA": time(180)},
+    "ratios": {"ours": {"SDPA": 1.2, "ours, one map": 0.8}, "ours, one map": {"SDPA": 1.5}},
+    "operations_per_second": {"ours": 515_000_000_000_000},
+    "left_out": {},
+}
 TILE = {
     "key": "tuning/w8a8, dit-xl-2 fc1, m=16384, 128x64, 4 warps, 4 stages",
     "shape": {"m": 16384, "k": 1152, "n": 4608, "after": "gelu"},
@@ -80,7 +88,7 @@ CHECKS = (
 def run(tmp_path: Path) -> Rows:
     rows = Rows(tmp_path / "run")
     rows.open()
-    for row in (CALL, *CHECKS, STEP, PRODUCT, PASS, TILE):
+    for row in (CALL, *CHECKS, STEP, PRODUCT, PASS, ATTENTION, TILE):
         rows.append(row)
     return rows
 
@@ -97,6 +105,8 @@ def test_the_page_says_what_the_rows_say(run: Rows) -> None:
     assert step in page  # over the faster of both compiled ways
     assert "| w8a8 | 100.0 (99.0 to 101.0) | 1.50 | 1.45 | 60% |" in page
     assert "| adaln_quantize, 64x256x1152 | 15.0 (14.0 to 16.0) |  | 1.30 |  | 0.87 | 4.30 |" in page  # fmt: skip
+    assert "| heads of 72, 16x1024 | ours | 150.0 (149.0 to 151.0) | 1.20 | 515 |" in page
+    assert "| heads of 72, 16x1024 | ours, one map | 120.0 (119.0 to 121.0) | 1.50 |  |" in page
     assert "w4a8 left out, its numbers are wrong here" in page
     assert "_int_mm, compiled: no |" in page
     assert "## Not reached" in page

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from quant.attention_ranges import AttentionRange, Range
-from quant.checkpoint import WEIGHTS
+from quant.checkpoint import WEIGHTS, save_checkpoint
 from quant.errors import BadInput
 from quant.exports import Exported, load_export
-from quant.exports.opened import plain_weight
+from quant.exports.opened import open_checkpoint, plain_weight
 from quant.generation import timesteps_of
 from quant.layer_making import layer_of_codes, layer_over_windows
 from quant.layers import QuantLinear
@@ -124,6 +124,15 @@ def test_activations_that_differ_by_window_are_said(tmp_path: Path) -> None:
         folder.mkdir()
         (loss,) = written(key, layer, str(folder))[1].lossy
         assert loss.lost == "activations in floating point and int8 per row"
+
+
+def test_int8_attention_is_said_of_every_attention_that_has_it(model: Any, tmp_path: Path) -> None:
+    made = quantize(model, "rtn", uniform_plan(model, parse_bits("w8a8"), attention="int8"))
+    save_checkpoint(made, model, tmp_path / "c")
+    said = open_checkpoint(tmp_path / "c").outside_layers()
+    assert {loss.site: loss.lost for loss in said} == dict.fromkeys(
+        model.adapter.spatial_attentions(model.transformer), "int8 queries and keys"
+    )
 
 
 def test_what_happens_between_layers_is_said_for_every_format(tmp_path: Path) -> None:
