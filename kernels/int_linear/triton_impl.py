@@ -17,10 +17,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..ahead import AMD_STAGES, Build
+from ..ahead import Build
 from ..triton_functions import loadable, product_tile, row_pointers
 from . import tiles, weight_only
 from .epilogue import finish
+from .launch import launched
 
 
 @triton.jit
@@ -157,38 +158,22 @@ def int_linear(
     packed = data.dtype == torch.uint8
     codes, row_scale = loadable(codes), row_scale.contiguous()
     row_zero = None if row_zero is None else row_zero.contiguous()
-    bias = None if bias is None else bias.contiguous()
-    gate = None if gate is None else loadable(gate)
-    residual = None if residual is None else loadable(residual)
-    y = torch.empty((m, n), dtype=dtype, device=codes.device)
-    if not y.numel():
-        return y
     if tile is None:
         after = "gate" if gate is not None else "gelu" if gelu else ""
         tile = tiles.tile(codes.device, m, k, n, packed, group, after)
     gated = max((t.element_size() for t in (gate, residual) if t is not None), default=0)
     constants = {**_constants(k, packed, group, gelu, gated), **tile}
-    if torch.version.hip:
-        constants["num_stages"] = min(AMD_STAGES, constants["num_stages"])
-    grid = (triton.cdiv(m, constants["BM"]) * triton.cdiv(n, constants["BN"]),)
-    strides = (
-        codes.stride(0),
-        data.stride(0),
-        0 if gate is None else gate.stride(0),
-        0 if residual is None else residual.stride(0),
-    )
-    sizes = (m, n, k, 1 if gate is None else m // len(gate))
-    parts = (data.view(torch.int8), scale, sums, shift, bias, gate, residual, y)
+    weight = data.view(torch.int8), scale, sums, shift
+    ends = bias, gate, residual, dtype, constants
     if group:
-        _in_groups[grid](codes, row_scale, row_zero, *parts, *strides, *sizes, **constants)
-        return y
+        return launched(_in_groups, codes, (row_scale, row_zero, *weight), data, *ends)
     row_sums = None
     if shift is not None:
         row_sums = codes.sum(1, dtype=torch.int32)
         if row_zero is not None:
             row_sums = row_sums - k * row_zero.flatten().to(torch.int32)
-    _per_channel[grid](codes, row_scale, row_zero, row_sums, *parts, *strides, *sizes, **constants)
-    return y
+    own = row_scale, row_zero, row_sums, *weight
+    return launched(_per_channel, codes, own, data, *ends)
 
 
 def _constants(k: int, packed: bool, group: int, gelu: bool, gated: int) -> dict[str, Any]:

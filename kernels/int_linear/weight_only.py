@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..ahead import AMD_STAGES, Build
+from ..ahead import Build
 from ..triton_functions import (
     float_precision,
     float_product,
@@ -24,6 +24,7 @@ from ..triton_functions import (
     row_pointers,
 )
 from .epilogue import finish
+from .launch import launched
 
 
 @triton.jit
@@ -86,28 +87,11 @@ def weight_only(
     dtype: torch.dtype,
 ) -> Tensor:
     """x float[m, k] -> y [m, n] in `dtype`; the rest as of the custom op."""
-    (m, k), n = x.shape, len(data)
     x = loadable(x)
-    bias = None if bias is None else bias.contiguous()
-    gate = None if gate is None else loadable(gate)
-    residual = None if residual is None else loadable(residual)
-    y = torch.empty((m, n), dtype=dtype, device=x.device)
-    if not y.numel():
-        return y
-    constants = _constants(k, data.dtype == torch.uint8, group, gelu, gate is not None, x.dtype)
-    if torch.version.hip:
-        constants["num_stages"] = min(AMD_STAGES, constants["num_stages"])
-    grid = (triton.cdiv(m, constants["BM"]) * triton.cdiv(n, constants["BN"]),)
-    strides = (
-        x.stride(0),
-        data.stride(0),
-        0 if gate is None else gate.stride(0),
-        0 if residual is None else residual.stride(0),
-    )
-    sizes = (m, n, k, 1 if gate is None else m // len(gate))
-    parts = (data.view(torch.int8), scale, shift, bias, gate, residual, y)
-    _weight_only[grid](x, *parts, *strides, *sizes, **constants)
-    return y
+    packed, gated = data.dtype == torch.uint8, gate is not None
+    constants = _constants(x.shape[1], packed, group, gelu, gated, x.dtype)
+    own = data.view(torch.int8), scale, shift
+    return launched(_weight_only, x, own, data, bias, gate, residual, dtype, constants)
 
 
 def _constants(
