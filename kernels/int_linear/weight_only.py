@@ -88,25 +88,33 @@ def weight_only(
 ) -> Tensor:
     """x float[m, k] -> y [m, n] in `dtype`; the rest as of the custom op."""
     x = loadable(x)
-    packed, gated = data.dtype == torch.uint8, gate is not None
-    constants = _constants(x.shape[1], packed, group, gelu, gated, x.dtype)
+    packed, gated, zeros = data.dtype == torch.uint8, gate is not None, shift is not None
+    constants = _constants(x.shape[1], packed, group, gelu, gated, zeros, x.dtype)
     own = data.view(torch.int8), scale, shift
     return launched(_weight_only, x, own, data, bias, gate, residual, dtype, constants)
 
 
 def _constants(
-    k: int, packed: bool, group: int, gelu: bool, gated: bool, dtype: torch.dtype
+    k: int, packed: bool, group: int, gelu: bool, gated: bool, zeros: bool, dtype: torch.dtype
 ) -> dict[str, Any]:
-    """Tile and launch options; nibbles, sums of a group, a gate and a residual take registers."""
-    whole = dtype == torch.float32
+    """Tile and launch options; `zeros`: whether the weight has some that lie beside its integers.
+
+    Nibbles, sums of a group, a gate and a residual take registers. Float32, in three parts, takes most: other tiles
+    than these spill on some GPU.
+    """
+    if dtype == torch.float32:
+        rows = 16 if packed else 32
+        columns = 128 if packed and zeros and not group else 64
+    else:
+        rows, columns = 128, 64 if packed or gated or group else 128
     return {
         "NIBBLES": packed,
         "GELU": gelu,
         "EVEN": k % 128 == 0,
         "GROUP": group,
         "PRECISION": float_precision(dtype),
-        "BM": 32 if whole else 128,
-        "BN": 64 if packed or gated or group or whole else 128,
+        "BM": rows,
+        "BN": columns,
         "num_warps": 8,
         "num_stages": 3,
     }
@@ -133,11 +141,10 @@ def _build(
     types |= {"shift_ptr": "*i8" if group else "*i32"} if zeros else {}
     sizes = ("x_stride", "data_stride", "gate_stride", "residual_stride", "n", "k", "t")
     types |= dict.fromkeys(sizes, "i32:16") | {"m": "i32"}
-    constants = _constants(1152, packed, group, False, gated, dtype)
+    constants = _constants(1152, packed, group, False, gated, zeros, dtype)
     return Build(name, _weight_only, types, constants, "half")
 
 
-# Not among them: float32 rows with asymmetric groups, which spill 112 bytes on sm_90.
 BUILDS = (
     _build("w8a16", packed=False),
     _build("w4a16"),
@@ -146,4 +153,6 @@ BUILDS = (
     _build("w4a16, groups of 128", group=128),
     _build("w4a16, groups of 64, asymmetric", group=64, zeros=True),
     _build("w4a32", dtype=torch.float32),
+    _build("w4a32, asymmetric", zeros=True, dtype=torch.float32),
+    _build("w4a32, groups of 64, asymmetric", group=64, zeros=True, dtype=torch.float32),
 )
