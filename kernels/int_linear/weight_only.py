@@ -23,16 +23,16 @@ from ..triton_functions import (
     product_tile,
     row_pointers,
 )
-from .epilogue import finish
-from .launch import launched
+from .epilogue import finish, with_branch
+from .launch import STRIDES, Ends, branch_constants, launched
 
 
 @triton.jit
 def _weight_only(
-    x_ptr, data_ptr, scale_ptr, shift_ptr, bias_ptr, gate_ptr, residual_ptr, y_ptr,
-    x_stride, data_stride, gate_stride, residual_stride, m, n, k, t,
+    x_ptr, data_ptr, scale_ptr, shift_ptr, bias_ptr, branch_ptr, up_ptr, gate_ptr, residual_ptr, y_ptr,
+    x_stride, data_stride, branch_stride, up_stride, gate_stride, residual_stride, m, n, k, t, r,
     NIBBLES: tl.constexpr, GELU: tl.constexpr, EVEN: tl.constexpr, GROUP: tl.constexpr, PRECISION: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BRANCH: tl.constexpr, BR: tl.constexpr,
 ):  # fmt: skip
     """x [m, k]; one scale for each weight row, or for GROUP channels of it; EVEN where 128 divides k."""
     i0, j0 = product_tile(m, n, BM, BN)
@@ -69,6 +69,9 @@ def _weight_only(
         data += BK
     if not GROUP:
         total *= tl.load(scale_ptr + own)[None, :]
+    total = with_branch(
+        total, branch_ptr, up_ptr, branch_stride, up_stride, i0, j0, m, n, r, BRANCH, BM, BN, BR
+    )
     finish(
         total, y_ptr, bias_ptr, gate_ptr, residual_ptr, gate_stride, residual_stride, i0, j, m, n, t, GELU, BM
     )  # fmt: skip
@@ -79,19 +82,16 @@ def weight_only(
     data: Tensor,
     scale: Tensor,
     shift: Tensor | None,
-    bias: Tensor | None,
-    gate: Tensor | None,
-    residual: Tensor | None,
     group: int,
     gelu: bool,
-    dtype: torch.dtype,
+    ends: Ends,
 ) -> Tensor:
-    """x float[m, k] -> y [m, n] in `dtype`; the rest as of the custom op."""
+    """x float[m, k] -> y [m, n]; the rest as of the custom op."""
     x = loadable(x)
-    packed, gated, zeros = data.dtype == torch.uint8, gate is not None, shift is not None
+    packed, gated, zeros = data.dtype == torch.uint8, ends.gate is not None, shift is not None
     constants = _constants(x.shape[1], packed, group, gelu, gated, zeros, x.dtype)
     own = data.view(torch.int8), scale, shift
-    return launched(_weight_only, x, own, data, bias, gate, residual, dtype, constants)
+    return launched(_weight_only, x, own, data, ends, constants)
 
 
 def _constants(
@@ -127,11 +127,13 @@ def _build(
     group: int = 0,
     gated: bool = False,
     zeros: bool = False,
+    rank: int = 0,
     dtype: torch.dtype = torch.bfloat16,
 ) -> Build:
     """As for DiT-XL/2, 1152 channels, bfloat16 out."""
+    kind = {torch.bfloat16: "*bf16", torch.float32: "*fp32"}[dtype]
     types = {
-        "x_ptr": {torch.bfloat16: "*bf16", torch.float32: "*fp32"}[dtype],
+        "x_ptr": kind,
         "data_ptr": "*i8",
         "scale_ptr": "*fp32",
         "bias_ptr": "*fp32",
@@ -139,9 +141,11 @@ def _build(
     }
     types |= {"gate_ptr": "*bf16", "residual_ptr": "*bf16"} if gated else {}
     types |= {"shift_ptr": "*i8" if group else "*i32"} if zeros else {}
-    sizes = ("x_stride", "data_stride", "gate_stride", "residual_stride", "n", "k", "t")
-    types |= dict.fromkeys(sizes, "i32:16") | {"m": "i32"}
+    types |= {"branch_ptr": kind, "up_ptr": "*fp16"} if rank else {}
+    types |= dict.fromkeys((*STRIDES, "x_stride", "data_stride", "n", "k", "t", "r"), "i32:16")
+    types |= {"m": "i32"}
     constants = _constants(1152, packed, group, False, gated, zeros, dtype)
+    constants |= branch_constants(rank, dtype)
     return Build(name, _weight_only, types, constants, "half")
 
 
