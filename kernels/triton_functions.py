@@ -8,6 +8,7 @@ of `libdevice` and no bfloat16 arithmetic: operands are float32 from the load on
 # pyright: reportGeneralTypeIssues=false
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 from triton import knobs
 
+from .ahead import AMD_STAGES
 from .dispatch import LARGEST_ROW
 
 SCALE_FLOOR = tl.constexpr(1e-8)  # as in kernels/quantize_rows/reference.py
@@ -75,6 +77,17 @@ def float_precision(dtype: torch.dtype) -> str:
     if knobs.runtime.interpret:
         return "ieee"
     return "bf16x6" if dtype == torch.float32 else ""
+
+
+def launch_tiles(
+    kernel: Any, arguments: Iterable[Any], m: int, n: int, constants: Mapping[str, Any]
+) -> None:
+    """One program for each tile of BM x BN of a result [m, n], in the order of `product_tile`."""
+    constants = dict(constants)
+    if torch.version.hip:
+        constants["num_stages"] = min(AMD_STAGES, constants["num_stages"])
+    grid = (triton.cdiv(m, constants["BM"]) * triton.cdiv(n, constants["BN"]),)
+    kernel[grid](*arguments, **constants)
 
 
 @triton.jit

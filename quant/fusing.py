@@ -33,7 +33,7 @@ from torch.nn import functional as F
 from kernels.adaln_quantize import adaln_quantize
 from kernels.gelu_quantize import gelu_quantize
 from kernels.hadamard.box import rotation_obstacle
-from kernels.int_linear import GatedResidual
+from kernels.int_linear import Branch, GatedResidual
 from kernels.quantize_rows import RowCodes
 
 from .adapters import Adapter
@@ -45,6 +45,7 @@ from .step import NOISIEST, at, current_window
 
 UNUSUAL = ("attention_mask", "cross_attention_kwargs", "added_cond_kwargs")
 PARTS = ("spatial_norm", "group_norm", "norm_cross", "add_k_proj", "residual_connection")
+BRANCH = "a branch in 16 bit reads rows, which an operation that makes codes never writes"
 WATCHED = "inputs or outputs of single layers are watched or changed by hooks"
 FLOATS = "codes in 8-bit floats have no operation with LayerNorm or GELU"
 
@@ -155,15 +156,18 @@ class FusedForward:
         else:
             y = norm(x) * (1 + scale[:, None]) + shift[:, None]
             read = [site(y) for site in readers]
+        branch = None
         if links.gelu is not None and links.gelu.backend:
             codes = _gelu_codes(last, read[0], links.gelu.backend)
         else:
             h = _attended(layer, *read) if links.gelu is None else layer.net[0].gelu(read[0])
             if not links.gate.backend:
                 return gate[:, None] * last(h) + x
-            codes = last.codes_of(h, current_window(last.windows), links.gate.backend)
+            window = current_window(last.windows)
+            codes, branch = last.operands(h, window, links.gate.backend)
         assert links.gate.backend is not None, "what takes codes of GELU takes them before a gate"
-        return _product(last, codes, x, links.gate.backend, GatedResidual(gate, x.flatten(0, 1)))
+        gated = GatedResidual(gate, x.flatten(0, 1))
+        return _product(last, codes, x, links.gate.backend, gated, branch)
 
 
 def _readers(layer: Any) -> list[Any]:
@@ -191,10 +195,15 @@ def _attended(attn: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _product(
-    site: QuantLinear, codes: RowCodes, x: Tensor, backend: str, after: GatedResidual | None = None
+    site: QuantLinear,
+    codes: RowCodes,
+    x: Tensor,
+    backend: str,
+    after: GatedResidual | None = None,
+    branch: Branch | None = None,
 ) -> Tensor:
     """Of codes [b t, i], for x [b, t, c]: [b, t, o] in x's dtype."""
-    y = site.product(codes, current_window(site.windows), backend, after, x.dtype)
+    y = site.product(codes, current_window(site.windows), backend, after, x.dtype, branch)
     return y.unflatten(0, x.shape[:2])
 
 
@@ -233,7 +242,7 @@ def _entry(norm: nn.Module, readers: Sequence[Any], x: Tensor) -> Link:
     """Of LayerNorm and modulation with the sites that read it."""
     if type(norm) is not nn.LayerNorm or norm.elementwise_affine:
         return Link(None, "the norm has weights of its own, or is no LayerNorm")
-    link = _common(readers, x)
+    link = _makes_codes(readers, x)
     if link.backend is None:
         return link
     first = readers[0]
@@ -252,7 +261,7 @@ def _gelu(activation: Any, site: Any, x: Tensor) -> Link:
     """Of the activation with the site that reads it."""
     if activation.approximate != "tanh":
         return Link(None, "the activation is GELU by the error function, not by tanh")
-    link = _common([site], x)
+    link = _makes_codes([site], x)
     if link.backend is None:
         return link
     if _format(site).kind == "fp8":
@@ -274,6 +283,14 @@ def _unrotatable(site: Any, link: Link) -> str | None:
     return rotation_obstacle(site.in_features) if inside else None
 
 
+def _makes_codes(sites: Sequence[Any], x: Tensor) -> Link:
+    """`_common` for operations that give codes and nothing else."""
+    link = _common(sites, x)
+    if link.backend and any(site.transform.rank for site in sites):
+        return Link(None, BRANCH)
+    return link
+
+
 def _common(sites: Sequence[nn.Module], x: Tensor) -> Link:
     """The backend that takes codes of all sites for as many rows as x [b, t, any] has, or why none does."""
     backends = set()
@@ -282,8 +299,6 @@ def _common(sites: Sequence[nn.Module], x: Tensor) -> Link:
             return Link(None, f"{type(site).__name__} stands where a quantized layer would")
         if _watched(site):
             return Link(None, WATCHED)
-        if site.transform.rank:
-            return Link(None, "branches in 16 bit are added before anything else")
         window = current_window(site.windows)
         if not site.multiplies_codes(window):
             return Link(None, "products that are not of codes take no codes")

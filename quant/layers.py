@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import kernels
-from kernels.dispatch import Choice
+from kernels.dispatch import Choice, requested
 from kernels.fp8_linear import Float8Weight
-from kernels.int_linear import After, PackedWeight, Residency
+from kernels.int_linear import After, Branch, PackedWeight, Residency
+from kernels.int_linear.branch import with_branch
+from kernels.int_linear.reference import finished
 from kernels.quantize_rows import RowCodes, quantize_rows, quantize_rows_fp8
 from kernels.vq_linear import VectorWeight
 
@@ -31,6 +33,7 @@ from .rounding import (
     static_codes,
 )
 from .schema import BLOCK_FORMATS, SitePlan, Window
+from .side_branch import branch_of, multiplied_in
 from .site_tensors import (
     OF_INPUT,
     Transform,
@@ -46,6 +49,8 @@ UNPREPARED = (
     "a quantized layer is traced that has not run in this step window; call the transformer once, as it "
     "will be called, before it is compiled or exported"
 )
+
+EXPANDED = "simulate: weight-only, the stored integers are expanded for an ordinary matmul"
 
 
 class QuantLinear(HeldCodes):
@@ -219,33 +224,35 @@ class QuantLinear(HeldCodes):
         window = current_window(self.windows)
         fmt = self.plan.activations[window]
         backend = self.backend_for(x, window)
-        rows = self._rows(x, window) if self.transform.rank else None
-        if backend != "simulate" or (fmt is not None and has_integer_sums(self.plan.weight, fmt)):
-            known = rows is not None
-            codes = (
-                self._coded(rows, window, backend) if known else self.codes_of(x, window, backend)
-            )
-            y = self.product(codes, window, backend)
+        if fmt is not None and (backend != "simulate" or has_integer_sums(self.plan.weight, fmt)):
+            codes, branch = self.operands(x, window, backend)
+            y = self.product(codes, window, backend, dtype=x.dtype, branch=branch)
         else:
-            rows = self._rows(x, window) if rows is None else rows
-            samples = len(x) if x.dim() > 2 else len(rows)
-            bias = self.bias.float() if hasattr(self, "bias") else None
-            y = self._product(self._rounded(rows, window, samples), bias, window)
-        if rows is not None and self.transform.rank:
-            down, up = self._part("down", window), self._part("up", window)
-            y = y + F.linear(F.linear(rows, down.float()), up.float())
+            plain = backend == "triton" and not self.transform.changes_input
+            rows = x.reshape(-1, self.in_features) if plain else self._rows(x, window)
+            branch = self._branch(rows, x.dtype, window, backend)
+            if backend == "triton":
+                ready, own = self._ready(window), rows.to(multiplied_in(x.dtype, backend))
+                y = kernels.int_linear(own, ready, self._bias, None, backend=backend, branch=branch)
+            else:
+                samples = len(x) if x.dim() > 2 else len(rows)
+                y = with_branch(self._product(self._rounded(rows, window, samples), window), branch)
         return y.reshape(*x.shape[:-1], self.out_features).to(x.dtype)
 
-    def _product(self, rows: Tensor, bias: Tensor | None, window: int) -> Tensor:
+    @property
+    def _bias(self) -> Tensor | None:
+        return self.bias.float() if hasattr(self, "bias") else None
+
+    def _product(self, rows: Tensor, window: int) -> Tensor:
         """With the weight that the codes stand for: kept whole, or decoded tile by tile."""
-        weight = self.plan.weight
+        weight, bias = self.plan.weight, self._bias
         if self.residency == "memory" and weight is not None and weight.kind == "codebook":
             return kernels.vq_linear(rows, self.vector_weight(window), bias, self.backend)
         return F.linear(rows, self.dequantized_weight(window), bias)
 
     def backend_for(self, x: Tensor, window: int) -> str:
         """The version that takes x [..., i]; in a graph, the one that the last call outside graphs took."""
-        if not self.multiplies_codes(window):
+        if not self.multiplies_codes(window) and not self._weight_only(window):
             return "simulate"
         if torch.compiler.is_compiling():
             if window not in self._taken:
@@ -260,27 +267,54 @@ class QuantLinear(HeldCodes):
         kinds = (has_integer_sums, has_static_sums, has_float8_sums)
         return fmt is not None and any(has(weight, fmt) for has in kinds)
 
+    def _weight_only(self, window: int) -> bool:
+        """Whether the product of a window is one of stored integers with rows that are not quantized."""
+        weight = self.plan.weight
+        return self.plan.activations[window] is None and weight is not None and weight.kind == "int"
+
     def choice(self, x: Tensor, window: int = 0) -> Choice:
-        """The version of the product of codes for as many rows as x [..., any] has, and why."""
+        """The version of the product with stored integers for as many rows as x [..., any] has, and why."""
         fmt = self.plan.activations[window]
-        assert fmt is not None
         rows = x.reshape(-1, x.shape[-1])
-        if fmt.kind == "fp8":
+        if fmt is None and requested(self.backend) != "triton":
+            return Choice("simulate", EXPANDED)
+        if fmt is not None and fmt.kind == "fp8":
             return kernels.fp8_linear.choose(rows, self.backend)
         ready = self._ready(window)
+        if fmt is None:
+            return kernels.int_linear.choose(rows, ready, None, backend=self.backend)
         return kernels.int_linear.choose(rows, ready, fmt.bits, fmt.symmetric, self.backend)
 
-    def codes_of(self, x: Tensor, window: int, backend: str) -> RowCodes:
-        """Codes of x [..., i] as a backend multiplies them, [m, i]."""
+    def operands(self, x: Tensor, window: int, backend: str) -> tuple[RowCodes, Branch | None]:
+        """What the integer product takes of x [..., i]: codes [m, i], and the branch where there is one."""
+        if not self.transform.rank:
+            return self.codes_of(x, window, backend), None
+        rows = self._rows(x, window)
+        codes = self.codes_of(x, window, backend, rows)
+        return codes, self._branch(rows, x.dtype, window, backend)
+
+    def _branch(self, rows: Tensor, dtype: torch.dtype, window: int, backend: str) -> Branch | None:
+        if not self.transform.rank:
+            return None
+        down, up = self._part("down", window), self._part("up", window)
+        return branch_of(rows, down, up, multiplied_in(dtype, backend))
+
+    def codes_of(
+        self, x: Tensor, window: int, backend: str, rows: Tensor | None = None
+    ) -> RowCodes:
+        """Codes of x [..., i] as a backend multiplies them, [m, i]; `rows` are its transformed rows where known."""
 
         def made(x: Tensor) -> RowCodes:
+            if rows is not None:
+                return self._coded(rows, window, backend)
             shared = self._codes.readers > 1  # nobody asks for the rows again, then
-            rows = self._rows_of(x, window) if shared else self._rows(x, window)
-            return self._coded(rows, window, backend)
+            own = self._rows_of(x, window) if shared else self._rows(x, window)
+            return self._coded(own, window, backend)
 
         fmt = self.plan.activations[window]
         if fmt is not None and fmt.static:
-            return self._coded(self._rows(x, window), window, backend)
+            known = self._rows(x, window) if rows is None else rows
+            return self._coded(known, window, backend)
         return self._codes.of(x, (window, backend == "triton"), made)
 
     def makes_codes_with(self, other: QuantLinear) -> bool:
@@ -294,8 +328,9 @@ class QuantLinear(HeldCodes):
         backend: str,
         after: After = None,
         dtype: torch.dtype = torch.float32,
+        branch: Branch | None = None,
     ) -> Tensor:
-        """Of codes [m, i] with the stored ones, and what comes after it, [m, o]; without a branch.
+        """Of codes [m, i] with the stored ones, the branch, and what comes after it, [m, o].
 
         s d (sum (n - z)(q - z_w)) + b', with b' = b + W k s where static ranges lie about a shift k.
         """
@@ -304,11 +339,14 @@ class QuantLinear(HeldCodes):
         if fmt.static:
             bias = self._once(f"bias of {window}", window, self._folded_bias)
         else:
-            bias = self.bias.float() if hasattr(self, "bias") else None
+            bias = self._bias
         ready = self._ready(window)
-        if fmt.kind == "fp8":
+        if fmt.kind == "fp8" and branch is None:
             return kernels.fp8_linear.multiply(codes, ready, bias, backend, after, dtype)
-        y = kernels.int_linear.multiply(codes, ready, bias, fmt.bits, backend, after, dtype)
+        if fmt.kind == "fp8":
+            y = kernels.fp8_linear.multiply(codes, ready, bias, backend)
+            return finished(y, after, dtype, branch)
+        y = kernels.int_linear.multiply(codes, ready, bias, fmt.bits, backend, after, dtype, branch)
         if not (self.transform.per_window or torch.compiler.is_compiling()):
             self.release_codes(ready)
         return y
@@ -363,7 +401,7 @@ class QuantLinear(HeldCodes):
         self._codes.clear()
 
     def _folded_bias(self, window: int) -> Tensor | None:
-        bias, about = self.bias.float() if hasattr(self, "bias") else None, self._about(window)
+        bias, about = self._bias, self._about(window)
         if about is None:
             return bias
         folded = self._dequantize(window) @ (about * self.act_scale[window])  # once: not kept
@@ -372,12 +410,9 @@ class QuantLinear(HeldCodes):
     def why(self, rows: int) -> tuple[str, str]:
         """Backend that runs for `rows` rows in the first window, and one sentence why."""
         fmt, weight = self.plan.activations[0], self.plan.weight
-        if fmt is None:
-            return (
-                "simulate",
-                "simulate: weight-only, the stored integers are expanded for an ordinary matmul",
-            )
-        if self.multiplies_codes(0):
+        if fmt is None and not self._weight_only(0):
+            return "simulate", EXPANDED
+        if fmt is None or self.multiplies_codes(0):
             return self.choice(torch.empty(rows, self.in_features, device=self.device))
         lacks = "has no integer sums per row"
         if fmt.static:

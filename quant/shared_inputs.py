@@ -49,8 +49,6 @@ def _same_basis(one: QuantLinear, other: QuantLinear) -> bool:
 
 
 def _same_codes(layer: QuantLinear, name: str, holder: QuantLinear) -> bool:
-    if layer.transform.rank or holder.transform.rank:
-        return False  # their branches read the rows beside the codes
     if (layer.plan.activations, layer.windows) != (holder.plan.activations, holder.windows):
         return False
     changed = layer.transform.changes_input or holder.transform.changes_input

@@ -3,7 +3,8 @@
 All backends compute from one set of stored integers: their integer sums are equal bit for bit and
 their float32 outputs within 1e-6. ``simulate`` is the definition, ``integer`` uses 8-bit products of
 the CPU, ``triton`` those of a GPU. ``auto`` takes the integer path only where it was measured faster on this
-kind of device. A GELU, or a gate with the residual, can come after in the same pass (`After`).
+kind of device. A low-rank product (`Branch`) can be added in the same pass, and a GELU, or a gate with the residual,
+can come after (`After`).
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from torch import Tensor
 from ..dispatch import Choice, Op, callable_module
 from ..quantize_rows import RowCodes
 from . import cpu, custom_op, tuned
+from .branch import Branch, check_branch
 from .weight import After, GatedResidual, PackedWeight, Prepared, ReleasedWeight, Residency
 
 __all__ = [
     "OP",
     "After",
+    "Branch",
     "GatedResidual",
     "PackedWeight",
     "Prepared",
@@ -61,21 +64,23 @@ def int_linear(
     act_symmetric: bool = True,
     backend: str | None = None,
     after: After = None,
+    branch: Branch | None = None,
 ) -> Tensor:
     """Quantize x float[m, k] row by row to `act_bits` (2..8) and multiply; y [m, n] in x's dtype.
 
     `act_bits=None` leaves x as it is (weight-only quantization). bias [n]. Inside, all is float32.
-    `after` is what follows the bias: "gelu" (tanh), a `GatedResidual`, or nothing.
+    `after` is what follows bias and `branch`: "gelu" (tanh), a `GatedResidual`, or nothing.
     Raises ValueError for shapes or devices that do not match, RuntimeError if `backend` (or
     ``DQVIZ_BACKEND``) names a version that cannot compute this layer exactly.
     """
     prepared = _prepared(weight)
     _check(x, prepared.weight, bias)
     check_after(after, len(x), prepared.weight.out_features)
+    check_branch(branch, len(x), prepared.weight.out_features)
     version = OP.version(choose(x, prepared, act_bits, act_symmetric, backend).backend)
     if bias is not None:
         bias = bias.to(torch.float32)
-    return version.linear(x, prepared, bias, act_bits, act_symmetric, after, x.dtype)
+    return version.linear(x, prepared, bias, act_bits, act_symmetric, after, x.dtype, branch)
 
 
 def multiply(
@@ -86,6 +91,7 @@ def multiply(
     backend: str | None = None,
     after: After = None,
     dtype: torch.dtype = torch.float32,
+    branch: Branch | None = None,
 ) -> Tensor:
     """The product with rows that were quantized elsewhere, e.g. with one scale for all; y [m, n] in `dtype`.
 
@@ -95,9 +101,10 @@ def multiply(
     symmetric = rows.zero is None
     _check(rows.codes, prepared.weight, bias, codes=True)
     check_after(after, len(rows.codes), prepared.weight.out_features)
+    check_branch(branch, len(rows.codes), prepared.weight.out_features)
     version = OP.version(choose(rows.codes, prepared, act_bits, symmetric, backend).backend)
     bias = None if bias is None else bias.to(torch.float32)
-    return version.multiply(rows, prepared, bias, act_bits, after, dtype)
+    return version.multiply(rows, prepared, bias, act_bits, after, dtype, branch)
 
 
 def accumulate(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..quantize_rows import custom_op as row_op
-from . import PackedWeight, int_linear
+from . import Branch, PackedWeight, int_linear
 from .operand import operand
 
 
@@ -29,6 +29,13 @@ def example_weight(
     return PackedWeight.from_codes(codes, bits, scale, None if symmetric else zero, group_size)
 
 
+def factors(m: int, n: int, rank: int) -> tuple[Tensor, Tensor]:
+    """Those of a seeded branch: float32 [m, r] of the rows, float16 [n, r] of the weight."""
+    generator = torch.Generator().manual_seed(rank)
+    h, up = torch.randn(m, rank, generator=generator), torch.randn(n, rank, generator=generator)
+    return h, up.half()
+
+
 def _case(
     m: int,
     k: int,
@@ -37,12 +44,14 @@ def _case(
     act_bits: int | None,
     symmetric: bool = True,
     group: int | None = None,
+    rank: int = 0,
 ) -> Callable[[str], tuple[Tensor, ...]]:
     def run(backend: str) -> tuple[Tensor, ...]:
         weight = example_weight(n, k, bits, symmetric, group)
         generator = torch.Generator().manual_seed(m)
         x, bias = torch.randn(m, k, generator=generator), torch.randn(n, generator=generator)
-        return (int_linear(x, weight, bias, act_bits, symmetric, backend),)
+        branch = Branch(*factors(m, n, rank)) if rank else None
+        return (int_linear(x, weight, bias, act_bits, symmetric, backend, branch=branch),)
 
     return run
 
@@ -53,13 +62,19 @@ CASES = {
     "5x64x33 w4a8 asymmetric": _case(5, 64, 33, 4, 8, symmetric=False),
     "5x31x16 w8a7 asymmetric": _case(5, 31, 16, 8, 7, symmetric=False),
     "4x100x12 w4a8 groups of 32": _case(4, 100, 12, 4, 8, symmetric=False, group=32),
+    "6x66x20 w4a8 with a branch of rank 5": _case(6, 66, 20, 4, 8, rank=5),
     "4x24x6 w3 weight-only": _case(4, 24, 6, 3, None),
     "4x130x6 w4 weight-only, groups of 64": _case(4, 130, 6, 4, None, symmetric=False, group=64),
 }
 
 
 def _call(
-    bits: int, group: int | None, symmetric: bool, after: str, act_bits: int | None = 8
+    bits: int,
+    group: int | None,
+    symmetric: bool,
+    after: str,
+    act_bits: int | None = 8,
+    rank: int = 0,
 ) -> tuple[Any, ...]:
     m, k, n = 6, 70, 9
     generator = torch.Generator().manual_seed(bits)
@@ -81,6 +96,7 @@ def _call(
         own.group,
         after == "gelu",
         torch.bfloat16,
+        *(factors(m, n, rank) if rank else ()),
     )
 
 
@@ -89,6 +105,9 @@ CALLS = {
     "6x70x9 w8a8": partial(_call, 8, None, True, ""),
     "6x70x9 w8a8 asymmetric, GELU": partial(_call, 8, None, False, "gelu"),
     "6x70x9 w4a8 in groups, gate and residual": partial(_call, 4, 64, False, "gate"),
+    "6x70x9 w4a8, branch of rank 5, gate and residual": partial(
+        _call, 4, None, True, "gate", rank=5
+    ),
     "6x70x9 w4a16": partial(_call, 4, None, False, "", None),
     "6x70x9 w8a16 in groups, gate and residual": partial(_call, 8, 64, True, "gate", None),
 }

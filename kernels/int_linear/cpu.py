@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ..quantize_rows import RowCodes, quantize_rows
+from .branch import Branch
 from .reference import finished, scaled
 from .weight import After, PackedWeight, Prepared
 
@@ -125,10 +126,11 @@ def linear(
     act_symmetric: bool,
     after: After,
     dtype: torch.dtype,
+    branch: Branch | None = None,
 ) -> Tensor:
     """x float[m, k] -> y [m, n]."""
     rows = quantize_rows(x, act_bits, act_symmetric, backend="simulate")
-    return multiply(rows, weight, bias, act_bits, after, dtype)
+    return multiply(rows, weight, bias, act_bits, after, dtype, branch)
 
 
 def multiply(
@@ -138,10 +140,11 @@ def multiply(
     act_bits: int,
     after: After,
     dtype: torch.dtype,
+    branch: Branch | None = None,
 ) -> Tensor:
     """rows of any scales [m, k] -> y [m, n]."""
     acc = _accumulated(rows, weight, act_bits)
-    return finished(scaled(acc, rows.scale, weight.weight.scale, bias), after, dtype)
+    return finished(scaled(acc, rows.scale, weight.weight.scale, bias), after, dtype, branch)
 
 
 def accumulate(x: Tensor, weight: Prepared, act_bits: int, act_symmetric: bool) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..dispatch import triton_obstacle
 from ..quantize_rows import RowCodes
 from ..quantize_rows import custom_op as row_op
+from .branch import Branch, with_branch
 from .operand import GROUPS, from_nibbles, groups_fit, operand
 from .reference import finished
 from .weight import After, GatedResidual, PackedWeight, Prepared
@@ -37,10 +38,13 @@ def int_linear(
     group: int,
     gelu: bool,
     dtype: torch.dtype,
+    branch: Tensor | None = None,
+    up: Tensor | None = None,
 ) -> Tensor:
     """codes int8 [m, k], row_scale, row_zero [m, 1]; data .. shift, group as in `Operand`; y [m, n] in `dtype`.
 
     With int32, y is the integer sums before scales and all else. Without row_scale, codes are rows float [m, k].
+    branch [m, r] and up [n, r] are both factors of a `Branch`.
     """
     k = codes.shape[1]
     q = (from_nibbles(data, k) if data.dtype == torch.uint8 else data).double()  # [n, k]
@@ -57,7 +61,8 @@ def int_linear(
         if dtype == torch.int32:
             return acc.to(torch.int32)
         y = acc * s * scale
-    y = (y if bias is None else y + bias).float()
+    y = y if bias is None else y + bias
+    y = with_branch(y, None if branch is None or up is None else Branch(branch, up)).float()
     return finished(y, after_of(gate, residual, gelu), dtype).contiguous()
 
 
@@ -71,7 +76,7 @@ def _(*operands: Any) -> Tensor:
 
 @int_linear.register_fake
 def _(*operands: Any) -> Tensor:
-    codes, _, _, data, *_, dtype = operands
+    codes, data, dtype = operands[0], operands[3], operands[12]
     return codes.new_empty((len(codes), len(data)), dtype=dtype)
 
 
@@ -99,12 +104,13 @@ def linear(
     act_symmetric: bool,
     after: After,
     dtype: torch.dtype,
+    branch: Branch | None = None,
 ) -> Tensor:
     """x float[m, k] -> y [m, n]."""
     if act_bits is None:
-        return _product(x, None, None, weight, bias, after, dtype)
+        return _product(x, None, None, weight, bias, after, dtype, branch)
     parts = row_op.quantize_rows(x, act_bits, act_symmetric)
-    return multiply(RowCodes.of(parts, act_symmetric), weight, bias, act_bits, after, dtype)
+    return multiply(RowCodes.of(parts, act_symmetric), weight, bias, act_bits, after, dtype, branch)
 
 
 def multiply(
@@ -114,6 +120,7 @@ def multiply(
     act_bits: int,
     after: After,
     dtype: torch.dtype,
+    branch: Branch | None = None,
 ) -> Tensor:
     """rows of any scales [m, k], in int8 or as the definition makes them -> y [m, n]."""
     codes, zero = rows.codes, rows.zero
@@ -121,7 +128,7 @@ def multiply(
         half = 0 if zero is None else 2 ** (act_bits - 1)
         codes = (codes - half).to(torch.int8)
         zero = None if zero is None else zero - half
-    return _product(codes, rows.scale, zero, weight, bias, after, dtype)
+    return _product(codes, rows.scale, zero, weight, bias, after, dtype, branch)
 
 
 def accumulate(x: Tensor, weight: Prepared, act_bits: int, act_symmetric: bool) -> Tensor:
@@ -137,12 +144,14 @@ def _product(
     bias: Tensor | None,
     after: After,
     dtype: torch.dtype,
+    branch: Branch | None,
 ) -> Tensor:
     own = weight.form("triton", operand)
     gated = isinstance(after, GatedResidual)
     gate, residual = (after.gate, after.residual) if gated else (None, None)
+    gelu, parts = after == "gelu", branch or (None, None)
     return int_linear(
-        rows, scale, zero, *own[:4], bias, gate, residual, own.group, after == "gelu", dtype
+        rows, scale, zero, *own[:4], bias, gate, residual, own.group, gelu, dtype, *parts
     )
 
 

@@ -8,7 +8,8 @@ Shapes: x [m, k]; a, za, s its row codes, zeros, scales (`quantize_rows`); q, z,
     y_ij   = s_i sum_k (a_ik - za_i) w_jk + bias_j       group-wise: w = (q - z) d
     y_ij   = sum_k x_ik w_jk + bias_j                    weight-only: act_bits is None
 
-What comes after: nothing, gelu(y) (tanh), or residual + gate_b y for row i of sample b.
+What comes after: y + h up^T, where there is a branch (`branch.py`); then nothing, gelu(y) (tanh), or residual + gate_b y
+for row i of sample b.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..quantize_rows import RowCodes, quantize_rows
+from .branch import Branch, with_branch
 from .weight import After, GatedResidual, PackedWeight, Prepared
 
 
@@ -29,13 +31,14 @@ def linear(
     act_symmetric: bool,
     after: After,
     dtype: torch.dtype,
+    branch: Branch | None = None,
 ) -> Tensor:
     """x float[m, k] -> y [m, n]."""
     if act_bits is None:
         values = weight.form("values", PackedWeight.dequantize)
-        return finished(F.linear(x.to(torch.float32), values, bias), after, dtype)
+        return finished(F.linear(x.to(torch.float32), values, bias), after, dtype, branch)
     rows = quantize_rows(x, act_bits, act_symmetric, backend="simulate")
-    return multiply(rows, weight, bias, act_bits, after, dtype)
+    return multiply(rows, weight, bias, act_bits, after, dtype, branch)
 
 
 def multiply(
@@ -45,19 +48,21 @@ def multiply(
     act_bits: int,
     after: After,
     dtype: torch.dtype,
+    branch: Branch | None = None,
 ) -> Tensor:
     """rows of any scales [m, k] -> y [m, n]."""
     if weight.weight.scale.shape[1] > 1:
         y = F.linear(_centred(rows), weight.form("values", PackedWeight.dequantize)).mul_(
             rows.scale
         )
-        return finished(y if bias is None else y.add_(bias), after, dtype)
+        return finished(y if bias is None else y.add_(bias), after, dtype, branch)
     acc = F.linear(_centred(rows), weight.form("integers", PackedWeight.integers))
-    return finished(scaled(acc, rows.scale, weight.weight.scale, bias), after, dtype)
+    return finished(scaled(acc, rows.scale, weight.weight.scale, bias), after, dtype, branch)
 
 
-def finished(y: Tensor, after: After, dtype: torch.dtype) -> Tensor:
+def finished(y: Tensor, after: After, dtype: torch.dtype, branch: Branch | None = None) -> Tensor:
     """What comes after y float32[m, n], which may be overwritten; the result in `dtype`."""
+    y = with_branch(y, branch)
     if after == "gelu":
         y = F.gelu(y, approximate="tanh")
     elif isinstance(after, GatedResidual):

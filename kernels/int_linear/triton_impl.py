@@ -17,18 +17,20 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..ahead import AMD_STAGES, Build
+from ..ahead import Build
 from ..triton_functions import loadable, product_tile, row_pointers
 from . import tiles, weight_only
-from .epilogue import finish
+from .epilogue import finish, with_branch
+from .launch import STRIDES, Ends, branch_constants, launched
 
 
 @triton.jit
 def _per_channel(
     codes_ptr, row_scale_ptr, row_zero_ptr, row_sums_ptr, data_ptr, scale_ptr, sums_ptr, shift_ptr,
-    bias_ptr, gate_ptr, residual_ptr, y_ptr, codes_stride, data_stride, gate_stride, residual_stride, m, n, k, t,
+    bias_ptr, branch_ptr, up_ptr, gate_ptr, residual_ptr, y_ptr,
+    codes_stride, data_stride, branch_stride, up_stride, gate_stride, residual_stride, m, n, k, t, r,
     NIBBLES: tl.constexpr, GELU: tl.constexpr, EVEN: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BRANCH: tl.constexpr, BR: tl.constexpr,
 ):  # fmt: skip
     """One scale for each weight row; EVEN where BK divides k. BK is 128 for nibbles."""
     i0, j0 = product_tile(m, n, BM, BN)
@@ -69,6 +71,9 @@ def _per_channel(
         row_scale = tl.load(row_scale_ptr + i, mask=i < m, other=0.0)
         scale = tl.load(scale_ptr + j, mask=j < n, other=0.0)
         y = acc.to(tl.float32) * row_scale[:, None] * scale[None, :]
+        y = with_branch(
+            y, branch_ptr, up_ptr, branch_stride, up_stride, i0, j0, m, n, r, BRANCH, BM, BN, BR
+        )
         finish(
             y, y_ptr, bias_ptr, gate_ptr, residual_ptr, gate_stride, residual_stride, i0, j, m, n, t, GELU, BM
         )  # fmt: skip
@@ -77,9 +82,10 @@ def _per_channel(
 @triton.jit
 def _in_groups(
     codes_ptr, row_scale_ptr, row_zero_ptr, data_ptr, scale_ptr, sums_ptr, shift_ptr,
-    bias_ptr, gate_ptr, residual_ptr, y_ptr, codes_stride, data_stride, gate_stride, residual_stride, m, n, k, t,
+    bias_ptr, branch_ptr, up_ptr, gate_ptr, residual_ptr, y_ptr,
+    codes_stride, data_stride, branch_stride, up_stride, gate_stride, residual_stride, m, n, k, t, r,
     NIBBLES: tl.constexpr, GELU: tl.constexpr, EVEN: tl.constexpr, GROUP: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BRANCH: tl.constexpr, BR: tl.constexpr,
 ):  # fmt: skip
     """A scale for GROUP channels of each weight row: int32 within a group, float32 across groups."""
     i0, j0 = product_tile(m, n, BM, BN)
@@ -127,6 +133,9 @@ def _in_groups(
         zero = tl.load(row_zero_ptr + i, mask=i < m, other=0.0)
         total -= zero[:, None] * tl.load(sums_ptr + j, mask=j < n, other=0.0)[None, :]
     y = total * tl.load(row_scale_ptr + i, mask=i < m, other=0.0)[:, None]
+    y = with_branch(
+        y, branch_ptr, up_ptr, branch_stride, up_stride, i0, j0, m, n, r, BRANCH, BM, BN, BR
+    )
     finish(
         y, y_ptr, bias_ptr, gate_ptr, residual_ptr, gate_stride, residual_stride, i0, j, m, n, t, GELU, BM
     )  # fmt: skip
@@ -146,57 +155,44 @@ def int_linear(
     group: int,
     gelu: bool,
     dtype: torch.dtype,
+    branch: Tensor | None = None,
+    up: Tensor | None = None,
     tile: Mapping[str, Any] | None = None,
 ) -> Tensor:
     """As the custom op. `tile` replaces constants of the launch; None: those of `tiles`."""
+    ends = Ends(bias, gate, residual, branch, up, dtype)
     if row_scale is None:
-        return weight_only.weight_only(
-            codes, data, scale, shift, bias, gate, residual, group, gelu, dtype
-        )
+        return weight_only.weight_only(codes, data, scale, shift, group, gelu, ends)
     (m, k), n = codes.shape, len(data)
     packed = data.dtype == torch.uint8
     codes, row_scale = loadable(codes), row_scale.contiguous()
     row_zero = None if row_zero is None else row_zero.contiguous()
-    bias = None if bias is None else bias.contiguous()
-    gate = None if gate is None else loadable(gate)
-    residual = None if residual is None else loadable(residual)
-    y = torch.empty((m, n), dtype=dtype, device=codes.device)
-    if not y.numel():
-        return y
     if tile is None:
         after = "gate" if gate is not None else "gelu" if gelu else ""
         tile = tiles.tile(codes.device, m, k, n, packed, group, after)
     gated = max((t.element_size() for t in (gate, residual) if t is not None), default=0)
-    constants = {**_constants(k, packed, group, gelu, gated), **tile}
-    if torch.version.hip:
-        constants["num_stages"] = min(AMD_STAGES, constants["num_stages"])
-    grid = (triton.cdiv(m, constants["BM"]) * triton.cdiv(n, constants["BN"]),)
-    strides = (
-        codes.stride(0),
-        data.stride(0),
-        0 if gate is None else gate.stride(0),
-        0 if residual is None else residual.stride(0),
-    )
-    sizes = (m, n, k, 1 if gate is None else m // len(gate))
-    parts = (data.view(torch.int8), scale, sums, shift, bias, gate, residual, y)
+    whole = branch is not None and branch.dtype == torch.float32
+    constants = {**_constants(k, packed, group, gelu, gated, whole), **tile}
+    weight = data.view(torch.int8), scale, sums, shift
     if group:
-        _in_groups[grid](codes, row_scale, row_zero, *parts, *strides, *sizes, **constants)
-        return y
+        return launched(_in_groups, codes, (row_scale, row_zero, *weight), data, ends, constants)
     row_sums = None
     if shift is not None:
         row_sums = codes.sum(1, dtype=torch.int32)
         if row_zero is not None:
             row_sums = row_sums - k * row_zero.flatten().to(torch.int32)
-    _per_channel[grid](codes, row_scale, row_zero, row_sums, *parts, *strides, *sizes, **constants)
-    return y
+    own = row_scale, row_zero, row_sums, *weight
+    return launched(_per_channel, codes, own, data, ends, constants)
 
 
-def _constants(k: int, packed: bool, group: int, gelu: bool, gated: int) -> dict[str, Any]:
-    """Tile and launch options; `gated`: bytes of an element of gate or residual, 0 without.
+def _constants(
+    k: int, packed: bool, group: int, gelu: bool, gated: int, whole: bool
+) -> dict[str, Any]:
+    """Tile and launch options; `gated`: bytes of an element of gate or residual, 0 without; `whole`: a branch in float32.
 
     A gate and a residual take registers, and get a narrower tile; those in 32 bit spill from four warps.
     """
-    narrow = gated or group
+    narrow = gated or group or whole
     few = 0 < gated <= 2 and not group
     constants = {
         "NIBBLES": packed,
@@ -218,9 +214,10 @@ def _build(
     gelu: bool = False,
     gated: bool = False,
     zeros: bool = False,
+    rank: int = 0,
     stream: str = "bf16",
 ) -> Build:
-    """As for DiT-XL/2, 1152 channels; `stream` is the type of outputs, gates and residuals."""
+    """As for DiT-XL/2, 1152 channels; `stream` is the type of outputs, gates, residuals and rows of a branch."""
     types = {
         "codes_ptr": "*i8",
         "row_scale_ptr": "*fp32",
@@ -234,11 +231,15 @@ def _build(
     if zeros:
         types |= {"row_zero_ptr": "*fp32", "shift_ptr": "*i8" if group else "*i32"}
         types |= {} if group else {"row_sums_ptr": "*i32"}
-    sizes = ("codes_stride", "data_stride", "gate_stride", "residual_stride", "n", "k", "t")
-    types |= dict.fromkeys(sizes, "i32:16") | {"m": "i32"}
+    types |= {"branch_ptr": f"*{stream}", "up_ptr": "*fp16"} if rank else {}
+    types |= dict.fromkeys((*STRIDES, "codes_stride", "data_stride", "n", "k", "t", "r"), "i32:16")
+    types |= {"m": "i32"}
     kernel = _in_groups if group else _per_channel
     width = (4 if stream == "fp32" else 2) if gated else 0
-    return Build(name, kernel, types, _constants(1152, packed, group, gelu, width), "int8")
+    whole = stream == "fp32"
+    constants = _constants(1152, packed, group, gelu, width, bool(rank) and whole)
+    constants |= branch_constants(rank, torch.float32 if whole else torch.bfloat16)
+    return Build(name, kernel, types, constants, "int8")
 
 
 BUILDS = (
@@ -247,11 +248,18 @@ BUILDS = (
     _build("w8a8, gate and residual", gated=True),
     _build("w8a8, gate and residual, fp16", gated=True, stream="fp16"),
     _build("w8a8, gate and residual, fp32", gated=True, stream="fp32"),
+    _build("w8a8, branch of rank 32", rank=32),
+    _build("w8a8, branch of rank 32, gate and residual", rank=32, gated=True),
+    _build("w8a8, branch of rank 32, fp32", rank=32, stream="fp32"),
+    _build("w8a8, branch of rank 32, gate and residual, fp32", rank=32, gated=True, stream="fp32"),
     _build("w8a8, asymmetric both", zeros=True),
     _build("w8a8, groups of 128", group=128),
     _build("w8a8, groups of 64", group=64),
     _build("w4a8", packed=True),
     _build("w4a8, gate and residual", packed=True, gated=True),
+    _build("w4a8, branch of rank 32", packed=True, rank=32),
+    _build("w4a8, branch of rank 32, gate and residual", packed=True, rank=32, gated=True),
+    _build("w4a8, groups of 64, branch of rank 32", packed=True, group=64, rank=32),
     _build("w4a8, groups of 128", packed=True, group=128),
     _build("w4a8, groups of 64", packed=True, group=64),
     _build("w4a8, groups of 128, asymmetric both", packed=True, group=128, zeros=True),

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..ahead import AMD_STAGES, Build
+from ..ahead import Build
 from ..triton_functions import (
     float_precision,
     float_product,
@@ -23,15 +23,16 @@ from ..triton_functions import (
     product_tile,
     row_pointers,
 )
-from .epilogue import finish
+from .epilogue import finish, with_branch
+from .launch import STRIDES, Ends, branch_constants, launched
 
 
 @triton.jit
 def _weight_only(
-    x_ptr, data_ptr, scale_ptr, shift_ptr, bias_ptr, gate_ptr, residual_ptr, y_ptr,
-    x_stride, data_stride, gate_stride, residual_stride, m, n, k, t,
+    x_ptr, data_ptr, scale_ptr, shift_ptr, bias_ptr, branch_ptr, up_ptr, gate_ptr, residual_ptr, y_ptr,
+    x_stride, data_stride, branch_stride, up_stride, gate_stride, residual_stride, m, n, k, t, r,
     NIBBLES: tl.constexpr, GELU: tl.constexpr, EVEN: tl.constexpr, GROUP: tl.constexpr, PRECISION: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BRANCH: tl.constexpr, BR: tl.constexpr,
 ):  # fmt: skip
     """x [m, k]; one scale for each weight row, or for GROUP channels of it; EVEN where 128 divides k."""
     i0, j0 = product_tile(m, n, BM, BN)
@@ -68,6 +69,9 @@ def _weight_only(
         data += BK
     if not GROUP:
         total *= tl.load(scale_ptr + own)[None, :]
+    total = with_branch(
+        total, branch_ptr, up_ptr, branch_stride, up_stride, i0, j0, m, n, r, BRANCH, BM, BN, BR
+    )
     finish(
         total, y_ptr, bias_ptr, gate_ptr, residual_ptr, gate_stride, residual_stride, i0, j, m, n, t, GELU, BM
     )  # fmt: skip
@@ -78,51 +82,39 @@ def weight_only(
     data: Tensor,
     scale: Tensor,
     shift: Tensor | None,
-    bias: Tensor | None,
-    gate: Tensor | None,
-    residual: Tensor | None,
     group: int,
     gelu: bool,
-    dtype: torch.dtype,
+    ends: Ends,
 ) -> Tensor:
-    """x float[m, k] -> y [m, n] in `dtype`; the rest as of the custom op."""
-    (m, k), n = x.shape, len(data)
+    """x float[m, k] -> y [m, n]; the rest as of the custom op."""
     x = loadable(x)
-    bias = None if bias is None else bias.contiguous()
-    gate = None if gate is None else loadable(gate)
-    residual = None if residual is None else loadable(residual)
-    y = torch.empty((m, n), dtype=dtype, device=x.device)
-    if not y.numel():
-        return y
-    constants = _constants(k, data.dtype == torch.uint8, group, gelu, gate is not None, x.dtype)
-    if torch.version.hip:
-        constants["num_stages"] = min(AMD_STAGES, constants["num_stages"])
-    grid = (triton.cdiv(m, constants["BM"]) * triton.cdiv(n, constants["BN"]),)
-    strides = (
-        x.stride(0),
-        data.stride(0),
-        0 if gate is None else gate.stride(0),
-        0 if residual is None else residual.stride(0),
-    )
-    sizes = (m, n, k, 1 if gate is None else m // len(gate))
-    parts = (data.view(torch.int8), scale, shift, bias, gate, residual, y)
-    _weight_only[grid](x, *parts, *strides, *sizes, **constants)
-    return y
+    packed, gated, zeros = data.dtype == torch.uint8, ends.gate is not None, shift is not None
+    constants = _constants(x.shape[1], packed, group, gelu, gated, zeros, x.dtype)
+    own = data.view(torch.int8), scale, shift
+    return launched(_weight_only, x, own, data, ends, constants)
 
 
 def _constants(
-    k: int, packed: bool, group: int, gelu: bool, gated: bool, dtype: torch.dtype
+    k: int, packed: bool, group: int, gelu: bool, gated: bool, zeros: bool, dtype: torch.dtype
 ) -> dict[str, Any]:
-    """Tile and launch options; nibbles, sums of a group, a gate and a residual take registers."""
-    whole = dtype == torch.float32
+    """Tile and launch options; `zeros`: whether the weight has some that lie beside its integers.
+
+    Nibbles, sums of a group, a gate and a residual take registers. Float32, in three parts, takes most: other tiles
+    than these spill on some GPU.
+    """
+    if dtype == torch.float32:
+        rows = 16 if packed else 32
+        columns = 128 if packed and zeros and not group else 64
+    else:
+        rows, columns = 128, 64 if packed or gated or group else 128
     return {
         "NIBBLES": packed,
         "GELU": gelu,
         "EVEN": k % 128 == 0,
         "GROUP": group,
         "PRECISION": float_precision(dtype),
-        "BM": 32 if whole else 128,
-        "BN": 64 if packed or gated or group or whole else 128,
+        "BM": rows,
+        "BN": columns,
         "num_warps": 8,
         "num_stages": 3,
     }
@@ -135,11 +127,13 @@ def _build(
     group: int = 0,
     gated: bool = False,
     zeros: bool = False,
+    rank: int = 0,
     dtype: torch.dtype = torch.bfloat16,
 ) -> Build:
     """As for DiT-XL/2, 1152 channels, bfloat16 out."""
+    kind = {torch.bfloat16: "*bf16", torch.float32: "*fp32"}[dtype]
     types = {
-        "x_ptr": {torch.bfloat16: "*bf16", torch.float32: "*fp32"}[dtype],
+        "x_ptr": kind,
         "data_ptr": "*i8",
         "scale_ptr": "*fp32",
         "bias_ptr": "*fp32",
@@ -147,13 +141,14 @@ def _build(
     }
     types |= {"gate_ptr": "*bf16", "residual_ptr": "*bf16"} if gated else {}
     types |= {"shift_ptr": "*i8" if group else "*i32"} if zeros else {}
-    sizes = ("x_stride", "data_stride", "gate_stride", "residual_stride", "n", "k", "t")
-    types |= dict.fromkeys(sizes, "i32:16") | {"m": "i32"}
-    constants = _constants(1152, packed, group, False, gated, dtype)
+    types |= {"branch_ptr": kind, "up_ptr": "*fp16"} if rank else {}
+    types |= dict.fromkeys((*STRIDES, "x_stride", "data_stride", "n", "k", "t", "r"), "i32:16")
+    types |= {"m": "i32"}
+    constants = _constants(1152, packed, group, False, gated, zeros, dtype)
+    constants |= branch_constants(rank, dtype)
     return Build(name, _weight_only, types, constants, "half")
 
 
-# Not among them: float32 rows with asymmetric groups, which spill 112 bytes on sm_90.
 BUILDS = (
     _build("w8a16", packed=False),
     _build("w4a16"),
@@ -162,4 +157,6 @@ BUILDS = (
     _build("w4a16, groups of 128", group=128),
     _build("w4a16, groups of 64, asymmetric", group=64, zeros=True),
     _build("w4a32", dtype=torch.float32),
+    _build("w4a32, asymmetric", zeros=True, dtype=torch.float32),
+    _build("w4a32, groups of 64, asymmetric", group=64, zeros=True, dtype=torch.float32),
 )

@@ -15,10 +15,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..ahead import AMD_STAGES, Build
+from ..ahead import Build
+from ..int_linear.epilogue import finish
 from ..triton_functions import (
     float_precision,
     float_product,
+    launch_tiles,
     loadable,
     product_tile,
     row_pointers,
@@ -69,11 +71,7 @@ def _vq_linear(
     if row_scale_ptr is not None:
         row_scale = tl.load(row_scale_ptr + i, mask=i < m, other=0.0)
         out *= (row_scale * tl.load(codebook_scale_ptr))[:, None]
-    if bias_ptr is not None:
-        out += tl.load(bias_ptr + j, mask=j < n, other=0.0)[None, :]
-    inside = (i < m)[:, None] & (j < n)[None, :]
-    y = y_ptr + i.to(tl.int64)[:, None] * n + j[None, :]
-    tl.store(y, out.to(y_ptr.dtype.element_ty), mask=inside)
+    finish(out, y_ptr, bias_ptr, None, None, 0, 0, i0, j, m, n, 1, False, BM)
 
 
 def vq_linear(
@@ -95,13 +93,9 @@ def vq_linear(
     codebook = codebook.to(x.dtype).contiguous()
     bias = None if bias is None else bias.float().contiguous()
     c, d = codebook.shape
-    constants = _constants(k, c, d, x.dtype)
-    if torch.version.hip:
-        constants["num_stages"] = min(AMD_STAGES, constants["num_stages"])
-    grid = (triton.cdiv(m, constants["BM"]) * triton.cdiv(n, constants["BN"]),)
-    _vq_linear[grid](
-        x, row_scale, packed, codebook, codebook_scale, bias, y, x.stride(0), packed.stride(0), m, n, k, **constants
-    )  # fmt: skip
+    parts = (x, row_scale, packed, codebook, codebook_scale, bias, y)
+    sizes = (x.stride(0), packed.stride(0), m, n, k)
+    launch_tiles(_vq_linear, (*parts, *sizes), m, n, _constants(k, c, d, x.dtype))
     return y
 
 

@@ -37,7 +37,7 @@ METHODS = {
     "viditq folded": ({"transform": "both", "alpha": 0.4, "fold": "all"}, 10, ""),
     "trdq": ({"alpha": 0.3}, 4, "block rotations have no operation with LayerNorm"),
     "static-step": ({}, 6, "static ranges stand before an operation that finds its own"),
-    "svdquant": ({"alpha": 0.5}, 0, "branches in 16 bit are added before anything else"),
+    "svdquant": ({"alpha": 0.5}, 4, "a branch in 16 bit reads rows"),
 }
 
 
@@ -64,13 +64,14 @@ class Products:
 
     def __init__(self, transformer: nn.Module, call: dict) -> None:
         self.codes: list[kernels.quantize_rows.RowCodes] = []
-        self.fused = 0
+        self.fused = self.branches = 0
         right = kernels.int_linear.multiply
 
-        def multiply(rows, weight, bias, bits, backend, after=None, dtype=torch.float32):
+        def multiply(rows, weight, bias, bits, backend, after, dtype, branch):
             self.codes.append(rows)
             self.fused += after is not None
-            return right(rows, weight, bias, bits, backend, after, dtype)
+            self.branches += branch is not None
+            return right(rows, weight, bias, bits, backend, after, dtype, branch)
 
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(kernels.int_linear, "multiply", multiply)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kernels.int_linear import (
+    Branch,
     GatedResidual,
     PackedWeight,
     accumulate,
@@ -14,7 +15,7 @@ from kernels.int_linear import (
     int_linear,
     triton_impl,
 )
-from kernels.int_linear.cases import example_weight
+from kernels.int_linear.cases import example_weight, factors
 from kernels.int_linear.operand import operand
 from kernels.int_linear.weight import After
 from kernels.quantize_rows import custom_op as row_op
@@ -46,12 +47,13 @@ def product(
     bias: Tensor | None = None,
     after: After = None,
     dtype: torch.dtype = torch.float32,
+    branch: Branch | None = None,
 ) -> Tensor:
     """What the kernel gives."""
-    own = operand(weight)
+    own, parts = operand(weight), branch or (None, None)
     gate, residual = after if isinstance(after, GatedResidual) else (None, None)
     return triton_impl.int_linear(
-        *rows, *own[:4], bias, gate, residual, own.group, after == "gelu", dtype
+        *rows, *own[:4], bias, gate, residual, own.group, after == "gelu", dtype, *parts
     )
 
 
@@ -60,6 +62,7 @@ def exact(
     weight: PackedWeight,
     bias: Tensor | None = None,
     after: After = None,
+    branch: Branch | None = None,
 ) -> Tensor:
     """The same in float64, from the stored codes and nothing of the op."""
     codes, scale, zero = rows
@@ -69,6 +72,7 @@ def exact(
     q = weight.codes().double() - weight.zeros().double()[:, group]
     y = a @ (q * weight.scale.double()[:, group]).T
     y = y if bias is None else y + bias.double()
+    y = y if branch is None else y + branch.rows.double() @ branch.up.double().T
     if after == "gelu":
         return torch.nn.functional.gelu(y, approximate="tanh")
     if isinstance(after, GatedResidual):
@@ -146,6 +150,52 @@ def test_gelu_and_gated_residual_in_the_same_pass(bits: int, group: int | None) 
     for after in ("gelu", GatedResidual(gate, residual)):
         got = product(rows, weight, bias, after)
         assert_close(got, exact(rows, weight, bias, after), 2e-6)
+
+
+def branch_of(m: int, n: int, rank: int, dtype: torch.dtype = torch.float32) -> Branch:
+    """Seeded factors, that of the rows in `dtype`."""
+    h, up = factors(m, n, rank)
+    return Branch(h.to(dtype), up)
+
+
+@pytest.mark.parametrize("rank", [1, 32, 70])
+@pytest.mark.parametrize(("bits", "group"), [(8, None), (4, 64)])
+@pytest.mark.parametrize("quantized", [True, False], ids=["codes", "floats"])
+def test_a_branch_of_any_rank(bits: int, group: int | None, rank: int, quantized: bool) -> None:
+    m, k, n = 40, 130, 70
+    weight = example_weight(n, k, bits, symmetric=False, group_size=group)
+    rows = rows_of(m, k, True) if quantized else (floats_of(m, k), None, None)
+    branch, bias = branch_of(m, n, rank), torch.ones(n)
+    got = product(rows, weight, bias, branch=branch)
+    assert_close(got, exact(rows, weight, bias, branch=branch), 1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")  # numpy interprets: exp(100) is inf
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_branch_comes_before_gelu_and_gate(bits: int) -> None:
+    b, t, k, n = 3, 25, 130, 70
+    weight, rows = example_weight(n, k, bits), rows_of(b * t, k, True)
+    generator, branch = torch.Generator().manual_seed(bits), branch_of(b * t, n, 8)
+    gate = torch.randn(b, n, generator=generator)
+    residual = torch.randn(b * t, n, generator=generator)
+    rows[1].clamp_(max=0.03)
+    for after in ("gelu", GatedResidual(gate, residual)):
+        got = product(rows, weight, None, after, branch=branch)
+        assert_close(got, exact(rows, weight, None, after, branch), 2e-6)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 8e-3), (torch.float16, 1e-3)])
+def test_branches_in_half_precision_and_views_of_them(dtype: torch.dtype, tolerance: float) -> None:
+    weight, rows = example_weight(40, 128, 8), rows_of(10, 128, True)
+    rows[1].clamp_(max=1e-2)
+    h, up = branch_of(10, 40, 12, dtype)
+    expected = exact(rows, weight, branch=Branch(h, up))
+    wide = torch.full((10, 40), 99.0, dtype=dtype)
+    wide[:, 5:17] = h
+    for view in (h, wide[:, 5:17], h.T.contiguous().T):
+        got = product(rows, weight, None, None, dtype, Branch(view, up.T.contiguous().T))
+        assert got.dtype == dtype
+        assert_close(got, expected, tolerance)
 
 
 # The interpreter cuts bfloat16 off where a GPU rounds: one unit in the last place instead of half.
@@ -242,7 +292,8 @@ def test_the_custom_op_says_what_the_kernel_computes(monkeypatch: pytest.MonkeyP
     weight, rows = example_weight(20, 100, 4, symmetric=False), rows_of(8, 100, False)
     own = operand(weight)
     for dtype in (torch.float32, torch.int32):
-        arguments = (*rows, *own[:4], None, None, None, own.group, False, dtype)
+        branch = branch_of(8, 20, 4)
+        arguments = (*rows, *own[:4], None, None, None, own.group, False, dtype, *branch)
         got = triton_impl.int_linear(*arguments)
         torch.testing.assert_close(got, custom_op.int_linear(*arguments), rtol=1e-5, atol=1e-6)
     monkeypatch.setattr(custom_op, "int_linear", triton_impl.int_linear)
