@@ -2,7 +2,8 @@
 
 Tiles lie as in `kernels.int_linear`. Matrix units of sm_89 and sm_90 add products of 8-bit floats in about 14 bits
 (SageAttention2, arXiv 2411.10958; DeepSeek-V3, arXiv 2412.19437, section 3.3.2), so that a long sum loses what its operands
-still had. There they add the `BK` products of a step, and steps are added in float32 (PROMOTED). On sm_100 units add in float32.
+still had. There they add the `BK` products of a step, and steps are added in float32 (PROMOTED). Units of sm_100 are taken to
+add in float32.
 """
 
 # The type checker takes calls between kernels for calls that never return.
@@ -40,8 +41,8 @@ def _fp8_linear(
         a = tl.load(codes) if EVEN else tl.load(codes, mask=inside, other=0.0)
         w = tl.load(data) if EVEN else tl.load(data, mask=inside, other=0.0)
         if PROMOTED:
-            # Without the limit, the compiler for sm_89 makes one long sum of it. Given with `acc`, sm_90 gets additions
-            # that PTX has before the wait for what they add.
+            # The limit keeps the compiler for sm_89 from folding the addition into the product. With `acc` handed to the
+            # product too, the one for sm_90 (Triton 3.7.1) adds what the unit found before it waits for it.
             acc += tl.dot(a, w.T, max_num_imprecise_acc=BK)
         else:
             acc = tl.dot(a, w.T, acc)

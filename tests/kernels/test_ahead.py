@@ -107,6 +107,13 @@ def test_8_bit_floats_are_compiled_where_there_are_some() -> None:
         assert {row.target for row in rows if row.op == op} == {"sm_89", "sm_90", "sm_100"}
 
 
+def test_sums_of_8_bit_floats_are_added_in_float32_step_by_step() -> None:
+    """A compiler that folds these additions into the products has none for the 64 outputs of a thread."""
+    rows = {(r.config, r.target): r.instructions for r in ahead.newest()[1] if r.op == "fp8_linear"}
+    for target in ("sm_89", "sm_90"):
+        assert rows["e4m3", target] >= rows["e4m3, one long sum", target] + 64
+
+
 def test_each_way_of_getting_worse_is_seen() -> None:
     row = next(r for r in ahead.newest()[1] if r.mma and r.target == "sm_90")
     where = f"{row.op}, {row.config}, sm_90"
