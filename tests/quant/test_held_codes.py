@@ -19,6 +19,7 @@ from quant.quantization import quantize
 from quant.residency import counted, hold
 from quant.schema import Format, SitePlan, parse_bits
 from quant.step import at
+from quant.streaming import put_away, value
 from tests.kernels.linears import needs_onednn
 
 from .test_layers import TWO, inputs, make
@@ -181,6 +182,16 @@ def test_a_checkpoint_is_the_same_before_and_after(model, tmp_path):
             layer.backend = "integer"
     y = call(loaded)
     assert float((y - expected).norm() / expected.norm()) <= 1e-6
+
+
+def test_layers_that_ran_are_put_on_disk_whole(tmp_path):
+    layer, y = ran(rotate=True)
+    network = torch.nn.Sequential(layer)
+    put_away({"0": layer}, tmp_path / "layer.safetensors")
+    for _ in range(2):
+        assert torch.equal(network(inputs()), y)
+        assert counted(network).stored_bytes == 0, "nothing stays in memory between two passes"
+        assert torch.equal(value(network, "0.codes"), untouched(rotate=True))
 
 
 def test_two_forwards_at_once_while_codes_come_and_go():
