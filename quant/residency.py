@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
-from typing import Any
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +23,14 @@ from torch import Tensor, nn
 from kernels.int_linear import Residency
 
 from .adapters import Site
+from .errors import unknown
 from .layers import QuantLinear
 from .rounding import groups_of
 from .schema import SitePlan
 from .site_tensors import Transform, has_integer_sums, has_static_sums
 from .sizes import SizeReport
+
+MODES: tuple[str, ...] = get_args(Residency)
 
 
 @dataclass(frozen=True)
@@ -88,19 +91,21 @@ def _basis(i: int, transform: Transform) -> int:
     )
 
 
-def hold(transformer: nn.Module, residency: Residency) -> None:
+def hold(transformer: nn.Module, residency: str) -> None:
     """From now on: in mode "memory" layers hold what is stored, in mode "speed" what their products read.
 
     `auto` simulates in mode "memory", where weights are expanded in every call. Numbers are the same in both,
-    but for sums of floating-point parts in another order.
+    but for sums of floating-point parts in another order. Raises BadInput for any other mode.
     """
+    if residency not in MODES:
+        raise unknown("residency", residency, MODES, f"They are: {', '.join(MODES)}")
     for layer in transformer.modules():
         if isinstance(layer, QuantLinear):
-            layer.residency = residency
+            layer.residency = cast(Residency, residency)
             layer.forget()
 
 
-def compute_with(transformer: nn.Module, backend: str, residency: Residency) -> None:
+def compute_with(transformer: nn.Module, backend: str, residency: str) -> None:
     """From now on: products run on a backend, which `auto` leaves to each, and weights are held in a mode."""
     for layer in transformer.modules():
         if isinstance(layer, QuantLinear):
@@ -126,9 +131,9 @@ def _persistent(transformer: nn.Module) -> Iterator[Tensor]:
     for module in transformer.modules():
         own = {**module._parameters, **module._buffers}
         for name, tensor in own.items():
-            kept = tensor is not None and name not in module._non_persistent_buffers_set
-            if kept and not tensor.is_meta:
-                yield tensor
+            if tensor is None or tensor.is_meta or name in module._non_persistent_buffers_set:
+                continue
+            yield tensor
 
 
 def _bytes(t: Tensor) -> int:

@@ -26,6 +26,11 @@ from .branch import Branch
 from .reference import finished, scaled
 from .weight import After, PackedWeight, Prepared
 
+UNPREPARED = (
+    "an integer product is traced whose weight is not in oneDNN's layout, which graphs cannot make; call it "
+    "once before, with residency 'speed', or use --backend simulate"
+)
+
 
 class Operand(NamedTuple):
     """A weight ready for the integer product."""
@@ -161,6 +166,8 @@ def accumulate(x: Tensor, weight: Prepared, act_bits: int, act_symmetric: bool) 
 def _accumulated(rows: RowCodes, weight: Prepared, act_bits: int) -> Tensor:
     small = weight.fact(f"small for {act_bits} bits", partial(_needs_small, act_bits))
     key = "s8 within 64" if small else "s8"
+    if torch.compiler.is_compiling() and key not in weight.forms:
+        raise RuntimeError(UNPREPARED)
     operand = weight.form(key, lambda w: _operand(w, act_bits), _codes)
     offset = 2 ** (act_bits - 1)
     codes, zero = rows.codes, rows.zero  # [m, k], [m, 1]

@@ -316,6 +316,7 @@ def test_as_command_makes_the_same_request(
         classes=["cat", "2"],
         options={"viditq.alpha": 0.5, "transform": "scale"},
         guidance=2.5,
+        residency="memory",
         windows=2,
     )
     seen: list[CompareRequest] = []

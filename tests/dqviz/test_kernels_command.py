@@ -9,6 +9,7 @@ import pytest
 
 import kernels
 from dqviz.cli import main
+from dqviz.request import RESIDENCIES
 from kernels import ahead
 from kernels.int_linear import Residency
 
@@ -21,7 +22,7 @@ def test_every_operation_is_listed_with_its_backends(capsys: pytest.CaptureFixtu
     assert [op["name"] for op in found["ops"]] == list(kernels.ops())
     assert found["kernels"] == []
     assert set(found["fused"]) < set(kernels.ops())
-    assert set(found["residency"]) == set(get_args(Residency))
+    assert tuple(found["residency"]) == get_args(Residency) == RESIDENCIES
     for op in found["ops"]:
         assert "simulate" in op["backends"]
         assert ("triton" in op["backends"]) != ("triton: " in op["why"])

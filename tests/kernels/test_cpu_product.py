@@ -38,6 +38,14 @@ def operands(m: int = 5, k: int = 40, n: int = 24) -> tuple[Tensor, Tensor]:
     return codes, torch.randint(-128, 128, (k, n), generator=seeded, dtype=torch.int8)
 
 
+def test_in_mode_memory_a_graph_is_refused_because_it_cannot_make_the_layout() -> None:
+    x, module = rows_of(6, 40), Linear(rows_of(6, 40))
+    module.weight = prepare(example_weight(24, 40, 4), "integer", "memory")
+    module(x)
+    with pytest.raises(RuntimeError, match=r"not in oneDNN's layout.*use --backend simulate"):
+        torch.export.export(module, (x,))
+
+
 @pytest.mark.parametrize("m", [0, 1, 5])
 def test_the_layout_multiplies_the_same_integers(m: int) -> None:
     codes, weight = operands(m)

@@ -11,6 +11,7 @@ from diffusers import DiTTransformer2DModel
 
 import kernels
 from quant.checkpoint import save_checkpoint
+from quant.errors import BadInput
 from quant.held_codes import is_released
 from quant.layers import QuantLinear
 from quant.plans import uniform_plan
@@ -18,6 +19,7 @@ from quant.quantization import quantize
 from quant.residency import counted, hold
 from quant.schema import Format, SitePlan, parse_bits
 from quant.step import at
+from quant.streaming import put_away, value
 from tests.kernels.linears import needs_onednn
 
 from .test_layers import TWO, inputs, make
@@ -29,8 +31,13 @@ def ran(**kind) -> tuple[QuantLinear, torch.Tensor]:
     """A layer of which an integer product has the codes, and its output."""
     layer = make(**{"act_bits": 7, "backend": "integer", **kind})[0]
     y = layer(inputs())
-    assert is_released(layer._buffers["codes"])
+    assert released(layer)
     return layer, y
+
+
+def released(layer: QuantLinear) -> bool:
+    """Whether what stands in the buffer are no codes."""
+    return any(is_released(buffer) for buffer in layer.buffers())
 
 
 def untouched(**kind) -> torch.Tensor:
@@ -53,6 +60,8 @@ def test_both_modes_hold_what_they_promise(bits, stored):
     for mode, most in (("speed", 0.27), ("memory", stored + 0.01), ("speed", 0.27)):
         hold(network, mode)
         assert stored <= ratio() <= most
+    with pytest.raises(BadInput, match=r"unknown residency 'disk'.*speed, memory"):
+        hold(network, "disk")
 
 
 @pytest.mark.parametrize("bits", [8, 4, 3])
@@ -65,10 +74,10 @@ def test_whoever_asks_gets_the_stored_bits(bits):
         layer.state_dict()["codes"],
         torch.nn.Sequential(layer).state_dict()["0.codes"],
         layer.packed_weight().packed,
-        copy.deepcopy(layer)._buffers["codes"],
+        dict(copy.deepcopy(layer).named_buffers())["codes"],
     ):
         assert torch.equal(codes, expected)
-    assert is_released(layer._buffers["codes"]), "asking changes nothing"
+    assert released(layer), "asking changes nothing"
 
 
 def test_a_pass_makes_no_codes_again(monkeypatch):
@@ -135,7 +144,7 @@ def test_formats_of_windows_share_one_weight():
         with at(timestep):
             y, expected = integer(inputs()), simulated(inputs())
         assert float((y - expected).norm() / expected.norm()) <= 1e-6
-        assert is_released(integer._buffers["codes"])
+        assert released(integer)
     assert torch.equal(integer.codes, simulated.codes)
 
 
@@ -153,8 +162,7 @@ def test_every_storage_of_windows_saves_and_draws_the_same(tier, model, seen, tm
         assert list(after) == list(before)
         assert all(torch.equal(after[name], before[name]) for name in before)
         layers = [m for m in made.transformer.modules() if isinstance(m, QuantLinear)]
-        released = any(is_released(b) for m in layers for b in m.buffers())
-        assert released == (tier == "B" and mode == "speed")
+        assert any(map(released, layers)) == (tier == "B" and mode == "speed")
     assert all(map(torch.equal, drawn["speed"], drawn["memory"]))
 
 
@@ -174,6 +182,16 @@ def test_a_checkpoint_is_the_same_before_and_after(model, tmp_path):
             layer.backend = "integer"
     y = call(loaded)
     assert float((y - expected).norm() / expected.norm()) <= 1e-6
+
+
+def test_layers_that_ran_are_put_on_disk_whole(tmp_path):
+    layer, y = ran(rotate=True)
+    network = torch.nn.Sequential(layer)
+    put_away({"0": layer}, tmp_path / "layer.safetensors")
+    for _ in range(2):
+        assert torch.equal(network(inputs()), y)
+        assert counted(network).stored_bytes == 0, "nothing stays in memory between two passes"
+        assert torch.equal(value(network, "0.codes"), untouched(rotate=True))
 
 
 def test_two_forwards_at_once_while_codes_come_and_go():
@@ -207,7 +225,7 @@ def test_two_forwards_at_once_while_codes_come_and_go():
         thread.join()
     assert not faults
     layer.forget()
-    assert torch.equal(layer._buffers["codes"], stored)
+    assert torch.equal(dict(layer.named_buffers())["codes"], stored)
 
 
 @torch.no_grad()
