@@ -142,7 +142,7 @@ def allocated(made: Mapping[str, Any]) -> str:
         ("loss, predicted", f"{_loss(loss)}; {how}"),
     ]
     if latency is not None:
-        where = f"{latency:.3f} on {made['latency_device']}, {made['latency_said']}"
+        where = f"{latency:.3f} {made['latency_said']}, on {made['latency_device']}"
         rows.append(("latency, predicted", where))
     if drawn is not None:
         mean = f"mean {_loss(drawn)}, {drawn['n']} samples"
