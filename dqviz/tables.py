@@ -143,8 +143,7 @@ def allocated(made: Mapping[str, Any]) -> str:
         ("loss, predicted", f"{_loss(loss)}; {how}"),
     ]
     if latency is not None:
-        where = f"{latency:.3f} on {made['latency_device']}, {made['latency_said']}"
-        rows.append(("latency, predicted", where))
+        rows.append(("latency, predicted", f"{latency:.3f} {made['latency_said']}"))
     if drawn is not None:
         mean = f"mean {_loss(drawn)}, {drawn['n']} samples"
         rows.append(("loss, drawn", f"{_loss(drawn['typical'])}; {mean}"))

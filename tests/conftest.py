@@ -96,8 +96,9 @@ def pipelines(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(autouse=True)
 def studies_in_a_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test writes studies into the checkout."""
+    """No test writes studies into the checkout, or reads tables that were measured by whoever runs it."""
     monkeypatch.setenv("DQVIZ_HOME", str(tmp_path / "dqviz-home"))
+    monkeypatch.delenv("DQVIZ_CONFIGS", raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -52,7 +52,7 @@ def keep(
         "fp16_bytes": task.posed.blueprint.fp16_bytes,
         "latency_ratio": found.used.get("latency_ratio"),
         "latency_device": request.latency_device,
-        "latency_said": task.device.said,
+        "latency_said": f"{task.device.said}, on {task.device.title}",
         "predicted_loss": _predicted(task, chosen, record).to_json(),
         "calibration": said,
         "gap": found.gap,

@@ -1,4 +1,4 @@
-"""One evaluation of a whole network, both guidance branches: full precision, ours, and peers, in one run."""
+"""One evaluation of a whole network, all guidance branches: full precision, ours, and peers, in one run."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def evaluated(
     found = Evaluated()
     try:
         model = subject.whole(device, dtype)
+        call = _calling(model, batch)
     except (BadInput, EnvironmentFault) as error:
         found.left_out["evaluation"] = str(error)
         return found
-    call = _calling(model, batch)
     names = {site.name for site in model.sites if site.kept_reason is None}
     others = {peers.FULL[device.type].replace("cuBLAS", "eager"): call(model.transformer)}
     if device.type == "cpu":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Self
 
+from kernels.dispatch import VARIABLE
 from quant.errors import BadInput, unknown
 from quant.schema import Value
 
@@ -29,6 +31,9 @@ class BenchRequest(Value):
 
 def check_fields(request: BenchRequest) -> None:
     """What can be told at once; raises BadInput."""
+    named = os.environ.get(VARIABLE) or "auto"
+    if named != "auto":
+        raise BadInput(f"{VARIABLE}={named} lets one backend run; all are timed, so unset it")
     if request.device not in DEVICES:
         raise unknown("device", request.device, DEVICES)
     least = FEWEST_TUNED if request.tune else 1

@@ -165,7 +165,7 @@ def _notes(made: Mapping[str, Any]) -> list[str]:
     if timed:
         notes.append(
             f"*: what --backend auto takes. roofline: least time by {made['peaks']['source']}, over ours. An evaluation is "
-            f"by {METHOD}, both guidance branches."
+            f"by {METHOD}, all guidance branches."
         )
     by_reason: dict[str, list[str]] = {}
     for what, why in made["left_out"].items():

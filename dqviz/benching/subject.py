@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from torch import nn
 from quant.adapters import Adapter, Site, adapter_for
 from quant.effort import shapes_of
 from quant.errors import BadInput
+from quant.footprint import input_shapes
 from quant.models import Model, ModelCard
 from quant.sizes import known_shapes, open_target
 from quant.sources import Source, check_source
@@ -24,6 +26,7 @@ from .. import machine
 from ..planning import load, quiet_diffusers
 
 if TYPE_CHECKING:
+    from quant.recording import InputShape
     from quant.schema import Sampler
 
 WAYS_HELD = 28  # bytes of memory for each weight: float32, ours in four ways, a peer and the copy that it is made of
@@ -56,12 +59,7 @@ class Subject:
 
     def layers(self, batch: int) -> list[Layer]:
         """Distinct shapes of the sites that are quantized, in the order of the network."""
-        size, frames = self.sampler.size, self.sampler.frames
-        shapes, _ = shapes_of(self.transformer, self.sites, size, frames)
-        if not shapes:
-            raise BadInput(
-                f"the rows of {self.ref} are not known: its configuration does not say how large a picture is"
-            )
+        shapes = self._rows()
         each = batch * self.adapter.branches(self.sampler.guidance)
         found = Counter(
             (each * shapes[s.input_of].tokens, s.in_features, s.out_features)
@@ -69,6 +67,20 @@ class Subject:
             if s.kept_reason is None
         )
         return [Layer(*shape, count) for shape, count in found.items()]
+
+    def _rows(self) -> Mapping[str, InputShape]:
+        """Of every input, per sample and branch: as a model has them, from the configuration where it cannot draw."""
+        if self.model is not None:
+            with suppress(BadInput):
+                return input_shapes(self.model, self.model.samples([0])[0], self.sampler)
+        size, frames = self.sampler.size, self.sampler.frames
+        shapes, _ = shapes_of(self.transformer, self.sites, size, frames)
+        if not shapes:
+            raise BadInput(
+                f"the rows of {self.ref} are not known: its configuration does not say how large a picture is; "
+                "name another model or shape"
+            )
+        return shapes
 
     def whole(self, device: torch.device, dtype: torch.dtype) -> Model:
         """To evaluate; a network of which shapes alone are known gets random weights.

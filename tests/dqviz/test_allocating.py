@@ -24,6 +24,7 @@ from dqviz.jobs import DONE, JobStore
 from dqviz.request import CALIBRATION_SEEDS
 from dqviz.study import Study
 from dqviz.sweeping import SWEEP_SEEDS, SweepRequest, sweep
+from dqviz.tables import allocated
 from dqviz.worker import work as work_off
 from quant.errors import BadInput, Cancelled
 from quant.plans import read_plan
@@ -155,7 +156,9 @@ def test_latency_is_that_of_a_measured_processor_where_one_is_named(study: Path)
     made = allocate(asked(study, budgets={"latency_ratio": 0.9}, latency_device=name))
     assert made["latency_device"] == name
     assert made["latency_ratio"] <= 0.9
-    assert "predicted from measured times" in made["latency_said"]
+    assert "predicted from measured times (int_linear.json" in made["latency_said"]
+    assert f"on {name} (AMD EPYC, 2 threads)" in made["latency_said"]
+    assert made["latency_said"] in allocated(made)
     (remark,) = (text for text in made["warnings"] if name in text)
     assert "layers from measured shapes" in remark
     floor = allocate(asked(study, budgets={"latency_ratio": 0.9}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -102,6 +103,13 @@ def test_shapes_are_those_of_all_branches_of_the_layers_that_are_quantized() -> 
         Layer(3 * 2 * 256, 4608, 1152, 28),
     ]
     assert found[0].operations == 2 * 1536 * 1152 * 1152
+
+
+def test_rows_of_a_model_are_those_that_it_has(tiny_dit: Path) -> None:
+    found = subject_of(str(tiny_dit), "cpu")
+    assert found.layers(2) == replace(found, model=None).layers(2), (
+        "its configuration says the same"
+    )
 
 
 def test_what_cannot_be_evaluated_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,6 +256,12 @@ def test_bad_input_is_one_line(words: str, says: str, capsys: pytest.CaptureFixt
     assert says in told.err
     assert told.err.count("\n") == 1
     assert told.out == ""
+
+
+def test_a_backend_that_the_environment_names_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DQVIZ_BACKEND", "triton")
+    with pytest.raises(BadInput, match="DQVIZ_BACKEND=triton lets one backend run"):
+        bench(asked("dit-emoji"))
 
 
 # -- tiles of a GPU, whose kernel is its definition here
