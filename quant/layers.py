@@ -233,7 +233,9 @@ class QuantLinear(HeldCodes):
             branch = self._branch(rows, x.dtype, window, backend)
             if backend == "triton":
                 ready, own = self._ready(window), rows.to(multiplied_in(x.dtype, backend))
-                y = kernels.int_linear(own, ready, self._bias, None, backend=backend, branch=branch)
+                y = kernels.int_linear.int_linear(
+                    own, ready, self._bias, None, backend=backend, branch=branch
+                )
             else:
                 samples = len(x) if x.dim() > 2 else len(rows)
                 y = with_branch(self._product(self._rounded(rows, window, samples), window), branch)
