@@ -12,6 +12,7 @@ inside attentions, which round the same tensors another way. Where it is not com
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import torch
@@ -111,7 +112,7 @@ def choices(transformer: nn.Module) -> Iterator[Choice]:
         processor = getattr(module, "processor", None)
         processor = getattr(processor, "ordinary", processor)  # of a shared one
         if isinstance(module, Attention) and isinstance(processor, IntAttention):
-            device = next(module.parameters(), next(module.buffers())).device
+            device = next(chain(module.parameters(), module.buffers())).device
             size = module.inner_dim // module.heads
             found = choose(torch.empty(1, module.heads, 1, size, device=device), processor.backend)
             yield Choice(found.backend, f"int8 attention: {found.why}")

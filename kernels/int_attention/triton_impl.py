@@ -52,7 +52,7 @@ def _key_codes(
     owner = (tl.program_id(0) // blocks).to(tl.int64)  # of b h
     j = tl.program_id(0) % blocks * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK)
-    k_ptr += owner // heads * (k_batch * UNIT) + owner % heads * (k_head * UNIT)
+    k_ptr += owner // heads * k_batch * UNIT + owner % heads * k_head * UNIT
     inside = (j < keys)[:, None] & (column < D)[None, :]
     k = tl.load(
         k_ptr + j.to(tl.int64)[:, None] * (k_row * UNIT) + column[None, :], mask=inside, other=0.0
@@ -120,12 +120,7 @@ def _int_attention(
     b, h = owner // heads, owner % heads
     i = tl.program_id(0) % blocks * BM + tl.arange(0, BM)
     at = tl.arange(0, BN)
-    q_rows = (
-        q_ptr
-        + b * (q_batch * UNIT)
-        + h * (q_head * UNIT)
-        + i.to(tl.int64)[:, None] * (q_row * UNIT)
-    )
+    q_rows = q_ptr + b * q_batch * UNIT + h * q_head * UNIT + i.to(tl.int64)[:, None] * q_row * UNIT
     q = _tile(q_rows, i < queries, 0, MAIN, D, False).to(tl.float32)
     q_scale, zero = row_range(q, 127, True)
     if REST:
@@ -138,8 +133,8 @@ def _int_attention(
     a = q_scale * FACTOR
     k_rows = codes_ptr + owner * keys * WIDTH + at[:, None] * WIDTH
     scales = scale_ptr + owner * keys + at
-    v_rows = v_ptr + b * (v_batch * UNIT) + h * (v_head * UNIT) + at[:, None] * (v_row * UNIT)
-    half = batch.to(tl.int64) * (v_batch * UNIT)
+    v_rows = v_ptr + b * v_batch * UNIT + h * v_head * UNIT + at[:, None] * (v_row * UNIT)
+    half = batch.to(tl.int64) * v_batch * UNIT
     top = tl.full((BM,), float("-inf"), tl.float32)
     total = tl.zeros((BM,), tl.float32)
     y = tl.zeros((BM, MAIN), tl.float32)
@@ -151,15 +146,13 @@ def _int_attention(
             y2_rest = tl.zeros((BM, V_REST), tl.float32)
     for j0 in range(0, keys, BN):
         inside = at < keys - j0
-        s = tl.dot(q_codes, _tile(k_rows, inside, 0, MAIN, WIDTH, EVEN).T, out_dtype=tl.int32)
+        k = _tile(k_rows, inside, 0, MAIN, WIDTH, EVEN)
+        s = tl.dot(q_codes, k.T, out_dtype=tl.int32)
         if REST:
-            s = tl.dot(
-                q_rest, _tile(k_rows, inside, MAIN, REST, WIDTH, EVEN).T, s, out_dtype=tl.int32
-            )
+            k = _tile(k_rows, inside, MAIN, REST, WIDTH, EVEN)
+            s = tl.dot(q_rest, k.T, s, out_dtype=tl.int32)
         c = tl.load(scales) if EVEN else tl.load(scales, mask=inside, other=0.0)
-        scores = (
-            s.to(tl.float32) * c[None, :]
-        )  # without the factor of the row, which the power takes
+        scores = s.to(tl.float32) * c[None, :]  # the power below takes the factor of the row
         if not EVEN:
             scores = tl.where(inside[None, :], scores, float("-inf"))
         now = tl.maximum(top, tl.max(scores, axis=1) * a)

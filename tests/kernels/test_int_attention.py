@@ -70,6 +70,12 @@ def test_one_key_gives_its_value() -> None:
     torch.testing.assert_close(int_attention(q, k, v), v.expand(1, 2, 5, 72))
 
 
+def test_nothing_comes_of_nothing() -> None:
+    q, k, v = example(2, 2, 5, 7, 72)
+    assert int_attention(q[:, :, :0], k, v).shape == (2, 2, 0, 72)
+    assert int_attention(q[:0], k[:0], v[:0]).shape == (0, 2, 5, 72)
+
+
 def test_the_custom_op_lays_heads_side_by_side() -> None:
     q, k, v = example(1, 2, 5, 7, 72)
     y = custom_op.attention(q, k, v)

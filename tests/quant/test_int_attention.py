@@ -137,6 +137,14 @@ def test_it_is_said_to_be_simulated(model):
     assert "int8 attention: simulate: no integer version" in report.why
 
 
+def test_a_plan_that_keeps_the_layers_of_attention_is_told_of_too(model):
+    plan = uniform_plan(model, W8A8, attention="int8")
+    plan = plan.model_copy(update={"sites": {n: s for n, s in plan.sites.items() if ".ff." in n}})
+    made = quantize(model, "rtn", plan).transformer
+    assert set(processors(made).values()) == {IntAttention}
+    assert "int8 attention: simulate" in backend_report(made, 32).why
+
+
 @torch.no_grad()
 def test_it_compiles_whole_and_exports_after_an_eager_call(model):
     made = quantize(model, "rtn", uniform_plan(model, W8A8, attention="int8")).transformer
