@@ -145,7 +145,7 @@ class Subject:
         traced = drift(self.model, self.reference[1], head, transformer)
         return {
             **stored,
-            "evidence": arithmetic(transformer, counted.rows, made_by)["evidence"],
+            "evidence": arithmetic(transformer, counted.rows, made_by).evidence,
             **{k: rounded(found[k]) for k in ("psnr_db", "latent_rel_error", "ssim")},
             "class_accuracy": found["class_accuracy_interval"],
             "true_class_log_prob": rounded(found["true_class_log_prob"], samples=False),

@@ -38,10 +38,12 @@ class HeldCodes(nn.Module):
             self._buffers[NAME] = _whole(held)
 
     def release_codes(self, ready: Prepared) -> None:
-        """Hold the codes where a prepared weight has them, if it let its own go."""
-        held = self._buffers.get(NAME)
-        if held is not None and not held.is_meta and isinstance(ready.weight, ReleasedWeight):
-            self._buffers[NAME] = _stand_in(held, ready.weight)
+        """Hold the codes where a prepared weight has them, if it let its own go, and they are these still."""
+        held, weight = self._buffers.get(NAME), ready.weight
+        if held is None or not isinstance(weight, ReleasedWeight) or _holder(held) is weight:
+            return
+        if torch.equal(weight.packed, _whole(held)):
+            self._buffers[NAME] = _stand_in(held, weight)
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies hold their codes: oneDNN's layout cannot be copied."""
@@ -62,7 +64,11 @@ class HeldCodes(nn.Module):
 
 def is_released(buffer: Tensor) -> bool:
     """Whether a buffer is what stands for codes that are held elsewhere."""
-    return hasattr(buffer, "held_by")
+    return _holder(buffer) is not None
+
+
+def _holder(buffer: Tensor) -> PackedWeight | None:
+    return getattr(buffer, "held_by", None)
 
 
 def _stand_in(codes: Tensor, weight: PackedWeight) -> Tensor:
@@ -72,4 +78,5 @@ def _stand_in(codes: Tensor, weight: PackedWeight) -> Tensor:
 
 
 def _whole(held: Tensor) -> Tensor:
-    return held.held_by.packed if is_released(held) else held  # type: ignore[attr-defined]
+    weight = _holder(held)
+    return held if weight is None else weight.packed

@@ -116,6 +116,27 @@ def test_loading_other_codes_is_not_lost():
     assert not torch.equal(layer(inputs()), y), "what was made of the old ones is gone"
 
 
+def test_no_layout_outlives_the_one_that_products_read():
+    """What was made twice, as by two threads at once, is held once."""
+    layer, y = ran()
+    for _ in range(2):
+        layer._prepared.clear()
+        assert torch.equal(layer(inputs()), y)
+        held = dict(layer.named_buffers())["codes"]
+        assert held.held_by is layer.prepared["packed"].weight
+
+
+def test_codes_that_are_set_anew_are_not_taken_for_the_old_ones():
+    layer, y = ran()
+    others = untouched().flip(0).contiguous()
+    layer.register_buffer("codes", others)
+    layer(inputs())
+    assert torch.equal(layer.codes, others)
+    layer.forget()
+    assert not torch.equal(layer(inputs()), y)
+    assert torch.equal(layer.codes, others)
+
+
 def test_a_state_that_lacks_codes_is_an_error_and_leaves_them():
     layer, y = ran()
     lacking = {name: t for name, t in layer.state_dict().items() if name != "codes"}
