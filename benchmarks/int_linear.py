@@ -34,13 +34,13 @@ SHAPES = (  # (k, n): attention and the two layers of the MLP, of small and larg
 )
 
 
-def measured(runs: int, rows: tuple[int, ...]) -> list[dict]:
+def measured(cases: list[tuning.Case], runs: int) -> list[dict]:
     """Measure and print every case."""
     print(
         f"{'m':>5} {'k':>5} {'n':>5}  bits  corrected  fp32 ms  simulate  integer  ratio  to fp32"
     )
     found = []
-    for case in tuning.cases([Layer(m, k, n) for k, n in SHAPES for m in rows], (1,)):
+    for case in cases:
         shape = f"{case.m:5} {case.k:5} {case.n:5}  w{case.weight_bits}a{case.act_bits}"
         row = tuning.measure(case, runs)
         if row is None:
@@ -82,13 +82,14 @@ def main() -> int:
     torch.manual_seed(0)
     threads = machine.with_threads(tuned.device_name(), torch.get_num_threads())
     print(f"{threads}, {busy:.0f} % busy, torch {torch.__version__}")
+    cases = tuning.cases([Layer(m, k, n) for k, n in SHAPES for m in options.rows], (1,))
     try:
         if options.save:
             tuning.check(tables.PACKAGED)
         with torch.inference_mode():
-            rows = measured(max(options.runs, FEWEST_TUNED), tuple(options.rows))
+            rows = measured(cases, max(options.runs, FEWEST_TUNED))
         if options.save:
-            print(f"written: {tuning.save(rows, tables.PACKAGED)}")
+            print(f"written: {tuning.save(cases, rows, tables.PACKAGED)}")
     except DQVizError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

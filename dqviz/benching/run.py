@@ -6,7 +6,6 @@ import datetime
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -168,14 +167,10 @@ def _tuned(
             made.append(row)
         watch.advance(case.work // UNIT + 1)
     watch.finish()
-    path = _saved(made, device)
+    cases, folder = [case for case, _ in todo], tables.own()
+    kept = (cases, made, folder)
+    path = tiling.save(*kept, device) if of_gpu else tuning.save(*kept)
     counts = rows.counts(layers)
     told = rows.of_tile if of_gpu else rows.of_table
     listed = [line for row in made for line in told(row, counts)]
     return {"rows": listed, "left_out": left_out, "peaks": None, "table": str(path)}
-
-
-def _saved(made: list[dict[str, Any]], device: torch.device) -> Path:
-    if device.type == "cuda":
-        return tiling.save(made, tables.own(), device)
-    return tuning.save(made, tables.own())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,20 @@ from ..files import write_text
 Row = Mapping[str, Any]
 
 
-def save(path: Path, place: Mapping[str, Any], columns: Sequence[str], rows: Iterable[Row]) -> Path:
+def save(path: Path, place: Mapping[str, Any], cases: Collection[Any], rows: Iterable[Row]) -> Path:
     """Write a table of a device.
 
     Args:
         path: of the table.
         place: where rows were measured; what a table there says has to agree.
-        columns: that tell one case from another.
+        cases: named tuples of all that was measured; their older rows go, whether they have a new one or not.
         rows: new ones.
 
     Raises BadInput, and writes nothing, where the table there is of another place or does not read.
     """
-    own = {tuple(row[c] for c in columns): row for row in (*kept(path, place), *rows)}
-    lines = ",\n".join(f"    {json.dumps(row)}" for row in own.values())
+    columns = next(iter(cases))._fields
+    others = [r for r in kept(path, place) if tuple(map(r.get, columns)) not in cases]
+    lines = ",\n".join(f"    {json.dumps(row)}" for row in (*others, *rows))
     told = json.dumps({"date": datetime.date.today().isoformat(), **place}, indent=2)
     write_text(path, told.rstrip("\n}") + f',\n  "rows": [\n{lines}\n  ]\n}}\n')
     return path

@@ -6,7 +6,7 @@ not compile, is no candidate; one that gains less than `tiles.WORTH` is not kept
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,9 +41,6 @@ class Case(NamedTuple):
     def work(self) -> int:
         """Operations of all that is tried."""
         return 2 * self.m * self.k * self.n * (1 + len(tiles.TRIED))
-
-
-COLUMNS = Case._fields
 
 
 def cases(layers: Iterable[Layer]) -> list[Case]:
@@ -109,9 +106,11 @@ def check(folder: Path, device: torch.device) -> None:
     stored.kept(_file(folder, device), place(device))
 
 
-def save(rows: Iterable[Mapping[str, Any]], folder: Path, device: torch.device) -> Path:
-    """Put rows into the table of this kind of GPU; raises as `stored.save` does."""
-    return stored.save(_file(folder, device), place(device), COLUMNS, rows)
+def save(
+    asked: Collection[Case], rows: Iterable[Mapping[str, Any]], folder: Path, device: torch.device
+) -> Path:
+    """Put rows of all that was asked into the table of this kind of GPU; raises as `stored.save` does."""
+    return stored.save(_file(folder, device), place(device), asked, rows)
 
 
 def _file(folder: Path, device: torch.device) -> Path:

@@ -6,7 +6,7 @@ scales and bias; weights are prepared before. Before timing, the sums of both pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,9 +40,6 @@ class Case(NamedTuple):
     def work(self) -> int:
         """Operations, thrice: every way does them."""
         return 6 * self.m * self.k * self.n
-
-
-COLUMNS = Case._fields
 
 
 def cases(layers: Iterable[Layer], spread: Iterable[int] = SPREAD) -> list[Case]:
@@ -94,9 +91,9 @@ def check(folder: Path) -> None:
     stored.kept(_file(folder), place())
 
 
-def save(rows: Iterable[Mapping[str, Any]], folder: Path) -> Path:
-    """Put rows into the table of this kind of processor; raises as `stored.save` does."""
-    return stored.save(_file(folder), place(), COLUMNS, rows)
+def save(asked: Collection[Case], rows: Iterable[Mapping[str, Any]], folder: Path) -> Path:
+    """Put rows of all that was asked into the table of this kind of processor; raises as `stored.save` does."""
+    return stored.save(_file(folder), place(), asked, rows)
 
 
 def _file(folder: Path) -> Path:

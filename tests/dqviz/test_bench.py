@@ -199,16 +199,20 @@ def test_auto_decides_by_the_table_that_tune_wrote(
 
 @needs_onednn
 def test_new_rows_stand_beside_those_that_are_there(tmp_path: Path) -> None:
-    one, other = ({"m": m, "k": 8, "n": 8, "weight_bits": 8, "act_bits": 8, "corrected": False} for m in (1, 2))  # fmt: skip
-    tuning.save([{**one, "ratio": 1.0}, {**other, "ratio": 1.0}], tmp_path)
-    path = tuning.save([{**other, "ratio": 2.0}], tmp_path)
-    assert [row["ratio"] for row in tables.read(path)["rows"]] == [1.0, 2.0]
+    cases = [tuning.Case(m, 8, 8, 8, 8, False) for m in (1, 2, 3)]
+    rows = [{**case._asdict(), "ratio": 1.0} for case in cases]
+    tuning.save(cases, rows, tmp_path)
+    path = tuning.save(
+        cases[1:], [{**rows[1], "ratio": 2.0}], tmp_path
+    )  # the third is not exact any more
+    assert [(row["m"], row["ratio"]) for row in tables.read(path)["rows"]] == [(1, 1.0), (2, 2.0)]
     assert [entry.name for entry in path.parent.iterdir()] == ["int_linear.json"]
 
 
 @needs_onednn
 def test_a_table_of_another_place_stays_as_it_is(tiny_dit: Path, tmp_path: Path) -> None:
-    path = tuning.save([dict.fromkeys(tuning.COLUMNS, 1)], tables.own())
+    case = tuning.Case(1, 8, 8, 8, 8, False)
+    path = tuning.save([case], [case._asdict()], tables.own())
     told = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**told, "torch": "1.0"}), encoding="utf-8")
     before = path.read_bytes()
@@ -310,6 +314,7 @@ def test_a_saved_tile_is_what_the_launcher_takes(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
     monkeypatch.setenv(tables.VARIABLE, str(tmp_path))
     case = tiling.cases([Layer(512, 1152, 4608)])[0]
-    path = tiling.save([{**case._asdict(), "tile": tiles.TRIED[1], "ratio": 1.2}], tmp_path, gpu)
+    row = {**case._asdict(), "tile": tiles.TRIED[1], "ratio": 1.2}
+    path = tiling.save([case], [row], tmp_path, gpu)
     assert json.loads(path.read_text(encoding="utf-8"))["device"] == "NVIDIA H200"
     assert tiles.tile(gpu, 512, 1152, 4608, case.packed, 0, case.after) == tiles.TRIED[1]
