@@ -9,7 +9,7 @@ import torch
 from diffusers import DiTTransformer2DModel
 from torch import nn
 
-from kernels.int_attention import int_attention
+from kernels.int_attention import custom_op, int_attention
 from quant.adapters import adapter_for
 from quant.checkpoint import check_checkpoint, save_checkpoint
 from quant.errors import BadInput
@@ -146,13 +146,21 @@ def test_a_plan_that_keeps_the_layers_of_attention_is_told_of_too(model):
 
 
 @torch.no_grad()
-def test_it_compiles_whole_and_exports_after_an_eager_call(model):
-    made = quantize(model, "rtn", uniform_plan(model, W8A8, attention="int8")).transformer
+@pytest.mark.parametrize("backend", ["simulate", "triton"])
+def test_it_compiles_whole_and_exports_after_an_eager_call(model, monkeypatch, backend):
+    """The custom op runs its definition on the CPU, where the version that launches kernels is refused otherwise."""
+    monkeypatch.setattr(custom_op, "obstacle", lambda q: None)
+    made = shallow_copy(model.transformer).eval()
+    attach(made, model.adapter, "int8", backend)
     call = latents()
     expected = made(**call).sample
+    attn: Any = made.get_submodule(FIRST)
+    assert attn.processor.taken == backend
     torch._dynamo.reset()
     compiled = torch.compile(made, fullgraph=True, backend="aot_eager")
     exported = torch.export.export(made, (), call).module()
+    calls = [node for node in exported.graph.nodes if "dqviz.int_attention" in str(node.target)]
+    assert len(calls) == (2 if backend == "triton" else 0)
     for graph in (compiled, exported):
         assert relative(graph(**call).sample, expected) <= 1e-5
 

@@ -61,7 +61,7 @@ def attention(place: Place, size: Size) -> dict[str, Any]:
     q, k, v = (_heads(place, size) for _ in range(3))
     half = size.b // 2
     wide = torch.cat(v.chunk(2), dim=-1)  # [b / 2, h, t, 2 d]
-    padded = [F.pad(x, (0, PADDED - size.d)) for x in (q, k, v)]
+    q_padded, k_padded, v_padded = (F.pad(x, (0, PADDED - size.d)) for x in (q, k, v))
     sdpa = partial(F.scaled_dot_product_attention, scale=size.d**-0.5)
     ours: dict[str, Callable[[], Tensor]] = {
         "ours": lambda: custom_op.int_attention(q, k, v),
@@ -77,7 +77,7 @@ def attention(place: Place, size: Size) -> dict[str, Any]:
             out[name] = "its numbers are wrong at this shape"
     ways["SDPA"] = lambda: sdpa(q, k, v)
     if size.d < PADDED:
-        ways["SDPA, padded"] = lambda: sdpa(*padded)
+        ways["SDPA, padded"] = lambda: sdpa(q_padded, k_padded, v_padded)
     ways["SDPA, one map"] = lambda: sdpa(q[:half], k[:half], wide)
     times = interleaved(place, ways, runs_of(place))
     products = 4 * size.b * size.h * size.t**2 * size.d  # one map for two halves: three quarters
