@@ -216,8 +216,13 @@ class QuantLinear(HeldCodes):
 
     def input_transform(self, x: Tensor, window: int = 0) -> Tensor:
         """(x / s) R, float32 [..., i]."""
+        return to_input(x.float(), *self._own_or_shared_basis(window))
+
+    def _own_or_shared_basis(
+        self, window: int
+    ) -> tuple[Tensor | None, Tensor | None, BlockRotation | None]:
         alone = self._sharer and torch.compiler.is_compiling()  # has made it ready, for all
-        return to_input(x.float(), *(self._sharer[0] if alone else self).basis(window))
+        return (self._sharer[0] if alone else self).basis(window)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., i] -> [..., o], in x's dtype."""
@@ -309,6 +314,9 @@ class QuantLinear(HeldCodes):
         def made(x: Tensor) -> RowCodes:
             if rows is not None:
                 return self._coded(rows, window, backend)
+            codes = self._codes_in_blocks(x, window) if backend == "triton" else None
+            if codes is not None:
+                return codes
             shared = self._codes.readers > 1  # nobody asks for the rows again, then
             own = self._rows_of(x, window) if shared else self._rows(x, window)
             return self._coded(own, window, backend)
@@ -318,6 +326,21 @@ class QuantLinear(HeldCodes):
             known = self._rows(x, window) if rows is None else rows
             return self._coded(known, window, backend)
         return self._codes.of(x, (window, backend == "triton"), made)
+
+    def _codes_in_blocks(self, x: Tensor, window: int) -> RowCodes | None:
+        """Codes in the change of basis of a block rotation, in one operation; None where it has no version."""
+        fmt, (scale, signs, blocks) = (
+            self.plan.activations[window],
+            self._own_or_shared_basis(window),
+        )
+        if blocks is None or signs is not None or fmt is None:
+            return None
+        if kernels.block_rotation.obstacle(self.in_features, len(blocks.first), x.device):
+            return None
+        return kernels.block_rotation.block_rotation(
+            x.reshape(-1, self.in_features), *blocks, fmt.bits, fmt.symmetric,
+            channel_scale=scale, backend="triton",
+        )  # fmt: skip
 
     def makes_codes_with(self, other: QuantLinear) -> bool:
         """Whether codes of a tensor are made once for this layer and another."""

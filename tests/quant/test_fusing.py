@@ -106,6 +106,22 @@ def test_the_same_integers_whatever_the_method_does_to_inputs(name, symmetric, m
     assert reason in said(made, 32)
 
 
+def test_a_branch_is_added_in_the_product_that_takes_gate_and_residual(model, seen):
+    plan = uniform_plan(model, parse_bits("w4a8"))
+    options = {"alpha": 0.5}
+    made = quantize(model, "svdquant", plan, options, seen, backend="integer").transformer
+    got = assert_same(made, latents())
+    assert got.fused == 4
+    assert got.branches == len(got.codes)
+    sites = [
+        made.get_submodule(f"transformer_blocks.0.{name}")
+        for name in ("attn1.to_out.0", "ff.net.2")
+    ]
+    for site in sites:
+        site.up = torch.zeros_like(site.up)
+    assert float((output(made, latents()) - got.output).norm() / got.output.norm()) > 1e-3
+
+
 def rounded(transformer: nn.Module, bits: str = "w4a8", backend: str = "integer") -> nn.Module:
     """Every site rounded to nearest, whatever the family."""
     adapter = adapter_for(transformer)

@@ -1,4 +1,4 @@
-"""A low-rank branch and weights alone, on every backend: one product, whose numbers float64 confirms."""
+"""What surrounds a product of stored integers, on every backend: a low-rank branch, rows as they are, block rotations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from quant.layers import QuantLinear
 from quant.rounding import round_to_nearest
 from quant.schema import Format, SitePlan
 from quant.site_tensors import LowRank
-from quant.transforms import random_signs
+from quant.transforms import BlockRotation, random_signs
 
 from . import heavy
 from .trial import ONE
@@ -123,6 +123,39 @@ def test_sites_with_branches_make_their_codes_once_and_share_rows(monkeypatch):
     assert calls == {"codes": 4, "rows": 4}
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
     assert together[0]._codes._last is together[0]._transformed._last is None
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["one-operation", "apart"])
+def test_a_block_rotation_and_its_codes_are_one_operation(gpu_here, monkeypatch, known):
+    """Where it has a version; elsewhere rows are rotated first, to the same integers."""
+    if known:
+        monkeypatch.setattr("kernels.block_rotation.custom_op.triton_obstacle", lambda *_: None)
+    generator = torch.Generator().manual_seed(5)
+    first, second = (torch.linalg.qr(torch.randn(32, 32, generator=generator))[0] for _ in "12")
+    blocks = BlockRotation(first, torch.randperm(CHANNELS, generator=generator), second)
+    plan = SitePlan(weight=Format(bits=4), activations=(Format(bits=8, symmetric=False),))
+    layer = layer_of_codes(
+        round_to_nearest(heavy.weight(OUTS, CHANNELS, seed=2), plan.weight),
+        None,
+        plan=plan,
+        windows=ONE,
+        channel_scale=torch.linspace(0.5, 2, CHANNELS),
+        signs=None,
+        blocks=blocks,
+        dtype=torch.float32,
+        backend="triton",
+    )
+    calls, x = [], inputs()
+    right = torch.ops.dqviz.block_rotation
+    monkeypatch.setattr(
+        "kernels.block_rotation.custom_op.block_rotation",
+        lambda *given: calls.append(given) or right(*given),
+    )
+    got = layer(x)
+    assert len(calls) == known
+    layer.backend = "simulate"
+    layer.forget()
+    assert relative(got, layer(x).double()) <= 1e-6
 
 
 def test_weights_alone_are_read_as_stored_where_a_gpu_multiplies(gpu_here):
