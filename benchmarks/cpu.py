@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dqviz.benching.timing import fastest
 from dqviz.planning import load
 from kernels.int_linear import PackedWeight, Residency, cpu, int_linear, prepare, tuned
 from quant.layers import QuantLinear
@@ -39,7 +40,6 @@ from quant.schema import Plan, parse_bits
 from quant.sensitivity.sampling import Drawer
 
 from .cpu_page import markdown
-from .int_linear import fastest
 from .one_block import one_block
 from .peers import versions
 from .results import device, written
