@@ -153,10 +153,13 @@ BUILDS = (
     _build("w8a16", packed=False),
     _build("w4a16"),
     _build("w4a16, gate and residual", gated=True),
+    _build("w4a16, branch of rank 32", rank=32),
+    _build("w4a16, branch of rank 32, gate and residual", gated=True, rank=32),
     _build("w4a16, asymmetric", zeros=True),
     _build("w4a16, groups of 128", group=128),
     _build("w4a16, groups of 64, asymmetric", group=64, zeros=True),
     _build("w4a32", dtype=torch.float32),
+    _build("w4a32, branch of rank 32", rank=32, dtype=torch.float32),
     _build("w4a32, asymmetric", zeros=True, dtype=torch.float32),
     _build("w4a32, groups of 64, asymmetric", group=64, zeros=True, dtype=torch.float32),
 )
