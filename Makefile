@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 TORCHAO := $(shell grep -om1 'torchao==[0-9.]*' pyproject.toml)
 PEFT := $(shell grep -om1 'peft==[0-9.]*' pyproject.toml)
 
-.PHONY: help app test check docs pictures recorded support quality balance ablations efforts allocation sharing capture cpu sensitivity plans transforms learned peers gpu gpu-wheels gpu-results lock clean env
+.PHONY: help app test check docs pictures recorded support quality balance ablations efforts allocation sharing capture cpu bench sensitivity plans transforms learned peers gpu gpu-wheels gpu-results lock clean env
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -95,6 +95,9 @@ allocation: env ## docs/results/allocation.*: time and gap of choosing formats u
 
 capture: env ## docs/results/capture.*: what capturing costs in time, memory and bytes
 	@$(BIN)/python -m benchmarks.capture $(ARGS)
+
+bench: env ## dit-emoji on this machine beside its peers: ARGS="--model dit-xl-2 --tune"; written down by --tune alone
+	@PYTHONPATH=$(VENV)/torchao $(BIN)/dqviz bench $(ARGS)
 
 cpu: env ## docs/results/cpu.*: integer products beside float32 and peers on this processor, and the memory that weights take
 	@PYTHONPATH=$(VENV)/torchao $(BIN)/python -m benchmarks.cpu $(ARGS)

@@ -13,7 +13,17 @@ WIDTH, LABELS, VALUE, EDGE = (
     8,
 )  # pixels: of all; before the bars; after the longest; around
 BAR, GAP, HEAD, SPACE = 16, 4, 24, 14  # of a bar, between bars, of a group's title, after a group
-COLOURS = ("#0b6b62", "#b86538", "#2a78c9", "#8a6d00", "#8250c4", "#6b7280")
+COLOURS = (
+    "#0b6b62",
+    "#b86538",
+    "#2a78c9",
+    "#8a6d00",
+    "#8250c4",
+    "#6b7280",
+    "#a3195b",
+    "#3f7d20",
+    "#7a4a2b",
+)
 STYLE = """
 svg { --ink: #17212b; --page: #ffffff; background: var(--page) }
 text { font: 12px system-ui, sans-serif; fill: var(--ink); stroke: var(--page); stroke-width: 3px; paint-order: stroke }

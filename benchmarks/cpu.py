@@ -11,7 +11,7 @@ Three sizes, in one process, each beside float32 of the same weights:
 
 Times are the least of interleaved runs: other work only ever adds. What is quantized is quantized inside the time (rows), what is
 kept is prepared before (weights). Sums of integer arithmetic equal those of the definition bit for bit; that is tested, not
-timed. Memory is counted in the running layers (`quant.residency.counted`), of quantized sites alone. Writes cpu.json and cpu.md into --out (docs/results).
+timed. Memory is counted in the running layers (`quant.residency.counted`), of quantized sites alone. Writes cpu.json, cpu.md and cpu.svg into --out (docs/results).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from quant.residency import counted, hold
 from quant.schema import Plan, parse_bits
 from quant.sensitivity.sampling import Drawer
 
-from .cpu_page import markdown
+from .cpu_page import CAPTION, figure, markdown
 from .one_block import one_block
 from .peers import versions
 from .results import device, written
@@ -223,7 +223,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    return written("cpu", given.out, lambda: measure(given), markdown)
+    return written("cpu", given.out, lambda: measure(given), markdown, figure, CAPTION)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from .bars import Bars
+
 PLAIN = "float32"
 
 
@@ -19,6 +21,8 @@ def markdown(found: dict[str, Any]) -> str:
         f"{found['device']} ({found['kind']}); torch {found['versions']['torch']}; {found['date']}. Measured: the least of interleaved runs in one process.",
         "A speed is the time of float32 over that of the column, in the same run: above 1 is faster than float32. `simulate` is the definition,",
         "`integer` multiplies 8-bit integers, `auto` takes the one that was measured faster for each shape. A dash: not exact on this processor.",
+        "",
+        "![Bars of the speeds below](cpu.svg)",
         "",
         "## Linear layers",
         "",
@@ -41,6 +45,30 @@ def markdown(found: dict[str, Any]) -> str:
         *_resident(found["resident"]),
     ]
     return "\n".join([*lines, ""])
+
+
+CAPTION = "Time of float32 over that of each way: beyond the line it is faster"
+
+
+def figure(found: dict[str, Any]) -> list[Bars]:
+    """Speeds over float32: of the layers by integer arithmetic and by peers, of the block, of the model."""
+    block, model = found["block"], found["model"]
+    groups = [
+        (f"{row['m']} x {row['k']} x {row['n']}", row["seconds"], ("integer", "torch"))
+        for row in found["linears"]
+    ]
+    groups.append(
+        (
+            f"Block of DiT-XL/2's width, {block['tokens']} tokens",
+            block["seconds"],
+            ("simulate", "auto"),
+        )
+    )
+    groups.append((f"{model['model']}, one evaluation", model["seconds"], ("simulate", "auto")))
+    return [
+        Bars(title, {way: seconds[PLAIN] / s for way, s in seconds.items() if way.startswith(ways)})
+        for title, seconds, ways in groups
+    ]
 
 
 def _linears(rows: list[dict[str, Any]]) -> Iterator[str]:

@@ -21,6 +21,10 @@ VARIABLE = "DQVIZ_BACKEND"
 LARGEST_ROW = 65536  # columns of a row that one program of a GPU kernel holds whole
 
 
+class CannotRun(RuntimeError):
+    """The version that was asked for cannot compute this here: says which, why, and what can."""
+
+
 class Choice(NamedTuple):
     """The version that runs, and one sentence that says why."""
 
@@ -95,7 +99,7 @@ class Op:
         `obstacle(backend)` names what prevents a version, or None; `prefer()` decides for ``auto``.
         An op without integer arithmetic of its own runs its definition under ``integer``; one without a
         Triton version does so where `DQVIZ_BACKEND` alone asks for ``triton``, which is meant for the others.
-        Raises RuntimeError, naming reason and fix, if the version asked for cannot run.
+        Raises CannotRun if the version asked for cannot.
         """
         asked = requested(backend)
         if asked == "auto" and prefer is not None:
@@ -111,12 +115,12 @@ class Op:
             )
         if asked not in self.versions:
             what = f"{self.name} of {self.of}" if self.of else self.name
-            raise RuntimeError(
+            raise CannotRun(
                 f"{what} has no {asked} version; use --backend auto or simulate (or unset {VARIABLE})"
             )
         reason = obstacle(asked)
         if reason is not None:
-            raise RuntimeError(
+            raise CannotRun(
                 f"{self.name} cannot run with backend {asked}: {reason}; use --backend auto or simulate"
             )
         return Choice(asked, f"{asked}: asked for")

@@ -6,7 +6,7 @@ and integer arithmetic alike (`kernels.int_linear`), and products of 8-bit float
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,18 +16,13 @@ from torch.nn import functional as F
 
 import kernels
 from kernels.dispatch import Choice, requested
-from kernels.fp8_linear import Float8Weight
-from kernels.int_linear import After, Branch, PackedWeight, Residency
+from kernels.int_linear import After, Branch
 from kernels.int_linear.branch import with_branch
 from kernels.int_linear.reference import finished
 from kernels.quantize_rows import RowCodes, quantize_rows, quantize_rows_fp8
-from kernels.vq_linear import VectorWeight
 
-from .held_codes import HeldCodes
 from .last_input import LastInput
 from .rounding import (
-    WeightCodes,
-    round_to_nearest,
     rounded_rows,
     rounded_statically,
     static_codes,
@@ -35,75 +30,29 @@ from .rounding import (
 from .schema import BLOCK_FORMATS, SitePlan, Window
 from .side_branch import branch_of, multiplied_in
 from .site_tensors import (
-    OF_INPUT,
     Transform,
-    buffer_shapes,
     has_float8_sums,
     has_integer_sums,
     has_static_sums,
 )
 from .step import current_window
-from .transforms import BlockRotation, to_input, to_weight
-
-UNPREPARED = (
-    "a quantized layer is traced that has not run in this step window; call the transformer once, as it "
-    "will be called, before it is compiled or exported"
-)
+from .stored_site import UNPREPARED, StoredSite
+from .transforms import BlockRotation, to_input
 
 EXPANDED = "simulate: weight-only, the stored integers are expanded for an ordinary matmul"
 
 
-class QuantLinear(HeldCodes):
+class QuantLinear(StoredSite):
     """y = Q_act(x') . Q_weight(W' - L)^T + x' L^T + bias, with the formats of the running step.
 
     x' = (x / s) R and W' = (W * s) R; L is the low-rank branch, zero where there is none. Where the
     transform is per window, s, R and the codes are those of the running step's window.
-
-    Buffers (all in the checkpoint; with a leading axis of windows where the transform is per window,
-    but for `weight` of a requantized site and `bias`):
-        codes   uint8 [o, ceil(i * bits / 8)], densely packed, or float8_e4m3fn [o, i]
-        scale   float32 [o, g]; uint8 (mx) or float8_e4m3fn (nvfp4) in block formats
-        zero    uint8 [o, g], asymmetric weights only
-        outer   float32 [1], nvfp4 only
-        codebook   float32 or float16 [k, d], where codes are of vectors: uint8 [o, ceil(i/d log2(k) / 8)]
-        down, up    float16 [r, i], [o, r], with a low-rank branch only
-        act_scale   float32 [k, g], one row per window, with static activation ranges only
-        act_zero    uint8 [k, g], where those are asymmetric
-        channel_scale   float16 [i], with the scale transform only
-        shift   float16 [i], what static ranges lie about; migration   uint8 [i], a scale of whole numbers
-        signs   uint8 [ceil(i / 8)], one bit per channel (1 is +1), with rotation only
-        rotations   float32 [2, b, b], both factors of a block rotation, with it only
-        order   int16 [i] (int32 beyond 32768 channels), the permutation between them
-        bias    [o], where the linear has one; float32 where it was learned
-    Sites that read one tensor hold one change of basis: `share_basis` makes them.
-    A site whose weight stays in floating point holds the transformed `weight` [o, i] instead of codes;
-    a requantized site the untransformed one. What was made for one window is dropped at the next.
-    In mode "speed" the layout of an integer product stands in the place of codes that serve all windows.
+    What is stored, and what is made of it, is `StoredSite`'s.
     """
 
     dqviz_site = True
-    residency: Residency = (
-        "speed"  # "memory": weights are expanded in every call, codebooks by tiles
-    )
     basis_of = ""  # full name of the site whose change of basis this one reads too
     folded: Tensor | None = None  # s [i] that the input comes divided by; known where it was made
-
-    # Registered as buffers where the formats ask for them; see above. `codes`: `HeldCodes`.
-    scale: Tensor
-    outer: Tensor
-    codebook: Tensor
-    channel_scale: Tensor
-    shift: Tensor
-    migration: Tensor
-    signs: Tensor
-    rotations: Tensor
-    order: Tensor
-    down: Tensor
-    up: Tensor
-    act_scale: Tensor
-    act_zero: Tensor
-    bias: Tensor
-    weight: Tensor
 
     def __init__(
         self,
@@ -118,16 +67,8 @@ class QuantLinear(HeldCodes):
         backend: str | None = None,
     ) -> None:
         """An empty layer of the right shapes, to be filled from a checkpoint or by `layer_making`."""
-        super().__init__()
-        self.in_features, self.out_features = in_features, out_features
-        self.plan, self.windows, self.transform = plan, tuple(windows), transform
-        self.backend = backend
-        for name, (shape, kind) in buffer_shapes(
-            in_features, out_features, bias, plan, transform, dtype
-        ).items():
-            self.register_buffer(name, torch.empty(shape, dtype=kind))
-        self._prepared: dict[str, Any] = {}
-        self._prepared_for = 0  # window
+        super().__init__(in_features, out_features, bias, plan, transform, dtype)
+        self.windows, self.backend = tuple(windows), backend
         self._taken: dict[int, str] = {}  # backend by window
         self._sharer: tuple[QuantLinear, ...] = ()  # the site whose change of basis this one reads
         self._transformed: LastInput[Tensor] = LastInput()
@@ -149,11 +90,6 @@ class QuantLinear(HeldCodes):
             self.bias = self.bias.float() / divisor
         self.forget()
 
-    def forget(self) -> None:
-        """Let go of what was made of the stored form; it is made again when it is needed."""
-        super().forget()
-        self._prepared.clear()
-
     def share_basis(self, name: str, other: QuantLinear) -> None:
         """Read the change of basis of `other`, the site `name`; it is then saved there alone."""
         for buffer in self.basis_buffers:
@@ -169,50 +105,6 @@ class QuantLinear(HeldCodes):
         if self._codes is not other._codes:
             self._codes = other._codes
             self._codes.readers += 1
-
-    @property
-    def device(self) -> torch.device:
-        """Where the layer computes."""
-        held = next(name for name in ("scale", "codebook", "weight") if name in self._buffers)
-        return self.get_buffer(held).device
-
-    @property
-    def basis_buffers(self) -> tuple[str, ...]:
-        """Those of `OF_INPUT` that this site has."""
-        return tuple(name for name in OF_INPUT if name in self._buffers)
-
-    @property
-    def qweight(self) -> Tensor:
-        """What is stored of the weight; where PEFT looks for a layer's device."""
-        return self.weight if self.plan.weight is None else self.codes
-
-    def packed_weight(self, window: int = 0) -> PackedWeight:
-        """The integers of a window, as the kernels take them."""
-        assert self.plan.weight is not None
-        codes, scale, zero, _ = self._stored(window)
-        return PackedWeight(
-            packed=codes,
-            bits=self.plan.weight.bits,
-            in_features=self.in_features,
-            scale=scale,
-            zero=None if zero is None else zero.to(torch.int16),
-            group_size=self.plan.weight.group_size,
-        )
-
-    def vector_weight(self, window: int = 0) -> VectorWeight:
-        """Packed codes of a window with their codebook, as the kernels take them."""
-        codes, codebook = self._part("codes", window), self._part("codebook", window)
-        return VectorWeight(codes, codebook, self.in_features)
-
-    def dequantized_weight(self, window: int = 0) -> Tensor:
-        """The transformed weight that the codes stand for, without the branch, float32 [o, i]."""
-        return self._expanded("weight", window, self._dequantize)
-
-    def basis(self, window: int = 0) -> tuple[Tensor | None, Tensor | None, BlockRotation | None]:
-        """Of a window: s, signs and block rotation, as `to_input` and `to_weight` take them."""
-        if not self.transform.changes_input:
-            return None, None, None  # also in a graph, where nothing can be made ready
-        return self._once("basis", window, self._basis)
 
     def input_transform(self, x: Tensor, window: int = 0) -> Tensor:
         """(x / s) R, float32 [..., i]."""
@@ -450,90 +342,6 @@ class QuantLinear(HeldCodes):
         """Shape, formats and transform."""
         activations = "/".join(str(f or "float") for f in self.plan.activations)
         return f"{self.in_features} -> {self.out_features}, weight {self.plan.weight or 'float'}, input {activations}, {self.transform}"
-
-    @property
-    def prepared(self) -> Mapping[str, Any]:
-        """What was made of the stored form for the present window, and is kept until the next."""
-        return self._prepared
-
-    def _once(self, name: str, window: int, make: Callable[[int], Any]) -> Any:
-        """What `make(window)` gives, kept until another window needs its own."""
-        own = window if self.transform.per_window else 0
-        if own != self._prepared_for:
-            self._prepared.clear()
-            self._prepared_for = own
-        if name not in self._prepared:
-            if torch.compiler.is_compiling():
-                raise RuntimeError(UNPREPARED)
-            self._prepared[name] = make(own)
-        return self._prepared[name]
-
-    def _expanded(self, name: str, window: int, make: Callable[[int], Any]) -> Any:
-        """As `_once`, or made in every call where memory is to be saved."""
-        if self.residency == "speed":
-            return self._once(name, window, make)
-        return make(window if self.transform.per_window else 0)
-
-    def _part(self, name: str, window: int) -> Tensor:
-        """A buffer, or the part of it that belongs to a window."""
-        buffer = self.get_buffer(name)
-        return buffer[window] if self.transform.per_window else buffer
-
-    def _basis(self, window: int) -> tuple[Tensor | None, Tensor | None, BlockRotation | None]:
-        scale = signs = blocks = None
-        if self.transform.scale or self.transform.migration:
-            held = "channel_scale" if self.transform.scale else "migration"
-            scale = self._part(held, window).float()
-        if self.transform.rotate:
-            bits = kernels.bitpack.unpack(self._part("signs", window)[None], 1, self.in_features)
-            signs = bits[0].float() * 2 - 1
-        if self.transform.block:
-            first, second = self._part("rotations", window)
-            blocks = BlockRotation(first, self._part("order", window).long(), second)
-        return scale, signs, blocks
-
-    def _stored(self, window: int) -> WeightCodes:
-        """Codes of a window, packed, with their scales; those of a requantized site are made here."""
-        assert self.plan.weight is not None
-        if not self.transform.requantized:
-            own = (
-                self._part(name, window) if name in self._buffers else None
-                for name in ("codes", "scale", "zero", "outer")
-            )
-            return WeightCodes(*own)  # type: ignore[arg-type]
-        made = round_to_nearest(
-            to_weight(self.weight.float(), *self.basis(window)), self.plan.weight
-        )
-        if made.codes.dtype != torch.uint8:
-            return made
-        return made._replace(codes=kernels.bitpack.pack(made.codes, self.plan.weight.bits))
-
-    def _ready(self, window: int) -> Any:
-        if self.transform.requantized:
-            return self._expanded("packed", window, self._prepare)
-        return self._once("packed", window, self._prepare)  # holds nothing but what is stored
-
-    def _prepare(self, window: int) -> Any:
-        assert self.plan.weight is not None
-        if self.plan.weight.kind == "fp8":
-            codes, scale, *_ = self._stored(window)
-            return Float8Weight(codes, scale)
-        return kernels.int_linear.prepare(self.packed_weight(window), residency=self.residency)
-
-    def _dequantize(self, window: int) -> Tensor:
-        fmt = self.plan.weight
-        if fmt is None:
-            return self._part("weight", window).float()
-        if fmt.kind == "codebook":
-            return kernels.vq_linear.decode(self.vector_weight(window))
-        stored = self._stored(window)
-        if stored.codes.dtype == torch.uint8:
-            codes = kernels.bitpack.unpack(stored.codes, fmt.bits, self.in_features)
-            stored = stored._replace(codes=codes)
-        return stored.dequantize(fmt.bits)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_prepared": {}}
 
     def _apply(self, fn: Any, recurse: bool = True) -> QuantLinear:
         """Move the layer; scales and codes keep their dtype whatever the model is cast to."""

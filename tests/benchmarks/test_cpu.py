@@ -36,6 +36,10 @@ def test_every_part_is_written_and_told(
     found = json.loads((tmp_path / "cpu.json").read_text(encoding="utf-8"))
     page = (tmp_path / "cpu.md").read_text(encoding="utf-8")
     assert page == cpu_page.markdown(found)
+    drawn = (tmp_path / "cpu.svg").read_text(encoding="utf-8")
+    speed = found["block"]["seconds"]["float32"] / found["block"]["seconds"]["auto w8a8"]
+    assert f">{speed:.2f}<" in drawn
+    assert ">8 x 32 x 16<" in drawn
     assert {"float32", "simulate w8a8"} <= set(found["linears"][0]["seconds"])
     assert {"float32", "auto w4a8"} <= set(found["block"]["seconds"])
     told = {(row["weights"], row["mode"]): row["ratio"] for row in found["resident"]}

@@ -238,6 +238,21 @@ def test_an_unreachable_hub_is_an_environment_fault(
     assert "local folder" in line
 
 
+def test_a_backend_that_cannot_compute_here_is_an_environment_fault(
+    tiny_dit: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("kernels.int_linear.cpu.available", lambda: False)
+    asked = ("--method", "rtn", "--bits", "w8a8", "--no-ladder", "--seeds", "0", "--steps", "1")
+    out = ("--backend", "integer", "--out", str(tmp_path / "study"))
+    assert main(["compare", str(tiny_dit), *asked, *out]) == 3
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "int_linear cannot run with backend integer: this build of torch lacks" in line
+    assert "internal" not in line
+
+
 def test_an_internal_error_is_one_line_that_says_how_to_see_more(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
