@@ -50,6 +50,8 @@ class Controls:
     guidance: gr.Number
     calibration: gr.Textbox
     backend: gr.Dropdown
+    residency: gr.Dropdown
+    attention: gr.Dropdown
     windows: gr.Number
     options: gr.Textbox
     plan: gr.File
@@ -135,6 +137,21 @@ def controls_of(bench: Bench, first: str | None) -> tuple[Controls, gr.Markdown]
                 1, label="Step windows", precision=0, min_width=100, elem_id="dq-windows"
             )
         with gr.Row():
+            residency = gr.Dropdown(
+                [("for speed", "speed"), ("for memory", "memory")],
+                value="speed",
+                label="Weights held",
+                min_width=100,
+                elem_id="dq-residency",
+            )
+            attention = gr.Dropdown(
+                [("as the model", ""), ("int8", "int8")],
+                value="",
+                label="Attention scores",
+                min_width=100,
+                elem_id="dq-attention",
+            )
+        with gr.Row():
             size = gr.Textbox(
                 "", label="Size", placeholder="height x width", min_width=100, elem_id="dq-size"
             )
@@ -186,6 +203,8 @@ def controls_of(bench: Bench, first: str | None) -> tuple[Controls, gr.Markdown]
         guidance,
         calibration,
         backend,
+        residency,
+        attention,
         windows,
         options,
         plan,

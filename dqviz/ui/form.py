@@ -45,6 +45,8 @@ class Form:
     guidance: float | None
     calibration: str = FIRST_CALIBRATION
     backend: str = "auto"
+    residency: str = "speed"
+    attention: str = ""  # format of attention scores; blank: as the model computes them
     windows: float | None = 1
     options: str = ""
     plan: str | None = None
@@ -71,6 +73,8 @@ class Form:
             guidance=request.guidance,
             calibration=seeds_text(request.calibration_seeds),
             backend=request.backend,
+            residency=request.residency,
+            attention=request.attention or "",
             windows=request.windows,
             options=" ".join(_option(name, value) for name, value in request.options.items()),
             plan=None if request.plan is None else str(request.plan),
@@ -169,6 +173,8 @@ class Form:
                 "windows": _whole(self.windows, "windows") or 1,
                 "calibration_seeds": self.calibration.strip() or FIRST_CALIBRATION,
                 "backend": self.backend,
+                "residency": self.residency,
+                "attention": self.attention or None,
                 "ladder": self.ladder,
                 "negative": self.negative.strip() or None,
                 "size": self.size.strip() or None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from pathlib import Path
@@ -123,6 +124,18 @@ def test_files_of_this_machine_are_opened_on_it_alone() -> None:
     for given in ({"loras": "/models/a.safetensors"}, {"base": "/models/base"}):
         (screen,) = bench(local_folders=False).run(form(model="owner/name", **given))
         assert "is a file of this machine" in screen.status["message"]
+
+
+def test_the_form_says_how_weights_are_held_and_attention_is_computed() -> None:
+    request = form(residency="memory", attention="int8").request()
+    assert (request.residency, request.attention) == ("memory", "int8")
+    again = Form.of_request(request)
+    assert (again.residency, again.attention) == ("memory", "int8")
+    assert {"--residency memory", "--attention int8"} <= set(
+        re.findall(r"--(?:residency|attention) \w+", again.command())
+    )
+    assert form().request().attention is None
+    assert "--attention" not in form().command()
 
 
 @pytest.mark.parametrize(
