@@ -24,7 +24,7 @@ FUSED = {
     "int_linear": "gate and residual after an output projection or fc2",
 }
 RESIDENCY = {
-    "speed": "weights as their product reads them: a byte each for integers on the CPU, float32 beside the stored form for simulation",
+    "speed": "weights as their product reads them: a byte each for integers, on a GPU half of one up to 4 bits, float32 beside the stored form for simulation",
     "memory": "weights as they are stored, expanded in every call, codebooks by tiles",
 }
 

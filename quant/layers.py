@@ -78,7 +78,7 @@ class QuantLinear(HeldCodes):
     Sites that read one tensor hold one change of basis: `share_basis` makes them.
     A site whose weight stays in floating point holds the transformed `weight` [o, i] instead of codes;
     a requantized site the untransformed one. What was made for one window is dropped at the next.
-    In mode "speed" the layout of an integer product stands in the place of codes that serve all windows.
+    In mode "speed" the layout of an integer product, the CPU's or a GPU's, stands in the place of codes that serve all windows.
     """
 
     dqviz_site = True
@@ -241,6 +241,7 @@ class QuantLinear(HeldCodes):
                 y = kernels.int_linear.int_linear(
                     own, ready, self._bias, None, backend=backend, branch=branch
                 )
+                self._release(ready)
             else:
                 samples = len(x) if x.dim() > 2 else len(rows)
                 y = with_branch(self._product(self._rounded(rows, window, samples), window), branch)
@@ -372,9 +373,13 @@ class QuantLinear(HeldCodes):
             y = kernels.fp8_linear.multiply(codes, ready, bias, backend)
             return finished(y, after, dtype, branch)
         y = kernels.int_linear.multiply(codes, ready, bias, fmt.bits, backend, after, dtype, branch)
+        self._release(ready)
+        return y
+
+    def _release(self, ready: Any) -> None:
+        """Of codes that serve all windows, and not in a graph."""
         if not (self.transform.per_window or torch.compiler.is_compiling()):
             self.release_codes(ready)
-        return y
 
     def _coded(self, rows: Tensor, window: int, backend: str) -> RowCodes:
         fmt = self.plan.activations[window]

@@ -47,8 +47,8 @@ def prepare(
 ) -> Prepared:
     """Wrap a stored weight so that what a backend expands it to is kept between calls.
 
-    "speed" keeps the expanded form: 4 bytes a weight for simulate, beside the stored codes; 1 for integer,
-    in their place (`Prepared.weight` makes them again when they are asked for). "memory" keeps only the
+    "speed" keeps the expanded form: 4 bytes a weight for simulate, beside the stored codes; 1 for integer, and
+    1 or half of one for triton, in their place (`Prepared.weight` makes them again when they are asked for). "memory" keeps only the
     stored form. `backend` is used by calls that do not name one.
     """
     if residency not in ("speed", "memory"):
