@@ -40,8 +40,10 @@ def _of(op: Op) -> OpHere:
     said = [f"{backend}: {reason}" for backend, reason in reasons.items() if reason]
     if "triton" not in op.versions:
         said.append("triton: not written")
-    if "integer" in usable:
-        said.append("auto: integer where it was measured faster here, else simulate")
+    faster = [b for b in usable if b != "simulate"] if "integer" in op.versions else []
+    if faster:
+        listed = " or ".join(faster)
+        said.append(f"auto: {listed} where it was measured faster here, else simulate")
     else:
         said.append("auto: simulate, no other version was measured faster here")
     return OpHere(op.name, usable, "; ".join(said))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,7 +32,7 @@ from dqviz.benching.subject import Layer, subject_of
 from dqviz.cli import main
 from dqviz.events import Progress
 from kernels import tables
-from kernels.int_linear import custom_op, tiles, tuned
+from kernels.int_linear import choose, custom_op, prepare, tiles, tuned
 from quant.errors import BadInput, Cancelled, EnvironmentFault
 from quant.latency import latency_of
 from tests.kernels.linears import needs_onednn
@@ -65,7 +65,7 @@ def test_every_row_says_what_ran_beside_what(
     made = json.loads(capsys.readouterr().out)
     assert made["evidence"] == "measured"
     assert {"device", "kind", "threads", "versions", "date", "busy_percent"} <= made.keys()
-    assert made["table"] is None
+    assert made["tables"] == []
     rows = made["rows"]
     for row in rows:
         assert row.keys() >= KEYS
@@ -178,7 +178,7 @@ def test_auto_decides_by_the_table_that_tune_wrote(
     monkeypatch.setattr(tuning, "fastest", lambda calls, *_, **__: {"fp32": 9.0, "simulate": 6.0, "integer": 2.0})  # fmt: skip
     made = bench(asked(tiny_dit, tune=True, runs=7))
     path = tables.file(tables.own(), tuned.device_name(), "int_linear")
-    assert made["table"] == str(path)
+    assert made["tables"] == [str(path)]
     assert path.is_relative_to(tables.own())
     table = json.loads(path.read_text(encoding="utf-8"))
     assert table["cores"] == torch.get_num_threads()
@@ -186,7 +186,8 @@ def test_auto_decides_by_the_table_that_tune_wrote(
     layers = subject_of(str(tiny_dit), "cpu").layers(1)
     assert len(table["rows"]) == 2 * len(layers)
     for layer in layers:
-        choice = tuned.choice(layer.m, layer.k, layer.n, 4, 8, False)
+        kind = tuned.kind("integer", linears.weight_of(8, 8, 4), 8, True)
+        choice = tuned.choice(tuned.CPU, (layer.m, layer.k, layer.n), kind)
         assert choice.backend == "integer"
         assert "measured 3.00x" in choice.why
     peers_of = {(row["peer"], row["ratio"]) for row in made["rows"]}
@@ -199,11 +200,11 @@ def test_auto_decides_by_the_table_that_tune_wrote(
 
 @needs_onednn
 def test_new_rows_stand_beside_those_that_are_there(tmp_path: Path) -> None:
-    cases = [tuning.Case(m, 8, 8, 8, 8, False) for m in (1, 2, 3)]
+    cases = [tuning.Case(m, 8, 8, 8, 8, None, False) for m in (1, 2, 3)]
     rows = [{**case._asdict(), "ratio": 1.0} for case in cases]
-    tuning.save(cases, rows, tmp_path)
+    tuning.save(cases, rows, tmp_path, tuned.CPU)
     path = tuning.save(
-        cases[1:], [{**rows[1], "ratio": 2.0}], tmp_path
+        cases[1:], [{**rows[1], "ratio": 2.0}], tmp_path, tuned.CPU
     )  # the third is not exact any more
     assert [(row["m"], row["ratio"]) for row in tables.read(path)["rows"]] == [(1, 1.0), (2, 2.0)]
     assert [entry.name for entry in path.parent.iterdir()] == ["int_linear.json"]
@@ -211,8 +212,8 @@ def test_new_rows_stand_beside_those_that_are_there(tmp_path: Path) -> None:
 
 @needs_onednn
 def test_a_table_of_another_place_stays_as_it_is(tiny_dit: Path, tmp_path: Path) -> None:
-    case = tuning.Case(1, 8, 8, 8, 8, False)
-    path = tuning.save([case], [case._asdict()], tables.own())
+    case = tuning.Case(1, 8, 8, 8, 8, None, False)
+    path = tuning.save([case], [case._asdict()], tables.own(), tuned.CPU)
     told = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**told, "torch": "1.0"}), encoding="utf-8")
     before = path.read_bytes()
@@ -272,7 +273,7 @@ def test_a_backend_that_the_environment_names_is_refused(monkeypatch: pytest.Mon
 
 
 @pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Tiles in the order in which they were asked; one does not compile, one is wrong."""
     asked_for: list[Any] = []
 
@@ -285,6 +286,77 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
     monkeypatch.setattr(tiling, "launcher", lambda: launch)
     return asked_for
+
+
+@pytest.fixture
+def gpu_here(monkeypatch: pytest.MonkeyPatch, launched: list[Any]) -> None:
+    """The CPU stands for an sm_90, on which operations are their definitions."""
+    monkeypatch.setitem(run.TABLES, "cpu", run.TABLES["cuda"])
+    monkeypatch.setitem(tuning.FULL, "cpu", tuning.FULL["cuda"])
+    monkeypatch.setattr(tuned, "path", lambda device: "triton")
+    monkeypatch.setattr(tuned, "device_name", lambda *device: "sm_90")
+    monkeypatch.setattr(tiles, "architecture", lambda index: "sm_90")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    for op in ("int_linear.custom_op", "quantize_rows"):
+        monkeypatch.setattr(f"kernels.{op}.triton_obstacle", lambda *about: None)
+
+
+@needs_onednn
+def test_on_a_gpu_tiles_and_speeds_are_tuned_and_auto_takes_triton(
+    tiny_dit: Path, gpu_here: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = {"bf16": 9.0, "simulate": 6.0, "triton": 2.0, tiling.DEFAULT: 4.0}
+    monkeypatch.setattr(tuning, "fastest", lambda calls, *_: {n: seconds[n] for n in calls})
+    monkeypatch.setattr(tiling, "fastest", lambda calls, *_: {n: seconds.get(n, 3.0) for n in calls})  # fmt: skip
+    monkeypatch.setattr(tuning.cases, "__defaults__", ((1,),))
+    made = bench(asked(tiny_dit, tune=True, runs=7))
+    named = [tables.file(tables.own(), "sm_90", name) for name in (tiles.TABLE, tuned.OP)]
+    assert made["tables"] == [str(path) for path in named]
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in named]
+    layers = subject_of(str(tiny_dit), "cpu").layers(1)
+    assert [len(table["rows"]) for table in found] == [6 * len(layers), 12 * len(layers)]
+    assert made["left_out"] == {}
+    layer = layers[0]
+    x = torch.randn(layer.m, layer.k)
+    for bits in (3, 8):
+        stored_weight = prepare(linears.weight_of(layer.k, layer.n, bits, zeros=True))
+        assert choose(x, stored_weight).why.startswith("triton: triton measured 3.00x")
+    speeds = [row for row in made["rows"] if "corrected" in row]
+    assert {(r["backend"], r["peer"], r["ratio"]) for r in speeds} == {("triton", "simulate", 3.0), ("triton", "bfloat16", 4.5)}  # fmt: skip
+    text = shown(made)
+    assert all(f"table: {path}" in text for path in named)
+    assert sum("triton, groups of 64, corrected" in line for line in text.splitlines()) == 2 * len(layers)  # fmt: skip
+    with pytest.raises(BadInput, match="unknown device 'sm_90'"):
+        latency_of("sm_90")  # plans are priced over float32, which was not measured there
+
+
+@pytest.mark.parametrize("group", [None, 64])
+def test_what_computes_otherwise_gets_no_row(
+    group: int | None, gpu_here: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wrong numbers, and a kernel that does not start; wrong sums also where outputs hide them."""
+    case = tuning.Case(8, 128, 32, 4, 8, group, True)
+    device, right = torch.device("cpu"), custom_op._product
+    row = tuning.measure(case, 1, device)
+    assert isinstance(row, dict)
+    assert row["seconds_triton"] > 0
+
+    def told(change: Callable[[torch.Tensor, torch.dtype], torch.Tensor]) -> object:
+        with monkeypatch.context() as wrong:
+            wrong.setattr(custom_op, "_product", lambda *a: change(right(*a), a[6]))
+            return tuning.measure(case, 1, device)
+
+    class OutOfResources(Exception):
+        pass
+
+    def fails(y: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        raise OutOfResources("out of resource: shared memory")
+
+    assert told(lambda y, dtype: 1.1 * y) == "its numbers are off by 1.0e-01"
+    assert told(fails) == "out of resource: shared memory"
+    if group is None:
+        said = told(lambda y, dtype: y + 1 if dtype == torch.int32 else y)
+        assert said == "its integer sums are not those of the definition: report it"
 
 
 @pytest.mark.parametrize("after", tiling.AFTER)
@@ -303,7 +375,7 @@ def test_the_best_tile_that_computes_the_same_is_kept(
     assert row == {**case._asdict(), "tile": tiles.TRIED[4], "ratio": 2.5}
     assert {} in launched
     monkeypatch.setattr(tiling, "fastest", faster())
-    assert tiling.measure(case, 1, torch.device("cpu")) is None
+    assert tiling.measure(case, 1, torch.device("cpu")) == "no tile gains"
 
 
 def test_a_saved_tile_is_what_the_launcher_takes(
@@ -313,7 +385,7 @@ def test_a_saved_tile_is_what_the_launcher_takes(
     monkeypatch.setattr(tiles, "architecture", lambda index: "sm_90")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
     monkeypatch.setenv(tables.VARIABLE, str(tmp_path))
-    case = tiling.cases([Layer(512, 1152, 4608)])[0]
+    case = tiling.cases([Layer(512, 1152, 4608)], gpu)[0]
     row = {**case._asdict(), "tile": tiles.TRIED[1], "ratio": 1.2}
     path = tiling.save([case], [row], tmp_path, gpu)
     assert json.loads(path.read_text(encoding="utf-8"))["device"] == "NVIDIA H200"
