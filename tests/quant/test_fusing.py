@@ -10,11 +10,9 @@ from diffusers import DiTTransformer2DModel
 from torch import nn
 
 import kernels
-from kernels.dispatch import Choice
 from quant.adapters import adapter_for
 from quant.checkpoint import save_checkpoint
 from quant.fusing import FusedForward, Link, Links, attach, fused_of, said
-from quant.held_codes import is_released
 from quant.layer_making import layer_of_codes
 from quant.layers import QuantLinear
 from quant.plans import uniform_formats, uniform_plan
@@ -205,25 +203,6 @@ def test_operations_of_a_gpu_give_the_same_here(rotated, model, seen, monkeypatc
         assert float(off.max()) <= 1
         assert float(off.mean()) <= 1e-3
     assert float((got.output - expected.output).norm() / expected.output.norm()) <= 1e-3
-
-
-def test_auto_fuses_where_a_gpu_was_measured_faster(model, monkeypatch):
-    """A table stands for every shape; codes of a weight are then held once, whoever fuses it."""
-    for op in ("quantize_rows", "adaln_quantize", "gelu_quantize", "int_linear.custom_op"):
-        monkeypatch.setattr(f"kernels.{op}.triton_obstacle", lambda *_: None)
-    monkeypatch.setattr(kernels.int_linear.tuned, "path", lambda device: "triton")
-    plan = uniform_plan(model, parse_bits("w4a8"))
-    expected = output(quantize(model, "rtn", plan, backend="simulate").transformer, latents())
-    for taken, sentence in (("simulate", "simulation is the definition (10)"), ("triton", EVERYTHING)):  # fmt: skip
-        choice = Choice(taken, f"{taken}: measured")
-        monkeypatch.setattr(kernels.int_linear.tuned, "choice", lambda *_, own=choice: own)
-        made = quantize(model, "rtn", plan, backend="auto").transformer
-        got = output(made, latents())
-        assert sentence in said(made, 32)
-        assert float((got - expected).norm() / expected.norm()) <= 1e-3
-        layers = [m for m in made.modules() if isinstance(m, QuantLinear)]
-        held = [any(map(is_released, m.buffers())) for m in layers if m.multiplies_codes(0)]
-        assert held == [taken == "triton"] * 12
 
 
 def test_gate_and_residual_follow_products_of_8_bit_floats(model, monkeypatch):
