@@ -3,7 +3,7 @@
     make gpu-results FROM=gpu-run           (python -m benchmarks.gpu_page gpu-run)
 
 Writes gpu.json, with every row, gpu.md and gpu.svg into --out (docs/results), and the tiles that were found into
-kernels/configs/<architecture>/int_linear.json. A dry run is refused: its times are of the CPU and of the ops' definitions.
+kernels/configs/<architecture>/int_linear_tiles.json. A dry run is refused: its times are of the CPU and of the ops' definitions.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any
 import torch
 
 from dqviz.files import write_json
+from kernels.int_linear.tiles import TABLE
+from kernels.tables import file
 from quant.errors import BadInput, DQVizError
 
 from .gpu.place import Place
@@ -56,7 +58,7 @@ def save_tiles(found: dict[str, Any], configs: Path) -> Path | None:
     best = tables(found["rows"])
     if not best:
         return None
-    path = configs / found["architecture"] / "int_linear.json"
+    path = file(configs, found["architecture"], TABLE)
     path.parent.mkdir(parents=True, exist_ok=True)
     head = {name: found[name] for name in ("device", "date", "versions")}
     write_json(path, {**head, "rows": best})

@@ -42,9 +42,9 @@ def measured(cases: list[tuning.Case], runs: int) -> list[dict]:
     found = []
     for case in cases:
         shape = f"{case.m:5} {case.k:5} {case.n:5}  w{case.weight_bits}a{case.act_bits}"
-        row = tuning.measure(case, runs)
-        if row is None:
-            print(f"{shape}  not exact here")
+        row = tuning.measure(case, runs, tuned.CPU)
+        if isinstance(row, str):
+            print(f"{shape}  {row}")
             continue
         found.append(row)
         ms = [row[f"seconds_{name}"] * 1e3 for name in ("fp32", "simulate", "integer")]
@@ -82,14 +82,15 @@ def main() -> int:
     torch.manual_seed(0)
     threads = machine.with_threads(tuned.device_name(), torch.get_num_threads())
     print(f"{threads}, {busy:.0f} % busy, torch {torch.__version__}")
-    cases = tuning.cases([Layer(m, k, n) for k, n in SHAPES for m in options.rows], (1,))
+    layers = [Layer(m, k, n) for k, n in SHAPES for m in options.rows]
+    cases = tuning.cases(layers, tuned.CPU, (1,))
     try:
         if options.save:
-            tuning.check(tables.PACKAGED)
+            tuning.check(tables.PACKAGED, tuned.CPU)
         with torch.inference_mode():
             rows = measured(cases, max(options.runs, FEWEST_TUNED))
         if options.save:
-            print(f"written: {tuning.save(cases, rows, tables.PACKAGED)}")
+            print(f"written: {tuning.save(cases, rows, tables.PACKAGED, tuned.CPU)}")
     except DQVizError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -24,7 +24,7 @@ FUSED = {
     "int_linear": "gate and residual after an output projection or fc2",
 }
 RESIDENCY = {
-    "speed": "weights as their product reads them: a byte each for integers on the CPU, float32 beside the stored form for simulation",
+    "speed": "weights as their product reads them: a byte each for integers, on a GPU half of one up to 4 bits, float32 beside the stored form for simulation",
     "memory": "weights as they are stored, expanded in every call, codebooks by tiles",
 }
 
@@ -40,8 +40,10 @@ def _of(op: Op) -> OpHere:
     said = [f"{backend}: {reason}" for backend, reason in reasons.items() if reason]
     if "triton" not in op.versions:
         said.append("triton: not written")
-    if "integer" in usable:
-        said.append("auto: integer where it was measured faster here, else simulate")
+    faster = [b for b in usable if b != "simulate"] if "integer" in op.versions else []
+    if faster:
+        listed = " or ".join(faster)
+        said.append(f"auto: {listed} where it was measured faster here, else simulate")
     else:
         said.append("auto: simulate, no other version was measured faster here")
     return OpHere(op.name, usable, "; ".join(said))

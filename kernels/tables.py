@@ -1,4 +1,4 @@
-"""Where measured tables lie: ``<folder>/<device>/<op>.json``, by kind of device. No torch in here.
+"""Where measured tables lie: ``<folder>/<device>/<op>.json``, by kind of device; tiles of a GPU in one of their own. No torch in here.
 
 A user's folder comes first, the tables that come along after it: ``DQVIZ_CONFIGS``, else ``$DQVIZ_HOME/configs``, else
 ``./configs`` (`dqviz bench --tune` writes there). A shape that the first table says nothing about is looked for in the next.

@@ -1,9 +1,10 @@
 """Stored codes of a layer, held once: as they are stored, or in the layout that its integer product reads.
 
-The layout of the CPU's product gives the codes back to the bit. So once it was made, in mode "speed", the buffer
+The layouts of the CPU's product and of a GPU's give the codes back to the bit. So once it was made, in mode "speed", the buffer
 `codes` holds no bytes: a tensor without data stands there, with the codes' shape and dtype, and knows the weight
 that makes them again. Whoever asks for them (`layer.codes`, `get_buffer`, `state_dict`) gets them; copies of the
-layer, pickled ones too, hold them whole, and so does the layer once it is moved, loaded or told to forget.
+layer, pickled ones too, hold them whole, and so does the layer once it is moved, loaded or told to forget. In a graph,
+compiled or of CUDA, nothing is let go: the call before it has done that.
 """
 
 from __future__ import annotations

@@ -225,7 +225,7 @@ def latency_of(name: str) -> Latency:
 
 @lru_cache(maxsize=16)
 def _measured(name: str, path: Path, written: int) -> Measured | None:
-    """A table of seconds as it was `written`; None for one of tiles."""
+    """A table of seconds as it was `written`; None for one without those of float32, as of a GPU."""
     try:
         table = tables.read(path)
         if not any(f"seconds_{FLOAT}" in row for row in table["rows"]):

@@ -133,6 +133,7 @@ class QuantLinear(StoredSite):
                 y = kernels.int_linear.int_linear(
                     own, ready, self._bias, None, backend=backend, branch=branch
                 )
+                self._release(ready)
             else:
                 samples = len(x) if x.dim() > 2 else len(rows)
                 y = with_branch(self._product(self._rounded(rows, window, samples), window), branch)
@@ -264,9 +265,13 @@ class QuantLinear(StoredSite):
             y = kernels.fp8_linear.multiply(codes, ready, bias, backend)
             return finished(y, after, dtype, branch)
         y = kernels.int_linear.multiply(codes, ready, bias, fmt.bits, backend, after, dtype, branch)
+        self._release(ready)
+        return y
+
+    def _release(self, ready: Any) -> None:
+        """Of codes that serve all windows, and not in a graph."""
         if not (self.transform.per_window or torch.compiler.is_compiling()):
             self.release_codes(ready)
-        return y
 
     def _coded(self, rows: Tensor, window: int, backend: str) -> RowCodes:
         fmt = self.plan.activations[window]

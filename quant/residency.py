@@ -3,9 +3,9 @@
 Stored: every tensor of the file, once, in the dtypes of the file. Expanded: what simulation makes of the
 stored form for the window that it is in and keeps until the next: weights and the change of basis in
 float32, a permutation as int64, zero points as int16; of a requantized site its codes. At most, for methods
-that choose site by site. Integer products of the CPU keep a byte for each weight instead, in a layout of
-their own, and in the place of the stored codes, which are made of it again when somebody asks for them
-(`held_codes.py`); where the change of basis is per window, beside those of all windows.
+that choose site by site. Integer products keep a layout of their own instead, a byte for each weight, on a GPU
+half a byte up to 4 bits, and in the place of the stored codes, which are made of it again when somebody asks for
+them (`held_codes.py`); where the change of basis is per window, beside those of all windows.
 
 A weight of which the product is in floating point is held as float32 in mode "speed", codebooks and
 weight-only sites among them: every call would have to widen anything smaller. Mode "memory" is for those.

@@ -50,7 +50,7 @@ class StoredSite(HeldCodes):
     Sites that read one tensor hold one change of basis: `share_basis` makes them.
     A site whose weight stays in floating point holds the transformed `weight` [o, i] instead of codes;
     a requantized site the untransformed one. What was made for one window is dropped at the next.
-    In mode "speed" the layout of an integer product stands in the place of codes that serve all windows.
+    In mode "speed" the layout of an integer product, the CPU's or a GPU's, stands in the place of codes that serve all windows.
     """
 
     residency: Residency = (

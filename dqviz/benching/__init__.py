@@ -2,7 +2,7 @@
 
 One file for each thing: what may be asked (`request.py`), a model or its shapes (`subject.py`), the stop watch
 (`timing.py`), one layer in every way (`linears.py`, `peers.py`), one evaluation (`evaluations.py`), the peaks that times
-are held against (`peaks.py`), tables of a processor and tiles of a GPU (`tuning.py`, `tiling.py`, on disk `stored.py`), all of it
+are held against (`peaks.py`), tables of a device and tiles of a GPU (`tuning.py`, `tiling.py`, on disk `stored.py`), all of it
 in order (`run.py`) and told (`rows.py`).
 """
 

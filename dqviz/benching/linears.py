@@ -40,10 +40,20 @@ class Timed:
     left_out: dict[str, str] = field(default_factory=dict)  # why
 
 
-def weight_of(k: int, n: int, bits: int, device: torch.device | None = None) -> PackedWeight:
-    """A random symmetric weight."""
+def weight_of(
+    k: int,
+    n: int,
+    bits: int,
+    device: torch.device | None = None,
+    group: int | None = None,
+    zeros: bool = False,
+) -> PackedWeight:
+    """A random weight; symmetric, or with random `zeros`."""
     codes = torch.randint(0, 2**bits, (n, k), dtype=torch.uint8, device=device)
-    return PackedWeight.from_codes(codes, bits, torch.rand(n, 1, device=device) * 0.01 + 0.001)
+    shape = n, 1 if group is None else -(-k // group)
+    scale = torch.rand(shape, device=device) * 0.01 + 0.001
+    zero = torch.randint(0, 2**bits, shape, dtype=torch.int16, device=device) if zeros else None
+    return PackedWeight.from_codes(codes, bits, scale, zero, group)
 
 
 def timed(
@@ -67,7 +77,7 @@ def timed(
         for backend in BACKENDS[device.type]:
             name = f"{bits} {backend}"
             call = _ours(x, stored, bias, of_input, backend)
-            why = _doubt(x, stored, bias, of_input, backend)
+            why = doubt(_ours(x, stored, bias, of_input, "simulate"), call, dtype)
             if why is None:
                 calls[name], ways[name] = call, (bits, backend)
             else:
@@ -92,14 +102,11 @@ def _ours(
     return lambda: int_linear(x, stored, bias, bits, True, backend)
 
 
-def _doubt(
-    x: torch.Tensor, stored: Prepared, bias: torch.Tensor, bits: int, backend: str
-) -> str | None:
+def doubt(definition: Callable[[], Any], call: Callable[[], Any], dtype: torch.dtype) -> str | None:
     """Why a backend is not timed: it cannot do it here, or its numbers are others than the definition's."""
-    exact = _ours(x, stored, bias, bits, "simulate")().float()
-    try:
-        made = _ours(x, stored, bias, bits, backend)().float()
-    except RuntimeError as error:
-        return " ".join(str(error).split())
+    out: dict[str, str] = {}
+    if not able({"call": call}, out):
+        return out["call"]
+    exact, made = definition().float(), call().float()
     off = float((made - exact).norm() / exact.norm())
-    return None if off <= AGREE[x.dtype] else f"its numbers are off by {off:.1e}"
+    return None if off <= AGREE[dtype] else f"its numbers are off by {off:.1e}"

@@ -60,20 +60,26 @@ def of_evaluation(
 
 
 def of_table(row: Mapping[str, Any], layers: Mapping[tuple[int, ...], int]) -> Iterator[Row]:
-    """A row of the table that `auto` decides by: integers beside their definition and float32."""
+    """A row of the table that `auto` decides by: the faster path beside its definition and full precision."""
     shape = {name: row[name] for name in "mkn"}
+    backend = next(b for b in ("integer", "triton") if f"seconds_{b}" in row)
     about = {
         "op": "int_linear",
         "shape": shape,
         "count": layers.get(tuple(shape.values()), 0),
         "bits": f"w{row['weight_bits']}a{row['act_bits']}",
+        "group": row["group"],
         "corrected": row["corrected"],
-        "backend": "integer",
+        "backend": backend,
         "bytes": None,
         "flops": 2 * row["m"] * row["k"] * row["n"],
     }
-    others = {"simulate": row["seconds_simulate"], "float32": row["seconds_fp32"]}
-    yield from _beside(about, row["seconds_integer"], others, None)
+    full = {"float32": "fp32", "bfloat16": "bf16"}
+    peers = {"simulate": "simulate"} | {
+        peer: n for peer, n in full.items() if f"seconds_{n}" in row
+    }
+    others = {peer: row[f"seconds_{name}"] for peer, name in peers.items()}
+    yield from _beside(about, row[f"seconds_{backend}"], others, None)
 
 
 def of_tile(row: Mapping[str, Any], layers: Mapping[tuple[int, ...], int]) -> Iterator[Row]:
@@ -145,8 +151,9 @@ def _backend(row: Row) -> str:
     if "tile" in row:
         after = f", {row['after']}" if row["after"] else ""
         return f"triton {'x'.join(str(row['tile'][n]) for n in ('BM', 'BN'))}{after}"
-    if row.get("corrected"):
-        return f"{row['backend']}, corrected"
+    if "corrected" in row:
+        group = f", groups of {row['group']}" if row["group"] else ""
+        return f"{row['backend']}{group}{', corrected' if row['corrected'] else ''}"
     return f"{row['backend']}{' *' if row.get('auto') and row['op'] != 'evaluation' else ''}"
 
 
@@ -160,7 +167,7 @@ def _place(made: Mapping[str, Any]) -> str:
 
 
 def _notes(made: Mapping[str, Any]) -> list[str]:
-    timed = made["table"] is None
+    timed = not made["tables"]
     notes = []
     if timed:
         notes.append(
@@ -174,6 +181,4 @@ def _notes(made: Mapping[str, Any]) -> list[str]:
         more = f" and {len(what) - 1} more" if len(what) > 1 else ""
         notes.append(f"left out, {what[0]}{more}: {why}")
     notes += [f"note: {warning}" for warning in made["warnings"]]
-    if not timed:
-        notes.append(f"table: {made['table']}")
-    return notes
+    return notes + [f"table: {path}" for path in made["tables"]]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Sequence
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 
 from kernels import tables
-from kernels.int_linear import cpu, tiles, tuned
+from kernels.dispatch import triton_obstacle
+from kernels.int_linear import cpu, tuned
 from quant.errors import EnvironmentFault
 from quant.loading import check_device
 
@@ -29,6 +29,10 @@ IDLE = 10.0  # largest share of the processor, in per cent, that others may use 
 UNIT = 10**6  # operations that count as one step of progress
 WAYS = 2 * len(BITS) + 2  # of a layer, about: ours and peers
 WHOLE_WAYS = 6  # of an evaluation
+TABLES = {  # what makes them and tells of their rows; tiles first, for the speeds that they give
+    "cpu": ((tuning, rows.of_table),),
+    "cuda": ((tiling, rows.of_tile), (tuning, rows.of_table)),
+}
 
 
 def bench(
@@ -39,7 +43,7 @@ def bench(
     """Time a model's layers and one evaluation; with `tune`, make the table of this device instead.
 
     Raises BadInput for what cannot be asked, EnvironmentFault where a table is asked of a busy machine, Cancelled. A table
-    is written when all of it is measured, or not at all.
+    is written when all of it is measured, or not at all; that of a GPU's tiles before that of its speeds.
     """
     check_fields(request)
     check_device(request.device)
@@ -80,7 +84,7 @@ def place(device: torch.device) -> dict[str, Any]:
     on_gpu = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if on_gpu else machine.processor(),
-        "kind": tiles.architecture(device.index or 0) if on_gpu else tuned.device_name(),
+        "kind": tuned.device_name(device),
         "dtype": "bfloat16" if on_gpu else "float32",
         "threads": torch.get_num_threads(),
         "versions": versions,
@@ -95,12 +99,13 @@ def _check_tuning(device: torch.device, busy: float) -> None:
             "it is idle, or leave --tune away"
         )
     if device.type == "cuda":
-        return tiling.check(tables.own(), device)
-    if not cpu.available():
-        raise EnvironmentFault(
-            "this build of torch lacks oneDNN's integer linear, so there is nothing to choose; leave --tune away"
-        )
-    return tuning.check(tables.own())
+        reason = triton_obstacle(device)
+    else:
+        reason = None if cpu.available() else "this build of torch lacks oneDNN's integer linear"
+    if reason is not None:
+        raise EnvironmentFault(f"{reason}, so there is nothing to choose; leave --tune away")
+    for maker, _ in TABLES[device.type]:
+        maker.check(tables.own(), device)
 
 
 def _warnings(busy: float, device: torch.device) -> list[str]:
@@ -142,35 +147,28 @@ def _timed(
     watch.finish()
     listed = [row for layer in found for row in rows.of_layer(layer, peaks)]
     listed += rows.of_evaluation(one, found, request.batch_size, peaks)
-    return {"rows": listed, "left_out": left_out, "peaks": vars(peaks), "table": None}
+    return {"rows": listed, "left_out": left_out, "peaks": vars(peaks), "tables": []}
 
 
 def _tuned(
     request: BenchRequest, watch: Watch, layers: Sequence[Layer], device: torch.device
 ) -> dict[str, Any]:
-    """Every case of the table, kept at the end."""
-    of_gpu, runs = device.type == "cuda", request.runs
-    todo: list[tuple[Any, Callable[[], dict[str, Any] | None]]] = (
-        [(c, partial(tiling.measure, c, runs, device, watch.check)) for c in tiling.cases(layers)]
-        if of_gpu
-        else [(c, partial(tuning.measure, c, runs, watch.check)) for c in tuning.cases(layers)]
-    )
-    watch.plan(sum(case.work // UNIT + 1 for case, _ in todo))
-    made, left_out = [], {}
-    for case, measure in todo:
-        said = ", ".join(f"{name} {value}" for name, value in case._asdict().items())
-        watch.stage("bench", said, case.work // UNIT + 1)
-        row = measure()
-        if row is None:
-            left_out[said] = "no tile gains" if of_gpu else "not exact on this processor"
-        else:
-            made.append(row)
-        watch.advance(case.work // UNIT + 1)
+    """Every case of every table of the device, each kept at its end."""
+    todo = [(*made_by, made_by[0].cases(layers, device)) for made_by in TABLES[device.type]]
+    watch.plan(sum(case.work // UNIT + 1 for *_, cases in todo for case in cases))
+    listed, left_out, paths, counts = [], {}, [], rows.counts(layers)
+    for maker, told, cases in todo:
+        kept = []
+        for case in cases:
+            said = ", ".join(f"{name} {value}" for name, value in case._asdict().items())
+            watch.stage("bench", said, case.work // UNIT + 1)
+            row = maker.measure(case, request.runs, device, watch.check)
+            if isinstance(row, str):
+                left_out[said] = row
+            else:
+                kept.append(row)
+            watch.advance(case.work // UNIT + 1)
+        paths.append(str(maker.save(cases, kept, tables.own(), device)))
+        listed += [line for row in kept for line in told(row, counts)]
     watch.finish()
-    cases, folder = [case for case, _ in todo], tables.own()
-    kept = (cases, made, folder)
-    path = tiling.save(*kept, device) if of_gpu else tuning.save(*kept)
-    counts = rows.counts(layers)
-    told = rows.of_tile if of_gpu else rows.of_table
-    listed = [line for row in made for line in told(row, counts)]
-    return {"rows": listed, "left_out": left_out, "peaks": None, "table": str(path)}
+    return {"rows": listed, "left_out": left_out, "peaks": None, "tables": paths}

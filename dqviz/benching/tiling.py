@@ -43,16 +43,16 @@ class Case(NamedTuple):
         return 2 * self.m * self.k * self.n * (1 + len(tiles.TRIED))
 
 
-def cases(layers: Iterable[Layer]) -> list[Case]:
-    """Of layers: a scale for each output, every kind of weight, and all that can come after."""
+def cases(layers: Iterable[Layer], device: torch.device) -> list[Case]:
+    """Of layers, on any GPU: a scale for each output, every kind of weight, and all that can come after."""
     shapes = dict.fromkeys((x.m, x.k, x.n) for x in layers)
     return [Case(*s, bits <= 4, 0, after) for s in shapes for bits in BITS for after in AFTER]
 
 
 def measure(
     case: Case, runs: int, device: torch.device, pause: Callable[[], None] = lambda: None
-) -> dict[str, Any] | None:
-    """The best tile of a shape and its gain, default / tile; None where none is worth it."""
+) -> dict[str, Any] | str:
+    """The best tile of a shape and its gain, default / tile; or why there is none."""
     launch, given = launcher(), arguments(case, device)
     exact = launch(*given, tile={}).float()
     calls: dict[str, Callable[[], object]] = {}
@@ -66,7 +66,7 @@ def measure(
     best = min(taken, key=taken.__getitem__)
     ratio = taken[DEFAULT] / taken[best]
     if ratio < tiles.WORTH:
-        return None
+        return "no tile gains"
     return {**case._asdict(), "tile": dict(named[best]), "ratio": round(ratio, 3)}
 
 
@@ -114,4 +114,4 @@ def save(
 
 
 def _file(folder: Path, device: torch.device) -> Path:
-    return tables.file(folder, tiles.architecture(device.index or 0), tiles.OP)
+    return tables.file(folder, tiles.architecture(device.index or 0), tiles.TABLE)

@@ -2,8 +2,8 @@
 
 All backends compute from one set of stored integers: their integer sums are equal bit for bit and
 their float32 outputs within 1e-6. ``simulate`` is the definition, ``integer`` uses 8-bit products of
-the CPU, ``triton`` those of a GPU. ``auto`` takes the integer path only where it was measured faster on this
-kind of device. A low-rank product (`Branch`) can be added in the same pass, and a GELU, or a gate with the residual,
+the CPU, ``triton`` those of a GPU. ``auto`` takes ``integer`` on a CPU, ``triton`` on a GPU, only where it was measured
+faster on this kind of device. A low-rank product (`Branch`) can be added in the same pass, and a GELU, or a gate with the residual,
 can come after (`After`).
 """
 
@@ -47,8 +47,8 @@ def prepare(
 ) -> Prepared:
     """Wrap a stored weight so that what a backend expands it to is kept between calls.
 
-    "speed" keeps the expanded form: 4 bytes a weight for simulate, beside the stored codes; 1 for integer,
-    in their place (`Prepared.weight` makes them again when they are asked for). "memory" keeps only the
+    "speed" keeps the expanded form: 4 bytes a weight for simulate, beside the stored codes; 1 for integer, and
+    1 or half of one for triton, in their place (`Prepared.weight` makes them again when they are asked for). "memory" keeps only the
     stored form. `backend` is used by calls that do not name one.
     """
     if residency not in ("speed", "memory"):
@@ -144,17 +144,15 @@ def choose(
     def prefer() -> Choice:
         if act_bits is None:
             return Choice("simulate", "simulate: activations are not quantized")
-        reason = obstacle("integer")
+        version = tuned.path(x.device)
+        reason = obstacle(version)
         if reason is None and prepared.residency == "memory":
-            reason = "integer was not measured with weights expanded in every call"
+            reason = f"{version} was not measured with weights expanded in every call"
         if reason is not None:
             return Choice("simulate", f"simulate: {reason}")
-        corrected = prepared.fact(
-            (act_bits, act_symmetric), partial(cpu.corrected, stored, act_bits, act_symmetric)
-        )
-        return tuned.choice(
-            len(x), stored.in_features, stored.out_features, stored.bits, act_bits, corrected
-        )
+        find = partial(tuned.kind, version, stored, act_bits, act_symmetric)
+        kind = prepared.fact(("kind", version, act_bits, act_symmetric), find)
+        return tuned.choice(x.device, (len(x), stored.in_features, stored.out_features), kind)
 
     asked = prepared.backend if backend in (None, "auto") else backend
     return OP.choose(asked, obstacle=obstacle, prefer=prefer)

@@ -16,7 +16,7 @@ from ..dispatch import triton_obstacle
 from ..quantize_rows import RowCodes
 from ..quantize_rows import custom_op as row_op
 from .branch import Branch, with_branch
-from .operand import GROUPS, from_nibbles, groups_fit, operand
+from .operand import GROUPS, codes_of, from_nibbles, groups_fit, operand
 from .reference import finished
 from .weight import After, GatedResidual, PackedWeight, Prepared
 
@@ -146,7 +146,7 @@ def _product(
     dtype: torch.dtype,
     branch: Branch | None,
 ) -> Tensor:
-    own = weight.form("triton", operand)
+    own = weight.form("triton", operand, codes_of)
     gated = isinstance(after, GatedResidual)
     gate, residual = (after.gate, after.residual) if gated else (None, None)
     gelu, parts = after == "gelu", branch or (None, None)

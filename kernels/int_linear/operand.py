@@ -12,7 +12,8 @@ have to sort apart for every product. What c lacks of z is corrected per row:
 
     acc_ij = sum_k a_ik (q_jk - c_j) - za_i sum_k (q_jk - c_j) - (z_j - c_j) sum_k (a_ik - za_i)
 
-In groups, c is z, but for nibbles with zeros of their own, where it is 8 and z - 8 goes along.
+In groups, c is z, but for nibbles with zeros of their own, where it is 8 and z - 8 goes along. The stored codes are
+q = (q - c) + c, with c = z less what goes along: so an operand can stand in their place.
 """
 
 from __future__ import annotations
@@ -41,30 +42,51 @@ class Operand(NamedTuple):
 
 def operand(weight: PackedWeight) -> Operand:
     """Made of the stored form; `custom_op.obstacle` says for which there is none."""
-    packs = weight.bits <= 4
+    apart = apart_of(weight)
+    centre = weight.zeros() if apart is None else weight.zeros() - apart  # [n, g]
+    q = weight.codes().to(torch.int16).sub_(weight.by_column(centre))  # [n, k]
+    data = nibbles(q) if packs(weight) else q.to(torch.int8)
     if weight.scale.shape[1] == 1:
-        centre = weight.centre(-8, 7) if packs else weight.centre(-128, 127)
-        assert centre is not None, "obstacle() comes first"
-        q = weight.codes().to(torch.int16).sub_(centre)  # [n, k]
-        sums, shift = q.sum(1, dtype=torch.int32), (weight.zeros() - centre).flatten().int()
-        group = 0
+        sums, group = q.sum(1, dtype=torch.int32), 0
+        shift = None if apart is None else apart.flatten().int()
     else:
         assert weight.group_size is not None, "only groups have more scales than one"
-        packs_zeros = packs and weight.zero is not None
-        codes = weight.codes().to(torch.int16)
-        q = codes.sub_(8) if packs_zeros else weight.integers().to(torch.int16)
-        sums = weight.dequantize().sum(1)
-        shift = (weight.zeros() - 8).to(torch.int8).T.contiguous() if packs_zeros else None
-        group = weight.group_size
-    shift = shift if shift is not None and bool(shift.any()) else None
-    data = nibbles(q) if packs else q.to(torch.int8)
+        sums, group = weight.dequantize().sum(1), weight.group_size
+        shift = None if apart is None else apart.to(torch.int8).T.contiguous()
     return Operand(data, weight.scale.T.contiguous(), sums, shift, group)
+
+
+def packs(weight: PackedWeight) -> bool:
+    """Whether integers of a weight are packed as nibbles."""
+    return weight.bits <= 4
+
+
+def apart_of(weight: PackedWeight) -> Tensor | None:
+    """z - c, int16 [n, g], or None where it is zero everywhere."""
+    if weight.scale.shape[1] == 1:
+        centre = weight.centre(-8, 7) if packs(weight) else weight.centre(-128, 127)
+        assert centre is not None, "obstacle() comes first"
+        apart = weight.zeros() - centre
+    elif packs(weight) and weight.zero is not None:
+        apart = weight.zeros() - 8
+    else:
+        return None
+    return apart if bool(apart.any()) else None
+
+
+def codes_of(own: Operand, weight: PackedWeight) -> Tensor:
+    """The stored codes uint8 [n, k] that an operand of the weight was made of."""
+    centre = weight.zeros()  # [n, g]
+    if own.shift is not None:
+        centre = centre - own.shift.reshape(-1, len(centre)).T.to(torch.int16)
+    q = from_nibbles(own.data, weight.in_features) if packs(weight) else own.data
+    return (q + weight.by_column(centre)).to(torch.uint8)
 
 
 def groups_fit(weight: PackedWeight) -> bool:
     """Whether every q - z of a weight in groups is an int8, and every z - 8 that goes along with nibbles."""
     numbers = [weight.integers()]
-    if weight.bits <= 4:
+    if packs(weight):
         numbers.append(weight.zeros().int() - 8)
     return all(bool(((t >= -128) & (t <= 127)).all()) for t in numbers)
 

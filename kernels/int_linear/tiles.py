@@ -1,6 +1,6 @@
 """Tiles of the Triton version that were found by trying, per kind of GPU.
 
-A table is ``<folder>/<architecture>/int_linear.json`` (`kernels.tables` says where), written by ``dqviz bench --tune`` or from
+A table is ``<folder>/<architecture>/int_linear_tiles.json`` (`kernels.tables` says where), written by ``dqviz bench --tune`` or from
 the rows of ``make gpu``:
 ``{"device", "date", "versions", "rows": [{"m", "k", "n", "packed", "group", "after", "tile": {"BM", "BN", "num_warps",
 "num_stages", ..}, "ratio"}, ...]}`` with ratio = time of the default tile / time of this one. A shape takes the row of its own
@@ -19,7 +19,7 @@ import torch
 
 from .. import tables
 
-OP = "int_linear"
+TABLE = "int_linear_tiles"
 WORTH = 1.02  # smallest gain over the default for which a tile is kept
 
 
@@ -72,7 +72,7 @@ def nearest(
 ) -> Mapping[str, Any]:
     """From the table in a folder."""
     like = {"k": k, "n": n, "packed": packed, "group": group, "after": after}
-    rows = tables.read(folder / f"{OP}.json")["rows"]
+    rows = tables.read(folder / f"{TABLE}.json")["rows"]
     fitting = [row for row in rows if all(row[name] == like[name] for name in like)]
     if not fitting:
         return {}

@@ -117,13 +117,14 @@ class PackedWeight:
         q = self.codes().to(torch.float32)
         if self.zero is None:
             return q.sub_(2 ** (self.bits - 1))
-        return q.sub_(self._by_column(self.zero.to(torch.float32)))
+        return q.sub_(self.by_column(self.zero.to(torch.float32)))
 
     def dequantize(self) -> Tensor:
         """(q - z) d, float32[n, k]."""
-        return self.integers().mul_(self._by_column(self.scale))
+        return self.integers().mul_(self.by_column(self.scale))
 
-    def _by_column(self, t: Tensor) -> Tensor:
+    def by_column(self, t: Tensor) -> Tensor:
+        """Something of each row, or of its groups [n, g], as it meets the columns: [n, 1] or [n, k]."""
         if self.group_size is None:
             return t  # [n, 1]
         return t.repeat_interleave(self.group_size, dim=1)[:, : self.in_features]  # [n, k]
@@ -195,7 +196,7 @@ class Prepared:
         """The expanded form `key`, made by `make(weight)` unless it is kept.
 
         Where `codes_of(form, weight)` makes the stored codes of a form that is kept, the form holds them
-        from then on, and the stored ones are let go.
+        from then on, and the stored ones are let go; not inside a graph.
         """
         if key in self.forms:
             return self.forms[key]  # pyright: ignore[reportReturnType]
@@ -203,7 +204,7 @@ class Prepared:
         made = make(stored)
         if self.residency == "speed":
             self.forms[key] = made
-            if codes_of is not None:
+            if codes_of is not None and not torch.compiler.is_compiling():
                 self.weight = _released(stored, partial(codes_of, made))
         return made
 

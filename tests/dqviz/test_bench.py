@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +21,6 @@ from dqviz.benching import (  # fmt: skip
     peers,
     run,
     stored,
-    tiling,
     timing,
     tuning,
 )
@@ -32,7 +30,7 @@ from dqviz.benching.subject import Layer, subject_of
 from dqviz.cli import main
 from dqviz.events import Progress
 from kernels import tables
-from kernels.int_linear import custom_op, tiles, tuned
+from kernels.int_linear import tuned
 from quant.errors import BadInput, Cancelled, EnvironmentFault
 from quant.latency import latency_of
 from tests.kernels.linears import needs_onednn
@@ -65,7 +63,7 @@ def test_every_row_says_what_ran_beside_what(
     made = json.loads(capsys.readouterr().out)
     assert made["evidence"] == "measured"
     assert {"device", "kind", "threads", "versions", "date", "busy_percent"} <= made.keys()
-    assert made["table"] is None
+    assert made["tables"] == []
     rows = made["rows"]
     for row in rows:
         assert row.keys() >= KEYS
@@ -178,7 +176,7 @@ def test_auto_decides_by_the_table_that_tune_wrote(
     monkeypatch.setattr(tuning, "fastest", lambda calls, *_, **__: {"fp32": 9.0, "simulate": 6.0, "integer": 2.0})  # fmt: skip
     made = bench(asked(tiny_dit, tune=True, runs=7))
     path = tables.file(tables.own(), tuned.device_name(), "int_linear")
-    assert made["table"] == str(path)
+    assert made["tables"] == [str(path)]
     assert path.is_relative_to(tables.own())
     table = json.loads(path.read_text(encoding="utf-8"))
     assert table["cores"] == torch.get_num_threads()
@@ -186,7 +184,8 @@ def test_auto_decides_by_the_table_that_tune_wrote(
     layers = subject_of(str(tiny_dit), "cpu").layers(1)
     assert len(table["rows"]) == 2 * len(layers)
     for layer in layers:
-        choice = tuned.choice(layer.m, layer.k, layer.n, 4, 8, False)
+        kind = tuned.kind("integer", linears.weight_of(8, 8, 4), 8, True)
+        choice = tuned.choice(tuned.CPU, (layer.m, layer.k, layer.n), kind)
         assert choice.backend == "integer"
         assert "measured 3.00x" in choice.why
     peers_of = {(row["peer"], row["ratio"]) for row in made["rows"]}
@@ -199,11 +198,11 @@ def test_auto_decides_by_the_table_that_tune_wrote(
 
 @needs_onednn
 def test_new_rows_stand_beside_those_that_are_there(tmp_path: Path) -> None:
-    cases = [tuning.Case(m, 8, 8, 8, 8, False) for m in (1, 2, 3)]
+    cases = [tuning.Case(m, 8, 8, 8, 8, None, False) for m in (1, 2, 3)]
     rows = [{**case._asdict(), "ratio": 1.0} for case in cases]
-    tuning.save(cases, rows, tmp_path)
+    tuning.save(cases, rows, tmp_path, tuned.CPU)
     path = tuning.save(
-        cases[1:], [{**rows[1], "ratio": 2.0}], tmp_path
+        cases[1:], [{**rows[1], "ratio": 2.0}], tmp_path, tuned.CPU
     )  # the third is not exact any more
     assert [(row["m"], row["ratio"]) for row in tables.read(path)["rows"]] == [(1, 1.0), (2, 2.0)]
     assert [entry.name for entry in path.parent.iterdir()] == ["int_linear.json"]
@@ -211,8 +210,8 @@ def test_new_rows_stand_beside_those_that_are_there(tmp_path: Path) -> None:
 
 @needs_onednn
 def test_a_table_of_another_place_stays_as_it_is(tiny_dit: Path, tmp_path: Path) -> None:
-    case = tuning.Case(1, 8, 8, 8, 8, False)
-    path = tuning.save([case], [case._asdict()], tables.own())
+    case = tuning.Case(1, 8, 8, 8, 8, None, False)
+    path = tuning.save([case], [case._asdict()], tables.own(), tuned.CPU)
     told = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**told, "torch": "1.0"}), encoding="utf-8")
     before = path.read_bytes()
@@ -266,55 +265,3 @@ def test_a_backend_that_the_environment_names_is_refused(monkeypatch: pytest.Mon
     monkeypatch.setenv("DQVIZ_BACKEND", "triton")
     with pytest.raises(BadInput, match="DQVIZ_BACKEND=triton lets one backend run"):
         bench(asked("dit-emoji"))
-
-
-# -- tiles of a GPU, whose kernel is its definition here
-
-
-@pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """Tiles in the order in which they were asked; one does not compile, one is wrong."""
-    asked_for: list[Any] = []
-
-    def launch(*given: Any, tile: dict[str, int]) -> torch.Tensor:
-        asked_for.append(tile)
-        if tile == tiles.TRIED[1]:
-            raise RuntimeError("out of shared memory")
-        made = custom_op.int_linear(*given)
-        return made * 2 if tile == tiles.TRIED[2] else made
-
-    monkeypatch.setattr(tiling, "launcher", lambda: launch)
-    return asked_for
-
-
-@pytest.mark.parametrize("after", tiling.AFTER)
-@pytest.mark.parametrize("packed", [True, False])
-def test_the_best_tile_that_computes_the_same_is_kept(
-    packed: bool, after: str, launched: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def faster(*lowered: int) -> Callable[..., dict[str, float]]:
-        taken = {str(tile): 4.0 for tile in tiles.TRIED} | {tiling.DEFAULT: 4.0}
-        taken |= {str(tiles.TRIED[i]): 2.0 - i / 10 for i in lowered}
-        return lambda calls, *_: {name: taken[name] for name in calls}
-
-    case = tiling.Case(8, 64, 32, packed, 0, after)
-    monkeypatch.setattr(tiling, "fastest", faster(1, 2, 3, 4))
-    row = tiling.measure(case, 1, torch.device("cpu"))
-    assert row == {**case._asdict(), "tile": tiles.TRIED[4], "ratio": 2.5}
-    assert {} in launched
-    monkeypatch.setattr(tiling, "fastest", faster())
-    assert tiling.measure(case, 1, torch.device("cpu")) is None
-
-
-def test_a_saved_tile_is_what_the_launcher_takes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gpu = torch.device("cuda", 0)
-    monkeypatch.setattr(tiles, "architecture", lambda index: "sm_90")
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
-    monkeypatch.setenv(tables.VARIABLE, str(tmp_path))
-    case = tiling.cases([Layer(512, 1152, 4608)])[0]
-    row = {**case._asdict(), "tile": tiles.TRIED[1], "ratio": 1.2}
-    path = tiling.save([case], [row], tmp_path, gpu)
-    assert json.loads(path.read_text(encoding="utf-8"))["device"] == "NVIDIA H200"
-    assert tiles.tile(gpu, 512, 1152, 4608, case.packed, 0, case.after) == tiles.TRIED[1]

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import kernels
 from kernels import tables as measured
+from kernels.dispatch import Choice
 from kernels.int_linear import (
     PackedWeight,
     accumulate,
@@ -197,6 +198,12 @@ def table(folder: Path, **row: Any) -> Path:
     return folder
 
 
+def chosen(m: int) -> Choice:
+    """For m rows and the weight of that row."""
+    kind = tuned.kind("integer", example_weight(256, 128, 4), 8, True)
+    return tuned.choice(tuned.CPU, (m, 128, 256), kind)
+
+
 @pytest.fixture
 def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """tables(**row) makes one measured row the only knowledge of this device."""
@@ -232,14 +239,14 @@ def test_what_a_user_measured_goes_before_what_comes_along(
     path.write_text(json.dumps({"rows": [*both, {**both[0], "m": 1024}]}))
     monkeypatch.setattr(measured, "PACKAGED", along)
     monkeypatch.setenv("DQVIZ_CONFIGS", str(own))
-    assert tuned.choice(64, 128, 256, 4, 8, False).backend == "simulate"
-    assert tuned.choice(1024, 128, 256, 4, 8, False).backend == "integer", "only the other has it"
+    assert chosen(64).backend == "simulate"
+    assert chosen(1024).backend == "integer", "only the other has it"
     monkeypatch.delenv("DQVIZ_CONFIGS")
     monkeypatch.setenv("DQVIZ_HOME", str(tmp_path / "home"))
-    assert tuned.choice(64, 128, 256, 4, 8, False).backend == "integer"
+    assert chosen(64).backend == "integer"
     table(tmp_path / "elsewhere" / "configs", ratio=0.8)
     monkeypatch.setenv("DQVIZ_HOME", str(tmp_path / "elsewhere"))
-    assert tuned.choice(64, 128, 256, 4, 8, False).backend == "simulate"
+    assert chosen(64).backend == "simulate"
 
 
 def test_a_broken_table_is_named_with_what_to_do(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
     made = [row(1024, 64), row(16384, 128), row(1024, 256, packed=True), row(1024, 32, after="gelu")]  # fmt: skip
     place = tmp_path / "sm_90"
     place.mkdir()
-    (place / "int_linear.json").write_text(json.dumps({"rows": made}), encoding="utf-8")
+    (place / "int_linear_tiles.json").write_text(json.dumps({"rows": made}), encoding="utf-8")
     return place
 
 

@@ -1,4 +1,4 @@
-"""Weights whose stored codes were let go for the layout of the CPU's product: the same bits, made again."""
+"""Weights whose stored codes were let go for the layout of a product, the CPU's or a GPU's: the same bits, made again."""
 
 from __future__ import annotations
 
@@ -7,11 +7,23 @@ import copy
 import pytest
 import torch
 
-from kernels.int_linear import PackedWeight, Prepared, ReleasedWeight, cpu, int_linear, prepare
+from kernels.int_linear import (
+    PackedWeight,
+    Prepared,
+    ReleasedWeight,
+    cpu,
+    custom_op,
+    int_linear,
+    prepare,
+)
 from kernels.int_linear.cases import example_weight
 from tests.kernels.linears import needs_onednn, rows_of
 
-pytestmark = needs_onednn
+
+@pytest.fixture
+def gpu_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operation of a GPU is taken on the CPU, where it is its definition."""
+    monkeypatch.setattr(custom_op, "triton_obstacle", lambda *about: None)
 
 
 def released(bits: int = 4, symmetric: bool = True, n: int = 21, k: int = 50) -> Prepared:
@@ -22,6 +34,7 @@ def released(bits: int = 4, symmetric: bool = True, n: int = 21, k: int = 50) ->
     return prepared
 
 
+@needs_onednn
 @pytest.mark.parametrize("shape", [(21, 50), (1, 3), (64, 128)])
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("bits", range(1, 9))
@@ -35,6 +48,44 @@ def test_codes_come_back_to_the_bit(bits: int, symmetric: bool, shape: tuple[int
     assert (again.out_features, again.size_bytes) == (n, stored.size_bytes)
 
 
+@pytest.mark.parametrize("act_bits", [8, None])
+@pytest.mark.parametrize("group", [None, 64, 128])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_the_operand_of_a_gpu_gives_them_back(
+    gpu_here: None, bits: int, symmetric: bool, group: int | None, act_bits: int | None
+) -> None:
+    """Zeros in the middle of codes, at their ends and outside; rows of one code; a group that is cut short."""
+    stored = example_weight(9, 150, bits, symmetric, group, seed=bits)
+    if stored.zero is not None:
+        middle = 2 ** (bits - 1)
+        stored.zero[0], stored.zero[1], stored.zero[2] = middle, middle - 1, 0
+        stored.zero[3] = 127 if bits > 4 else 2**bits + 3
+        if group and bits > 4:  # q - z has to be an int8
+            stored.zero[:] = stored.zero.clamp(2**bits - 128, 128)
+    prepared, x = prepare(stored, "triton"), rows_of(3, 150)
+    y = int_linear(x, prepared, None, act_bits)
+    again = prepared.weight
+    assert type(again) is ReleasedWeight
+    assert torch.equal(again.packed, stored.packed)
+    assert torch.equal(again.integers(), stored.integers())
+    assert torch.equal(int_linear(x, prepared, None, act_bits), y)
+    expected = int_linear(x, stored, None, act_bits, True, "simulate")
+    torch.testing.assert_close(int_linear(x, prepared, None, act_bits, True, "simulate"), expected)
+
+
+@pytest.mark.parametrize("residency", ["speed", "memory"])
+def test_nothing_is_let_go_in_a_graph(
+    gpu_here: None, residency: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepare(example_weight(21, 50, 4), "triton", residency)  # type: ignore[arg-type]
+    with monkeypatch.context() as traced:
+        traced.setattr(torch.compiler, "is_compiling", lambda: True)
+        int_linear(rows_of(3, 50), prepared)
+    assert type(prepared.weight) is PackedWeight
+
+
+@needs_onednn
 def test_the_stored_codes_themselves_are_not_held() -> None:
     """Nothing that a prepared weight reaches has them."""
     held = released()
@@ -44,6 +95,7 @@ def test_the_stored_codes_themselves_are_not_held() -> None:
     assert not [t for t in reached if isinstance(t, torch.Tensor) and t.dtype == torch.uint8]
 
 
+@needs_onednn
 @pytest.mark.parametrize("act_bits", [4, 8, None])
 def test_other_backends_and_bits_compute_with_them(act_bits: int | None) -> None:
     prepared, x = released(symmetric=False), rows_of(5, 50)
@@ -53,12 +105,14 @@ def test_other_backends_and_bits_compute_with_them(act_bits: int | None) -> None
         torch.testing.assert_close(int_linear(x, prepared, None, act_bits), expected)
 
 
+@needs_onednn
 def test_a_copy_holds_its_codes_whole() -> None:
     twin = copy.deepcopy(released())
     assert type(twin.weight) is PackedWeight
     assert torch.equal(twin.weight.packed, example_weight(21, 50, 4).packed)
 
 
+@needs_onednn
 def test_what_gives_other_codes_does_not_take_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
     others = torch.zeros(21, 50, dtype=torch.uint8)
     monkeypatch.setattr(cpu, "_codes", lambda operand, weight: others)
@@ -67,12 +121,14 @@ def test_what_gives_other_codes_does_not_take_their_place(monkeypatch: pytest.Mo
     assert type(prepared.weight) is PackedWeight
 
 
+@needs_onednn
 def test_in_mode_memory_nothing_is_let_go() -> None:
     prepared = prepare(example_weight(21, 50, 4), "integer", "memory")
     int_linear(rows_of(3, 50), prepared)
     assert type(prepared.weight) is PackedWeight
 
 
+@needs_onednn
 def test_inputs_of_other_bits_share_one_operand_where_nothing_saturates() -> None:
     prepared = prepare(example_weight(21, 50, 4), "integer")
     for act_bits in (8, 4, 7):

@@ -27,6 +27,13 @@ from .test_layers import TWO, inputs, make
 pytestmark = needs_onednn
 
 
+@pytest.fixture
+def gpu_here(monkeypatch):
+    """Operations of a GPU are taken on the CPU, where they are their definitions."""
+    for op in ("quantize_rows", "int_linear.custom_op"):
+        monkeypatch.setattr(f"kernels.{op}.triton_obstacle", lambda *_: None)
+
+
 def ran(**kind) -> tuple[QuantLinear, torch.Tensor]:
     """A layer of which an integer product has the codes, and its output."""
     layer = make(**{"act_bits": 7, "backend": "integer", **kind})[0]
@@ -62,6 +69,40 @@ def test_both_modes_hold_what_they_promise(bits, stored):
         assert stored <= ratio() <= most
     with pytest.raises(BadInput, match=r"unknown residency 'disk'.*speed, memory"):
         hold(network, "disk")
+
+
+@pytest.mark.parametrize("act_bits", [8, None])
+@pytest.mark.parametrize(("bits", "held"), [(8, 1.0), (5, 1.0), (4, 0.5), (2, 0.5)])
+@pytest.mark.parametrize("group", [None, 64])
+def test_a_gpu_holds_a_weight_once(gpu_here, bits, held, group, act_bits):
+    """Bytes a weight, beside scales and sums; the same numbers and codes after mode memory and back."""
+    kind = {"granularity": "group", "group_size": group} if group else {}
+    act = None if act_bits is None else Format(bits=act_bits)
+    plan = SitePlan(weight=Format(bits=bits, **kind), activations=(act,))
+    layer = make(plan=plan, channels=512, outs=512, backend="triton")[0]
+    network, stored, outputs = torch.nn.ModuleList([layer]), layer.codes, []
+    for mode, bytes_ in (("speed", held), ("memory", bits / 8), ("speed", held)):
+        hold(network, mode)
+        outputs.append(layer(inputs(channels=512)))
+        found = counted(network)
+        beside = layer.bias.nbytes + 3 * layer.scale.nbytes + 4 * 512
+        total = found.stored_bytes + found.expanded_bytes
+        assert bytes_ * 512 * 512 <= total <= bytes_ * 512 * 512 + beside
+        assert released(layer) == (mode == "speed")
+        assert torch.equal(layer.codes, stored)
+    assert all(torch.equal(y, outputs[0]) for y in outputs)
+
+
+@pytest.mark.parametrize("act_bits", [8, None])
+def test_a_compiled_layer_reads_what_the_call_before_it_let_go(gpu_here, act_bits):
+    layer = make(act_bits=act_bits, backend="triton")[0]
+    y = layer(inputs())
+    assert released(layer)
+    torch._dynamo.reset()
+    graph = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(graph(inputs()), y)
+    assert released(layer)
+    assert torch.equal(layer.codes, make(act_bits=act_bits)[0].codes)
 
 
 @pytest.mark.parametrize("bits", [8, 4, 3])

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from kernels.tables import VARIABLE
+from kernels.int_linear.tiles import TABLE
+from kernels.tables import VARIABLE, file
 
 from ..place import Place
 from ..stage import Row, Stage
@@ -40,7 +41,7 @@ def with_tiles(place: Place, stand: step.Stand, way: str) -> dict[str, Any]:
     if not found:
         return {"left_out": {way: "no tile was found to be faster"}}
     folder = place.rows.folder / CONFIGS
-    path = folder / place.architecture / "int_linear.json"
+    path = file(folder, place.architecture, TABLE)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"rows": found}), encoding="utf-8")
     os.environ[VARIABLE] = str(folder)
