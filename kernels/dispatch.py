@@ -105,9 +105,8 @@ class Op:
         if asked == "auto" and prefer is not None:
             return prefer()
         named = backend not in (None, "auto")
-        lacking = "integer" if asked == "auto" else asked
-        if lacking not in self.versions and not (asked == "triton" and named):
-            return Choice("simulate", f"simulate: no {lacking} version; the definition runs")
+        if asked not in ("auto", *self.versions) and not (asked == "triton" and named):
+            return Choice("simulate", f"simulate: no {asked} version; the definition runs")
         if asked in ("auto", "simulate"):
             return Choice(
                 "simulate",

@@ -17,11 +17,13 @@ class OpHere(NamedTuple):
     why: str
 
 
-# What an op takes into its one pass where the product beside it is of integers, and what it is called.
+# What an op takes into its one pass, beside products of codes.
 FUSED = {
     "adaln_quantize": "LayerNorm, modulation by adaLN, codes of q, k, v or fc1",
     "gelu_quantize": "GELU, codes of fc2",
-    "int_linear": "gate and residual after an output projection or fc2",
+    "int_linear": "gate and residual after an output projection or fc2, a low-rank branch with them",
+    "fp8_linear": "gate and residual after an output projection or fc2",
+    "int_attention": "codes of queries, both products of an attention and its softmax (--attention int8)",
 }
 RESIDENCY = {
     "speed": "weights as their product reads them: a byte each for integers, on a GPU half of one up to 4 bits, float32 beside the stored form for simulation",

@@ -80,6 +80,13 @@ def save_checkpoint(
             "activation scales that samples share make a picture depend on its batch: an ablation for "
             "comparisons, not for checkpoints; take scales=row"
         )
+    for name in quantized.scope.quantized:
+        site = quantized.transformer.get_submodule(name)
+        if not isinstance(site, QuantLinear):
+            raise BadInput(
+                f"{type(site).__name__} stands at {name} where its quantized layer would, as adapters do; "
+                "take them off (unload) and save then"
+            )
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

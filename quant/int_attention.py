@@ -106,16 +106,27 @@ def attach(
         attention.set_processor(IntAttention(backend))  # type: ignore[arg-type]
 
 
+def run_on(transformer: nn.Module, backend: str) -> None:
+    """From now on on a backend."""
+    for _, processor in _attached(transformer):
+        processor.backend, processor.taken = backend, None
+
+
 def choices(transformer: nn.Module) -> Iterator[Choice]:
     """What computes each of them, and why."""
+    for module, processor in _attached(transformer):
+        device = next(chain(module.parameters(), module.buffers())).device
+        size = module.inner_dim // module.heads
+        found = choose(torch.empty(1, module.heads, 1, size, device=device), processor.backend)
+        yield Choice(found.backend, f"int8 attention: {found.why}")
+
+
+def _attached(transformer: nn.Module) -> Iterator[tuple[Attention, IntAttention]]:
     for module in transformer.modules():
         processor = getattr(module, "processor", None)
         processor = getattr(processor, "ordinary", processor)  # of a shared one
         if isinstance(module, Attention) and isinstance(processor, IntAttention):
-            device = next(chain(module.parameters(), module.buffers())).device
-            size = module.inner_dim // module.heads
-            found = choose(torch.empty(1, module.heads, 1, size, device=device), processor.backend)
-            yield Choice(found.backend, f"int8 attention: {found.why}")
+            yield module, processor
 
 
 def _allowed(transformer: nn.Module, adapter: Adapter) -> list[Attention]:

@@ -140,6 +140,15 @@ class QuantLinear(StoredSite):
         return y.reshape(*x.shape[:-1], self.out_features).to(x.dtype)
 
     @property
+    def _weight_alone(self) -> str:
+        """Why the product is an ordinary one where the input is not quantized."""
+        weight = self.plan.weight
+        if weight is None or weight.kind != "codebook":
+            return EXPANDED
+        how = "by tiles in every call" if self.residency == "memory" else "once"
+        return f"simulate: weight-only, codes into a codebook are decoded {how}"
+
+    @property
     def _bias(self) -> Tensor | None:
         return self.bias.float() if hasattr(self, "bias") else None
 
@@ -177,7 +186,7 @@ class QuantLinear(StoredSite):
         fmt = self.plan.activations[window]
         rows = x.reshape(-1, x.shape[-1])
         if fmt is None and requested(self.backend) != "triton":
-            return Choice("simulate", EXPANDED)
+            return Choice("simulate", self._weight_alone)
         if fmt is not None and fmt.kind == "fp8":
             return kernels.fp8_linear.choose(rows, self.backend)
         ready = self._ready(window)
@@ -333,7 +342,7 @@ class QuantLinear(StoredSite):
         """Backend that runs for `rows` rows in the first window, and one sentence why."""
         fmt, weight = self.plan.activations[0], self.plan.weight
         if fmt is None and not self._weight_only(0):
-            return "simulate", EXPANDED
+            return "simulate", self._weight_alone
         if fmt is None or self.multiplies_codes(0):
             return self.choice(torch.empty(rows, self.in_features, device=self.device))
         lacks = "has no integer sums per row"

@@ -91,7 +91,7 @@ def backend_report(transformer: nn.Module, rows: int) -> BackendReport:
     ran = [*chosen.values(), *attention_choices(transformer)]
     if not ran:
         return BackendReport("pytorch", "measured", "ordinary matmuls")
-    sites = {name: why for name, (_, why) in chosen.items()}
+    sites = {n.removesuffix(".base_layer"): why for n, (_, why) in chosen.items()}  # PEFT's name
     names = sorted({backend for backend, _ in ran})
     reasons = sorted({why for _, why in ran})
     residency, *others = sorted({layer.residency for layer in layers.values()}) or [None]

@@ -24,6 +24,7 @@ from kernels.int_linear import Residency
 
 from .adapters import Site
 from .errors import unknown
+from .int_attention import run_on
 from .layers import QuantLinear
 from .rounding import groups_of
 from .schema import SitePlan
@@ -110,6 +111,7 @@ def compute_with(transformer: nn.Module, backend: str, residency: str) -> None:
     for layer in transformer.modules():
         if isinstance(layer, QuantLinear):
             layer.backend = backend
+    run_on(transformer, backend)
     hold(transformer, residency)
 
 

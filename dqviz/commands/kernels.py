@@ -33,7 +33,7 @@ def kernels(
     data |= {"fused": overview.FUSED, "residency": overview.RESIDENCY}
     parts = [
         table(("operation", "runs here", "why"), rows),
-        table(("operation", "fuses, where products are of integers"), overview.FUSED.items()),
+        table(("operation", "fuses"), overview.FUSED.items()),
         table(("--residency", "holds"), overview.RESIDENCY.items()),
     ]
     text = "\n\n".join(parts)

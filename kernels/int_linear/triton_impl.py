@@ -167,7 +167,9 @@ def int_linear(
     packed = data.dtype == torch.uint8
     codes, row_scale = loadable(codes), row_scale.contiguous()
     row_zero = None if row_zero is None else row_zero.contiguous()
-    if tile is None:
+    if tile is None and branch is not None:
+        tile = {}  # tiles were measured without one, which takes registers of its own
+    elif tile is None:
         after = "gate" if gate is not None else "gelu" if gelu else ""
         tile = tiles.tile(codes.device, m, k, n, packed, group, after)
     gated = max((t.element_size() for t in (gate, residual) if t is not None), default=0)

@@ -58,7 +58,7 @@ def test_a_missing_triton_version_is_an_error_and_missing_integer_arithmetic_is_
 def test_an_op_without_the_version_of_the_environment_runs_its_definition(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert PLAIN.choose().why == "simulate: no integer version; the definition runs"
+    assert PLAIN.choose().why == "simulate: the default"
     monkeypatch.setenv("DQVIZ_BACKEND", "triton")
     for backend in (None, "auto"):
         expected = Choice("simulate", "simulate: no triton version; the definition runs")

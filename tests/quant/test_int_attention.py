@@ -134,7 +134,7 @@ def test_it_is_said_to_be_simulated(model):
     made = quantize(model, "rtn", uniform_plan(model, W8A8, attention="int8"), backend="integer")
     report = backend_report(made.transformer, 32)
     assert (report.backend, report.evidence) == ("mixed", "simulated")
-    assert "int8 attention: simulate: no integer version" in report.why
+    assert "int8 attention: simulate: the default" in report.why
 
 
 def test_a_plan_that_keeps_the_layers_of_attention_is_told_of_too(model):
