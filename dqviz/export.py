@@ -17,7 +17,6 @@ from . import clips
 from .candidates import (
     OURS,
     check_candidate,
-    compute_as_asked,
     load_candidate,
     quant_method,
     transformer_of,
@@ -259,20 +258,20 @@ def draw_to(
 
     from quant.generation import generate
     from quant.quantization import backend_report
+    from quant.residency import compute_with
     from quant.sharing import check_family, sharing_of
 
     watch = Watch(on_event, cancelled, previews=False)
     watch.stage("load", f"loading {target}")
     model = load(source, request.device, request.dtype, request.backend, request.outliers)
     candidate = None if checkpoint is None else load_candidate(checkpoint, model)
-    if candidate is not None:
-        compute_as_asked(candidate, request)
     samples = samples_of(model, request, request.seeds)
     sampler = sampler_of(model, request)
     steps = len(samples) * sampler.steps
     watch.plan(steps)
     watch.stage("draw", f"drawing {len(samples)} samples", steps, model.key)
     network = model.transformer if candidate is None else candidate.transformer
+    compute_with(network, request.backend, request.residency)
     sharing = sharing_of(network)
     if sharing is not None:
         if model.branches(sampler.guidance) == 1:

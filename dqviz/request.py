@@ -159,6 +159,11 @@ def check_fields(request: CompareRequest) -> None:
         raise BadInput(
             "nothing to compare: give --method (dqviz methods lists them), or --candidate FOLDER"
         )
+    if request.attention is not None and not request.methods:
+        raise BadInput(
+            f"--attention {request.attention} goes with a --method, and none is named; a checkpoint keeps what it "
+            "was saved with"
+        )
     check_seeds(request.seeds)
     disjoint(request.seeds, request.calibration_seeds, "--seeds", "--calibration-seeds")
     check_windows(request.windows, request.steps)

@@ -35,7 +35,8 @@ def compared(result: Mapping[str, Any]) -> str:
                 size(run),
                 number(run["bits_per_weight"], 2),
                 f"{run['backend']}, {run['evidence']}"
-                + (", weights as stored" if run.get("residency") == "memory" else ""),
+                + (", weights as stored" if run.get("residency") == "memory" else "")
+                + (f", {run['attention']} attention" if run.get("attention") else ""),
             )
             for run in result["runs"]
         ),

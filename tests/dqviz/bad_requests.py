@@ -96,6 +96,10 @@ CASES: dict[str, Case] = {
     ),
     "unknown backend": (lambda p: p.compare("--backend", "intger"), ("'intger'", "integer")),
     "unknown residency": (lambda p: p.compare("--residency", "fast"), ("'fast'", "speed, memory")),
+    "attention without a method": (
+        lambda p: ["compare", str(p.model), "--candidate", str(p.out), "--attention", "int8"],
+        ("--attention int8", "--method"),
+    ),
     "unknown device": (lambda p: p.compare("--device", "gpu"), ("'gpu'", "cuda")),
     "unknown dtype": (lambda p: p.compare("--dtype", "bf16"), ("'bf16'", "bfloat16")),
     "capture of no samples": (lambda p: p.capture("--samples", "0"), ("samples 0", "--samples 8")),

@@ -172,12 +172,16 @@ def test_quantize_then_generate(
 def test_a_checkpoint_is_drawn_on_the_backend_and_in_the_mode_asked_for(
     tiny_dit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, base = str(tmp_path / "c"), ("--base", str(tiny_dit))
-    run(capsys, "quantize", str(tiny_dit), "--method", "rtn", "--bits", "w4a8", "--out", folder)
+    folder, whole, base = str(tmp_path / "c"), str(tmp_path / "w"), ("--base", str(tiny_dit))
+    rtn = ("--method", "rtn", "--bits", "w4a8")
+    run(capsys, "quantize", str(tiny_dit), *rtn, "--out", folder)
+    run(capsys, "quantize", str(tiny_dit), *rtn, "--pipeline", "--out", whole)
     for backend, mode in (("integer", "speed"), ("simulate", "memory")):
         asked = ("--backend", backend, "--residency", mode, "--seeds", "4", "--steps", "1")
-        made = run(capsys, "generate", folder, *base, *asked, "--out", str(tmp_path / mode))
-        assert (made["backend"], made["residency"]) == (backend, mode)
+        for target in ((folder, *base), (whole,)):
+            out = tmp_path / f"{mode}-{len(target)}"
+            made = run(capsys, "generate", *target, *asked, "--out", str(out))
+            assert (made["backend"], made["residency"]) == (backend, mode)
     wrong = ["generate", folder, *base, "--backend", "intger", "--out", str(tmp_path / "p")]
     assert main(wrong) == 2
     assert "'intger'" in capsys.readouterr().err

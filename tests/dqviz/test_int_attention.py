@@ -12,6 +12,7 @@ from dqviz.cli import main
 from dqviz.comparison import compare
 from dqviz.export import draw_to, quantize_to
 from dqviz.request import CompareRequest, as_command
+from dqviz.tables import compared
 from quant.errors import BadInput
 from quant.loading import load_model
 from quant.plans import uniform_plan
@@ -38,6 +39,8 @@ def test_a_comparison_says_that_a_run_has_it(tiny_dit: Path, tmp_path: Path) -> 
     assert (with_it["attention"], without["attention"]) == ("int8", None)
     assert with_it["title"] == f"{without['title']}, int8 attention"
     assert with_it["plan"] != without["plan"]
+    said = compared({"runs": [with_it, without], "pairs": [], "ladder": [], "study": "s"})
+    assert said.count("int8 attention") == 1
     assert with_it["latent_rel_error"]["mean"] != without["latent_rel_error"]["mean"]
     assert with_it["size_bytes"] == without["size_bytes"]
 

@@ -15,7 +15,7 @@ from quant.checkpoint import check_checkpoint, save_checkpoint
 from quant.errors import BadInput
 from quant.fusing import said
 from quant.generation import generate
-from quant.int_attention import IntAttention, attach, heads
+from quant.int_attention import IntAttention, attach, choices, heads, run_on
 from quant.loading import load_model
 from quant.plans import uniform_plan
 from quant.quantization import backend_report, check_options, quantize, shallow_copy
@@ -134,7 +134,7 @@ def test_it_is_said_to_be_simulated(model):
     made = quantize(model, "rtn", uniform_plan(model, W8A8, attention="int8"), backend="integer")
     report = backend_report(made.transformer, 32)
     assert (report.backend, report.evidence) == ("mixed", "simulated")
-    assert "int8 attention: simulate: the default" in report.why
+    assert "int8 attention: simulate: no integer version" in report.why
 
 
 def test_a_plan_that_keeps_the_layers_of_attention_is_told_of_too(model):
@@ -208,3 +208,17 @@ def test_it_costs_less_than_rounding_the_layers_does():
     drawn = [generate(model, samples, sampler, transformer=t) for t in (scores, layers)]
     lost = [relative(d.latents, exact.latents) for d in drawn]
     assert 0 < lost[0] < lost[1]
+
+
+def test_a_loaded_checkpoint_computes_it_on_the_backend_asked_for(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("kernels.int_attention.custom_op.triton_obstacle", lambda *_: None)
+    made = quantize(model, "rtn", uniform_plan(model, W8A8, attention="int8"))
+    save_checkpoint(made, model, tmp_path / "c")
+    loaded = DiTTransformer2DModel.from_pretrained(tmp_path / "c").eval()
+    names = dict.fromkeys(model.adapter.spatial_attentions(made.transformer), EVERY_STEP)
+    attach_sharing(made.transformer, model.adapter, Sharing(mode="map", attentions=names))
+    for transformer in (loaded, made.transformer):
+        run_on(transformer, "triton")
+        chosen = [choice.backend for choice in choices(transformer)]
+        assert set(chosen) == {"triton"}
+        assert len(chosen) == len(model.adapter.spatial_attentions(transformer))

@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from quant.atomic import write_tensors
 from quant.checkpoint import save_checkpoint
@@ -49,6 +51,24 @@ def test_an_adapter_adds_to_what_quantized_layers_give(model, tmp_path):
     assert found.pop("adds scale B A x") <= 1e-6
     assert found.pop("compiled") <= 1e-5
     assert set(found.values()) == {True}, found
+
+
+@pytest.mark.parametrize("asked", [{"use_dora": True}, {"init_lora_weights": "pissa"}])
+def test_adapters_that_are_made_of_the_weight_are_refused(asked, model):
+    made = quantize(model, "rtn", uniform_plan(model, parse_bits("w8a8"))).transformer
+    config = SimpleNamespace(**({"use_dora": False, "init_lora_weights": True} | asked))
+    with pytest.raises(BadInput, match="integers have none to read"):
+        taking_quantized(config, made)
+
+
+def test_what_wraps_a_layer_is_taken_off_before_a_checkpoint_is_saved(model, tmp_path):
+    made = quantize(model, "rtn", uniform_plan(model, parse_bits("w8a8")))
+    made.transformer.transformer_blocks[0].ff.net[2] = nn.Sequential(
+        made.transformer.transformer_blocks[0].ff.net[2]
+    )
+    with pytest.raises(BadInput, match=r"Sequential stands at transformer_blocks\.0\.ff\.net\.2"):
+        save_checkpoint(made, model, tmp_path / "made")
+    assert not list(tmp_path.iterdir())
 
 
 def test_beside_folded_scales_an_adapter_would_add_to_something_else(model, seen):
