@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from kernels import tables
-from kernels.int_linear import choose, custom_op, int_linear, prepare, tiles, tuned, why
+from kernels import overview, tables
+from kernels.int_linear import choose, cpu, custom_op, int_linear, prepare, tiles, tuned, why
 from kernels.int_linear.cases import example_weight
 from tests.kernels.linears import relative, rows_of
 
@@ -120,6 +120,18 @@ def test_what_was_not_measured_is_simulated_with_its_reason(table: Table) -> Non
     assert why(x, prepare(w), None) == "simulate: activations are not quantized"
     groups = prepare(example_weight(256, 128, 4, group_size=32))
     assert why(x, groups).startswith("simulate: weight groups of 32 have no Triton version")
+
+
+def test_the_list_of_ops_says_what_auto_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only this op has tables."""
+    monkeypatch.setattr(cpu, "available", lambda: True)
+    monkeypatch.setattr(overview, "triton_obstacle", lambda device: None)
+    said = {op.name: op.why for op in overview.here()}
+    assert "auto: integer or triton where it was measured faster here" in said["int_linear"]
+    assert "auto: simulate, no other version was" in said["quantize_rows"]
+    monkeypatch.setattr(overview, "triton_obstacle", lambda device: "no CUDA device")
+    said = {op.name: op.why for op in overview.here()}
+    assert "auto: integer where it was measured faster here" in said["int_linear"]
 
 
 def test_a_gpu_reads_tables_of_its_architecture(
