@@ -11,7 +11,7 @@ inside attentions, which round the same tensors another way. Where it is not com
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -28,6 +28,8 @@ from .errors import BadInput
 from .schema import AttentionFormat, Value
 
 LEAVE = "leave attention int8 away"
+STATE = "dqviz_int_attention"  # attribute of a transformer: names of the attentions that have it
+OFF = "quantize again without attention int8"
 
 
 class IntAttention:
@@ -99,11 +101,18 @@ def attach(
     asked: AttentionFormat | None,
     backend: str | None = None,
 ) -> None:
-    """Let every spatial self-attention compute its scores in int8; before sharing is attached."""
+    """Let every spatial self-attention compute its scores in int8; before sharing is attached.
+
+    A call is BadInput where an attention has lost its processor to another one by then.
+    """
     if asked is None:
         return
-    for attention in _allowed(transformer, adapter):
+    allowed = _allowed(transformer, adapter)
+    for attention in allowed.values():
         attention.set_processor(IntAttention(backend))  # type: ignore[arg-type]
+    if not hasattr(transformer, STATE):
+        transformer.register_forward_pre_hook(_check)
+    setattr(transformer, STATE, tuple(allowed))
 
 
 def run_on(transformer: nn.Module, backend: str) -> None:
@@ -113,7 +122,8 @@ def run_on(transformer: nn.Module, backend: str) -> None:
 
 
 def choices(transformer: nn.Module) -> Iterator[Choice]:
-    """What computes each of them, and why."""
+    """What computes each of them, and why; BadInput as a call."""
+    _check(transformer)
     for module, processor in _attached(transformer):
         device = next(chain(module.parameters(), module.buffers())).device
         size = module.inner_dim // module.heads
@@ -121,22 +131,56 @@ def choices(transformer: nn.Module) -> Iterator[Choice]:
         yield Choice(found.backend, f"int8 attention: {found.why}")
 
 
-def _attached(transformer: nn.Module) -> Iterator[tuple[Attention, IntAttention]]:
-    for module in transformer.modules():
-        processor = getattr(module, "processor", None)
-        processor = getattr(processor, "ordinary", processor)  # of a shared one
-        if isinstance(module, Attention) and isinstance(processor, IntAttention):
+def _attached(transformer: nn.Module) -> Iterator[tuple[Any, IntAttention]]:
+    for name in getattr(transformer, STATE, ()):
+        module: Any = transformer.get_submodule(name)
+        processor = _ordinary(module.processor)
+        if isinstance(processor, IntAttention):
             yield module, processor
 
 
-def _allowed(transformer: nn.Module, adapter: Adapter) -> list[Attention]:
-    """The spatial self-attentions; BadInput where one of them is not computed in the ordinary way."""
+def check_processors(
+    transformer: nn.Module,
+    names: Iterable[str],
+    known: Callable[[str, object], bool],
+    what: str,
+    off: str,
+) -> None:
+    """Stop where somebody put another processor in: slicing, perturbed guidance and image prompts do.
+
+    `known` tells from an attention's name and processor whether it is one that `what` goes with.
+    """
+    for name in names:
+        processor = getattr(transformer.get_submodule(name), "processor", None)
+        if not known(name, processor):
+            raise BadInput(
+                f"{name} has the processor {type(processor).__name__}: {what} does not go with sliced "
+                "attention, perturbed guidance (PAG), image prompts or fused projections; leave those "
+                f"away, or {off}"
+            )
+
+
+def _check(transformer: nn.Module, *_: object) -> None:
+    def known(_: str, processor: object) -> bool:
+        return isinstance(_ordinary(processor), IntAttention)
+
+    names = getattr(transformer, STATE, ())
+    check_processors(transformer, names, known, "attention int8", OFF)
+
+
+def _ordinary(processor: Any) -> Any:
+    """What computes an attention where nothing is shared."""
+    return getattr(processor, "ordinary", processor)
+
+
+def _allowed(transformer: nn.Module, adapter: Adapter) -> dict[str, Attention]:
+    """The spatial self-attentions by name; BadInput where one of them is not computed in the ordinary way."""
     names = adapter.spatial_attentions(transformer)
     if not names:
         raise BadInput(
             f"{adapter.transformer_class} has no self-attention over picture tokens alone; {LEAVE}"
         )
-    found = []
+    found = {}
     for name in names:
         module = transformer.get_submodule(name)
         reason = obstacle(module)
@@ -145,5 +189,5 @@ def _allowed(transformer: nn.Module, adapter: Adapter) -> list[Attention]:
         if reason:
             raise BadInput(f"attention {name} cannot take int8 scores: {reason}; {LEAVE}")
         assert isinstance(module, Attention)
-        found.append(module)
+        found[name] = module
     return found

@@ -21,6 +21,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ from torch.nn import functional as F
 
 from .adapters import Adapter
 from .errors import BadInput
-from .int_attention import IntAttention, heads, projected
+from .int_attention import IntAttention, check_processors, heads, projected
 from .sharing_choice import Sharing, SharingMode
 from .step import values_of
 
@@ -175,7 +176,7 @@ def _announce(transformer: nn.Module, adapter: Adapter) -> None:
         shared = None if sharing is None else _shared_in(sharing, call["timestep"])
         if not shared:
             return
-        _check_processors(network, spatial, shared)
+        check_processors(network, spatial, partial(_known, shared), "attention sharing", OFF)
         conditional = adapter.conditional_half(call)
         if conditional is None:
             raise BadInput(
@@ -228,15 +229,7 @@ def _check_ordinary(name: str, attention: Attention) -> None:
         )
 
 
-def _check_processors(network: nn.Module, spatial: list[str], shared: frozenset[str]) -> None:
-    """Stop where somebody put another processor in: perturbed guidance and image prompts do."""
-    for name in spatial:
-        processor = getattr(network.get_submodule(name), "processor", None)
-        if not isinstance(
-            processor, SharedAttention if name in shared else (SharedAttention, *ORDINARY)
-        ):
-            raise BadInput(
-                f"{name} has the processor {type(processor).__name__}: attention sharing does not go "
-                "with perturbed guidance (PAG), image prompts or fused projections; leave those away, "
-                f"or {OFF}"
-            )
+def _known(shared: frozenset[str], name: str, processor: object) -> bool:
+    """Whether an attention has the processor that it was given, or an ordinary one where it shares nothing."""
+    allowed = SharedAttention if name in shared else (SharedAttention, *ORDINARY)
+    return isinstance(processor, allowed)

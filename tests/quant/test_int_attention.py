@@ -197,6 +197,27 @@ def test_what_it_does_not_go_with_is_refused(model, seen):
         attn(torch.ones(1, 4, 64), attention_mask=torch.zeros(1, 1, 4))
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_processor_that_replaces_it_is_bad_input(model, shared):
+    """Sliced attention did, and nobody was told that the scores were no integers any more."""
+    made = quantize(model, "rtn", uniform_plan(model, W8A8, attention="int8")).transformer
+    if shared:
+        names = model.adapter.spatial_attentions(made)
+        attach_sharing(made, model.adapter, Sharing(mode="map", attentions=dict.fromkeys(names, EVERY_STEP)))  # fmt: skip
+    for transformer in (made, shallow_copy(made)):
+        output(transformer, latents())
+        attn: Any = transformer.get_submodule(FIRST)
+        attn.set_attention_slice(1)
+        told = f"{FIRST} has the processor SlicedAttnProcessor: attention int8 does not go with"
+        with pytest.raises(BadInput, match=told):
+            output(transformer, latents())
+        with pytest.raises(BadInput, match=told):
+            backend_report(transformer, 32)
+        attn.set_processor(IntAttention())
+        if not shared:
+            output(transformer, latents())
+
+
 def test_it_costs_less_than_rounding_the_layers_does():
     """On a trained model: what pictures lose by int8 scores alone, and by W8A8 layers alone."""
     model = load_model("dit-emoji", device="cpu")
