@@ -264,7 +264,7 @@ class QuantLinear(StoredSite):
             y = kernels.fp8_linear.multiply(codes, ready, bias, backend)
             return finished(y, after, dtype, branch)
         y = kernels.int_linear.multiply(codes, ready, bias, fmt.bits, backend, after, dtype, branch)
-        if not (self.transform.per_window or torch.compiler.is_compiling()):
+        if not torch.compiler.is_compiling():
             self.release_codes(ready)
         return y
 

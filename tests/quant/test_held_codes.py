@@ -87,6 +87,43 @@ def test_a_pass_makes_no_codes_again(monkeypatch):
     layer.why(64)
 
 
+@pytest.fixture
+def packed(monkeypatch) -> list[int]:
+    """Number of codes of every tensor that is packed from now on."""
+    found: list[int] = []
+    pack = kernels.bitpack.pack
+
+    def counting(codes, *args):
+        found.append(codes.numel())
+        return pack(codes, *args)
+
+    monkeypatch.setattr(kernels.bitpack, "pack", counting)
+    return found
+
+
+def test_the_first_pass_makes_them_once_to_compare(packed):
+    layer, _, _ = make(act_bits=7, backend="integer")
+    packed.clear()
+    layer(inputs())
+    assert released(layer)
+    assert packed == [48 * 96]
+
+
+def test_codes_that_stay_anyway_are_not_compared(packed, model, seen, tmp_path):
+    """On disk, and of each window: to let them go would free nothing."""
+    layer, y = ran()
+    put_away({"0": layer}, tmp_path / "layer.safetensors")
+    plan, options = uniform_plan(model, parse_bits("w4a7")), {"alpha": 0.3, "tier": "C"}
+    made = quantize(model, "trdq", plan, options, seen, backend="integer").transformer
+    packed.clear()
+    for _ in range(2):
+        assert torch.equal(layer(inputs()), y)
+        for timestep in (seen.timesteps[0], seen.timesteps[-1]):
+            call(made, timestep)
+    assert not packed
+    assert value(torch.nn.Sequential(layer), "0.codes").equal(untouched())
+
+
 @pytest.mark.parametrize("change", ["forget", "float16", "copy", "memory", "simulate"])
 def test_numbers_are_the_same_after_every_change(change):
     layer, y = ran(rotate=True)
