@@ -19,6 +19,7 @@ from quant.quantization import quantize
 from quant.residency import counted, hold
 from quant.schema import Format, SitePlan, parse_bits
 from quant.step import at
+from quant.storage import stored_tensors
 from quant.streaming import put_away, value
 from tests.kernels.linears import needs_onednn
 
@@ -240,6 +241,23 @@ def test_a_checkpoint_is_the_same_before_and_after(model, tmp_path):
             layer.backend = "integer"
     y = call(loaded)
     assert float((y - expected).norm() / expected.norm()) <= 1e-6
+
+
+def test_saving_makes_the_codes_of_one_layer_at_a_time(packed, model):
+    """To list the names took all of them, held at once."""
+    made = quantize(model, "rtn", uniform_plan(model, parse_bits("w4a7")), backend="integer")
+    names = list(made.transformer.state_dict())
+    call(made.transformer)
+    layers = {n: m for n, m in made.transformer.named_modules() if isinstance(m, QuantLinear)}
+    assert all(map(released, layers.values()))
+    packed.clear()
+    stored = stored_tensors(made.transformer, torch.float32)
+    assert not packed
+    assert sorted([*stored.tensors, *stored.shared]) == sorted(names)
+    for name, layer in layers.items():
+        assert stored.tensors[f"{name}.codes"].shape == layer.codes.shape
+        assert packed == [layer.in_features * layer.out_features] * 2
+        packed.clear()
 
 
 def test_layers_that_ran_are_put_on_disk_whole(tmp_path):
