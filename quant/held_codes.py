@@ -82,5 +82,10 @@ def _stand_in(codes: Tensor, weight: PackedWeight) -> Tensor:
 
 
 def _whole(held: Tensor) -> Tensor:
+    """The codes; an ordinary tensor also where they are made in inference mode, for whoever loads others into it."""
     weight = _holder(held)
-    return held if weight is None else weight.packed
+    if weight is None:
+        return held
+    with torch.inference_mode(False):
+        codes = weight.packed
+        return codes.clone() if codes.is_inference() else codes

@@ -260,6 +260,20 @@ def test_saving_makes_the_codes_of_one_layer_at_a_time(packed, model):
         packed.clear()
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("inference", [False, True])
+def test_codes_made_again_in_inference_mode_can_be_loaded_into(bits, inference):
+    layer = make(bits, 7, backend="integer")[0]
+    state = make(bits, 7)[0].state_dict()
+    with torch.inference_mode(inference):
+        layer(inputs())
+    assert released(layer)
+    with torch.inference_mode():
+        hold(layer, "memory")
+    layer.load_state_dict(state)
+    assert torch.equal(layer.codes, state["codes"])
+
+
 def test_layers_that_ran_are_put_on_disk_whole(tmp_path):
     layer, y = ran(rotate=True)
     network = torch.nn.Sequential(layer)
