@@ -23,6 +23,10 @@ NAME = "codes"
 class HeldCodes(nn.Module):
     """A module whose buffer `codes` may be held by a prepared weight alone."""
 
+    keeps_codes = (
+        False  # whether they stay whatever is prepared: letting them go would free nothing
+    )
+
     @property
     def codes(self) -> Tensor:
         """The stored codes, made again where only a product's layout holds them."""
@@ -43,7 +47,7 @@ class HeldCodes(nn.Module):
         held, weight = self._buffers.get(NAME), ready.weight
         if held is None or not isinstance(weight, ReleasedWeight) or _holder(held) is weight:
             return
-        if torch.equal(weight.packed, _whole(held)):
+        if weight.let_go() is held or torch.equal(weight.packed, _whole(held)):
             self._buffers[NAME] = _stand_in(held, weight)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -79,5 +83,10 @@ def _stand_in(codes: Tensor, weight: PackedWeight) -> Tensor:
 
 
 def _whole(held: Tensor) -> Tensor:
+    """The codes; an ordinary tensor also where they are made in inference mode, for whoever loads others into it."""
     weight = _holder(held)
-    return held if weight is None else weight.packed
+    if weight is None:
+        return held
+    with torch.inference_mode(False):
+        codes = weight.packed
+        return codes.clone() if codes.is_inference() else codes

@@ -278,8 +278,8 @@ class QuantLinear(StoredSite):
         return y
 
     def _release(self, ready: Any) -> None:
-        """Of codes that serve all windows, and not in a graph."""
-        if not (self.transform.per_window or torch.compiler.is_compiling()):
+        """Let go of codes that a product's layout holds, but in a graph."""
+        if not torch.compiler.is_compiling():
             self.release_codes(ready)
 
     def _coded(self, rows: Tensor, window: int, backend: str) -> RowCodes:

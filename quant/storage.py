@@ -71,7 +71,7 @@ def stored_tensors(transformer: nn.Module, dtype: torch.dtype) -> Stored:
         for buffer in layer.basis_buffers
     }
     first: dict[str, str] = {}
-    for name in transformer.state_dict():
+    for name in _names(transformer):
         if is_embedder(name):
             tensor = made(name)
             mark = f"{tensor.dtype}{tuple(tensor.shape)}{digest(tensor)}"
@@ -80,6 +80,14 @@ def stored_tensors(transformer: nn.Module, dtype: torch.dtype) -> Stored:
                 continue
         names.append(name)
     return Stored(_Made(names, made), shared)
+
+
+def _names(network: nn.Module) -> Iterator[str]:
+    """Of `state_dict`, in its order, and without it: that would make all codes which only products hold, at once."""
+    for prefix, module in network.named_modules(remove_duplicate=False):
+        start = f"{prefix}." if prefix else ""
+        saved = {n: t for n, t in module._buffers.items() if n not in module._non_persistent_buffers_set}  # fmt: skip
+        yield from (start + n for n, t in {**module._parameters, **saved}.items() if t is not None)
 
 
 def kept_dtype(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:

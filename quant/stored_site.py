@@ -91,6 +91,7 @@ class StoredSite(HeldCodes):
             in_features, out_features, bias, plan, transform, dtype
         ).items():
             self.register_buffer(name, torch.empty(shape, dtype=kind))
+        self.keeps_codes = transform.per_window and not transform.requantized
         self._prepared: dict[str, Any] = {}
         self._prepared_for = 0  # window
 
@@ -210,7 +211,10 @@ class StoredSite(HeldCodes):
         if self.plan.weight.kind == "fp8":
             codes, scale, *_ = self._stored(window)
             return Float8Weight(codes, scale)
-        return kernels.int_linear.prepare(self.packed_weight(window), residency=self.residency)
+        weight = self.packed_weight(window)
+        return kernels.int_linear.prepare(
+            weight, residency=self.residency, keeps_codes=self.keeps_codes
+        )
 
     def _dequantize(self, window: int) -> Tensor:
         fmt = self.plan.weight

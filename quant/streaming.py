@@ -128,6 +128,8 @@ def page(
     if not own:
         return
     module.dqviz_paged = Paged(dict(own), device)  # type: ignore[assignment]
+    if isinstance(module, QuantLinear):
+        module.keeps_codes = True  # on disk
     _let_go(module)
     module.register_forward_pre_hook(lambda module, _: _enter(module))
     module.register_forward_hook(lambda module, *_: _leave(module), always_call=True)

@@ -43,17 +43,21 @@ OP = Op(__name__, VERSIONS, tolerance=1e-6)
 
 
 def prepare(
-    weight: PackedWeight, backend: str = "auto", residency: Residency = "speed"
+    weight: PackedWeight,
+    backend: str = "auto",
+    residency: Residency = "speed",
+    keeps_codes: bool = False,
 ) -> Prepared:
     """Wrap a stored weight so that what a backend expands it to is kept between calls.
 
     "speed" keeps the expanded form: 4 bytes a weight for simulate, beside the stored codes; 1 for integer, and
     1 or half of one for triton, in their place (`Prepared.weight` makes them again when they are asked for). "memory" keeps only the
-    stored form. `backend` is used by calls that do not name one.
+    stored form. `backend` is used by calls that do not name one. `keeps_codes` is for codes that somebody else
+    holds anyway: they stay beside the form, which is then not compared with them.
     """
     if residency not in ("speed", "memory"):
         raise ValueError(f"residency is '{residency}'; use speed or memory")
-    return Prepared(weight, backend, residency)
+    return Prepared(weight, backend, residency, keeps_codes)
 
 
 def int_linear(

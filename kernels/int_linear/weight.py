@@ -8,6 +8,7 @@ Shapes: weight [n, k]; codes q unsigned, `bits` bits; scale d and zero z [n, g] 
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -150,14 +151,16 @@ class PackedWeight:
 class ReleasedWeight(PackedWeight):
     """A weight whose stored codes were let go: they are made each time they are asked for, by `codes_of(self)`.
 
-    Copies hold their codes again.
+    `let_go` is the tensor that held them, while there is one. Copies hold their codes again.
     """
 
     codes_of: Callable[[PackedWeight], Tensor]
+    let_go: weakref.ref[Tensor]
 
     def __init__(self, weight: PackedWeight, codes_of: Callable[[PackedWeight], Tensor]) -> None:
         kept = ("bits", "in_features", "scale", "zero", "group_size")
         self.__dict__.update({name: getattr(weight, name) for name in kept}, codes_of=codes_of)
+        self.__dict__["let_go"] = weakref.ref(weight.packed)
 
     @property
     def packed(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -178,12 +181,13 @@ class Prepared:
     """A weight with the expanded forms that the backends compute with.
 
     residency "speed" keeps a form once it was made; "memory" makes it anew in every call.
-    `backend` is used where a call does not name one.
+    `backend` is used where a call does not name one. With `keeps_codes` no form takes the stored codes' place.
     """
 
     weight: PackedWeight
     backend: str = "auto"
     residency: Residency = "speed"
+    keeps_codes: bool = False
     forms: dict[str, object] = field(default_factory=dict, repr=False)
     facts: dict[object, object] = field(default_factory=dict, repr=False)
 
@@ -204,7 +208,8 @@ class Prepared:
         made = make(stored)
         if self.residency == "speed":
             self.forms[key] = made
-            if codes_of is not None and not torch.compiler.is_compiling():
+            keeps = self.keeps_codes or torch.compiler.is_compiling()
+            if codes_of is not None and not keeps:
                 self.weight = _released(stored, partial(codes_of, made))
         return made
 

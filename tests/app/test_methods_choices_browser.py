@@ -319,13 +319,18 @@ def test_nothing_is_wider_than_the_screen(served: Served, new_page: Pages, width
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     inside = "[...document.querySelectorAll('[data-view] *')].filter(n => !n.closest('.dq-scroll') && n.getBoundingClientRect().right > innerWidth + 1).length"  # fmt: skip
     assert page.evaluate(inside) == 0
+    middle = """() => {
+      const box = document.querySelector('.dq-border').getBoundingClientRect();
+      return box.left + box.width / 2;
+    }"""
+    before = page.evaluate(middle)
     page.set_viewport_size({"width": width + 200, "height": 900})
-    at = "document.querySelector('.dq-border').getBoundingClientRect().left"
-    page.wait_for_function(f"before => {at} !== before", arg=page.evaluate(at) - 1)
-    handle = page.locator(".dq-border").first.bounding_box()
     page.wait_for_function(
-        f"middle => Math.abs(middle - ({PIXEL})(['windows', 0.5, 0])[0]) < 2",
-        arg=handle["x"] + handle["width"] / 2,
+        f"""before => {{
+          const now = ({middle})();
+          return now !== before && Math.abs(now - ({PIXEL})(['windows', 0.5, 0])[0]) < 2;
+        }}""",
+        arg=before,
     )
 
 

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 
+from kernels import bitpack
 from kernels.int_linear import (
     PackedWeight,
     Prepared,
@@ -126,6 +127,18 @@ def test_in_mode_memory_nothing_is_let_go() -> None:
     prepared = prepare(example_weight(21, 50, 4), "integer", "memory")
     int_linear(rows_of(3, 50), prepared)
     assert type(prepared.weight) is PackedWeight
+
+
+@needs_onednn
+def test_codes_that_are_kept_are_not_made_again_to_be_compared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stored, x = example_weight(21, 50, 4), rows_of(3, 50)
+    expected = int_linear(x, released(), act_bits=7)
+    monkeypatch.setattr(bitpack, "pack", lambda *_: pytest.fail("codes were made again"))
+    prepared = prepare(stored, "integer", keeps_codes=True)
+    assert torch.equal(int_linear(x, prepared, act_bits=7), expected)
+    assert prepared.weight is stored
 
 
 @needs_onednn

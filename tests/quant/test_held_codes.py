@@ -19,6 +19,7 @@ from quant.quantization import quantize
 from quant.residency import counted, hold
 from quant.schema import Format, SitePlan, parse_bits
 from quant.step import at
+from quant.storage import stored_tensors
 from quant.streaming import put_away, value
 from tests.kernels.linears import needs_onednn
 
@@ -126,6 +127,43 @@ def test_a_pass_makes_no_codes_again(monkeypatch):
     monkeypatch.setattr(kernels.bitpack, "pack", lambda *_: pytest.fail("codes were made again"))
     assert torch.equal(layer(inputs()), y)
     layer.why(64)
+
+
+@pytest.fixture
+def packed(monkeypatch) -> list[int]:
+    """Number of codes of every tensor that is packed from now on."""
+    found: list[int] = []
+    pack = kernels.bitpack.pack
+
+    def counting(codes, *args):
+        found.append(codes.numel())
+        return pack(codes, *args)
+
+    monkeypatch.setattr(kernels.bitpack, "pack", counting)
+    return found
+
+
+def test_the_first_pass_makes_them_once_to_compare(packed):
+    layer, _, _ = make(act_bits=7, backend="integer")
+    packed.clear()
+    layer(inputs())
+    assert released(layer)
+    assert packed == [48 * 96]
+
+
+def test_codes_that_stay_anyway_are_not_compared(packed, model, seen, tmp_path):
+    """On disk, and of each window: to let them go would free nothing."""
+    layer, y = ran()
+    put_away({"0": layer}, tmp_path / "layer.safetensors")
+    plan, options = uniform_plan(model, parse_bits("w4a7")), {"alpha": 0.3, "tier": "C"}
+    made = quantize(model, "trdq", plan, options, seen, backend="integer").transformer
+    packed.clear()
+    for _ in range(2):
+        assert torch.equal(layer(inputs()), y)
+        for timestep in (seen.timesteps[0], seen.timesteps[-1]):
+            call(made, timestep)
+    assert not packed
+    assert value(torch.nn.Sequential(layer), "0.codes").equal(untouched())
 
 
 @pytest.mark.parametrize("change", ["forget", "float16", "copy", "memory", "simulate"])
@@ -244,6 +282,37 @@ def test_a_checkpoint_is_the_same_before_and_after(model, tmp_path):
             layer.backend = "integer"
     y = call(loaded)
     assert float((y - expected).norm() / expected.norm()) <= 1e-6
+
+
+def test_saving_makes_the_codes_of_one_layer_at_a_time(packed, model):
+    """To list the names took all of them, held at once."""
+    made = quantize(model, "rtn", uniform_plan(model, parse_bits("w4a7")), backend="integer")
+    names = list(made.transformer.state_dict())
+    call(made.transformer)
+    layers = {n: m for n, m in made.transformer.named_modules() if isinstance(m, QuantLinear)}
+    assert all(map(released, layers.values()))
+    packed.clear()
+    stored = stored_tensors(made.transformer, torch.float32)
+    assert not packed
+    assert sorted([*stored.tensors, *stored.shared]) == sorted(names)
+    for name, layer in layers.items():
+        assert stored.tensors[f"{name}.codes"].shape == layer.codes.shape
+        assert packed == [layer.in_features * layer.out_features] * 2
+        packed.clear()
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("inference", [False, True])
+def test_codes_made_again_in_inference_mode_can_be_loaded_into(bits, inference):
+    layer = make(bits, 7, backend="integer")[0]
+    state = make(bits, 7)[0].state_dict()
+    with torch.inference_mode(inference):
+        layer(inputs())
+    assert released(layer)
+    with torch.inference_mode():
+        hold(layer, "memory")
+    layer.load_state_dict(state)
+    assert torch.equal(layer.codes, state["codes"])
 
 
 def test_layers_that_ran_are_put_on_disk_whole(tmp_path):
