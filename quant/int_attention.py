@@ -12,7 +12,6 @@ inside attentions, which round the same tensors another way. Where it is not com
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
 from typing import Any
 
 import torch
@@ -26,6 +25,7 @@ from .adapters import Adapter
 from .attention_ranges import RangedAttention, obstacle
 from .errors import BadInput
 from .schema import AttentionFormat, Value
+from .streaming import device_of
 
 LEAVE = "leave attention int8 away"
 STATE = "dqviz_int_attention"  # attribute of a transformer: names of the attentions that have it
@@ -125,9 +125,9 @@ def choices(transformer: nn.Module) -> Iterator[Choice]:
     """What computes each of them, and why; BadInput as a call."""
     _check(transformer)
     for module, processor in _attached(transformer):
-        device = next(chain(module.parameters(), module.buffers())).device
         size = module.inner_dim // module.heads
-        found = choose(torch.empty(1, module.heads, 1, size, device=device), processor.backend)
+        q = torch.empty(1, module.heads, 1, size, device=device_of(module))
+        found = choose(q, processor.backend)
         yield Choice(found.backend, f"int8 attention: {found.why}")
 
 

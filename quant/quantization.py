@@ -87,7 +87,10 @@ def backend_report(transformer: nn.Module, rows: int) -> BackendReport:
     One real low-bit path among simulated ones does not make a measurement: all must be real.
     """
     layers = {n: m for n, m in transformer.named_modules() if isinstance(m, QuantLinear)}
-    chosen = {name: layer.why(rows) for name, layer in layers.items()}
+    chosen = {}
+    for name, layer in layers.items():
+        with present(layer):  # streamed, its numbers say what computes with them
+            chosen[name] = layer.why(rows)
     ran = [*chosen.values(), *attention_choices(transformer)]
     if not ran:
         return BackendReport("pytorch", "measured", "ordinary matmuls")

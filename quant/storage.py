@@ -86,8 +86,9 @@ def _names(network: nn.Module) -> Iterator[str]:
     """Of `state_dict`, in its order, and without it: that would make all codes which only products hold, at once."""
     for prefix, module in network.named_modules(remove_duplicate=False):
         start = f"{prefix}." if prefix else ""
-        saved = {n: t for n, t in module._buffers.items() if n not in module._non_persistent_buffers_set}  # fmt: skip
-        yield from (start + n for n, t in {**module._parameters, **saved}.items() if t is not None)
+        for name, tensor in {**module._parameters, **module._buffers}.items():
+            if tensor is not None and name not in module._non_persistent_buffers_set:
+                yield start + name
 
 
 def kept_dtype(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:

@@ -18,6 +18,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -63,6 +64,14 @@ def value(root: nn.Module, name: str) -> Tensor:
     if paged is not None and not paged.users and last in paged.places:
         return paged.read(last)
     return getattr(module, last)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module computes, also while its tensors are on disk."""
+    for part in module.modules():
+        if (paged := _paged(part)) is not None:
+            return paged.device
+    return next(chain(module.parameters(), module.buffers())).device
 
 
 @contextmanager
@@ -281,6 +290,8 @@ def _enter(module: nn.Module) -> None:
     if paged.users == 1:
         for name in paged.places:
             _set(module, name, paged.read(name))
+        if isinstance(module, QuantLinear):
+            module.forget()  # what was made of tensors without data
 
 
 def _leave(module: nn.Module) -> None:

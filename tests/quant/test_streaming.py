@@ -25,8 +25,9 @@ from quant.generation import generate
 from quant.loading import load_model
 from quant.models import Model
 from quant.plans import uniform_plan
-from quant.quantization import quantize
+from quant.quantization import backend_report, quantize
 from quant.schema import parse_bits
+from tests.kernels.linears import needs_onednn
 
 ROOT = Path(__file__).parents[2]
 
@@ -103,6 +104,39 @@ def test_one_layer_at_a_time_is_in_memory(
     assert len(held) >= 2 * sum(1 for _ in inside.parameters())  # once for each step
     assert max(held) <= largest < whole / 4
     assert all(p.is_meta for p in inside.parameters())
+
+
+@needs_onednn
+@pytest.mark.parametrize("backend", ["auto", "integer", "simulate"])
+def test_a_report_says_what_runs_and_changes_nothing(
+    backend: str, tiny_dit: Path, scratch: Path
+) -> None:
+    """It was made of tensors without data, said so, and kept what the next pass then failed with."""
+    reports, drawn = [], []
+    for model in (load_model(str(tiny_dit)), load_model(str(tiny_dit), scratch=scratch)):
+        plan = uniform_plan(model, parse_bits("w4a7"), attention="int8")
+        made = quantize(model, "rtn", plan, backend=backend).transformer
+        for _ in range(2):
+            report = backend_report(made, 32)
+            reports.append((report.backend, report.evidence, report.sites))
+            assert "meta" not in report.why
+            drawn.append(generate(model, model.samples([0]), model.sampler(1), transformer=made))
+    assert all(report == reports[0] for report in reports)
+    assert all(torch.equal(one.latents, drawn[0].latents) for one in drawn)
+    assert all(b.is_meta for b in made.get_submodule("transformer_blocks").buffers())
+
+
+@needs_onednn
+def test_what_is_asked_of_a_layer_on_disk_does_not_outlive_the_question(
+    tiny_dit: Path, scratch: Path
+) -> None:
+    model = load_model(str(tiny_dit), scratch=scratch)
+    made = quantize(model, "rtn", uniform_plan(model, parse_bits("w4a7")), backend="integer")
+    layer: Any = made.transformer.get_submodule("transformer_blocks.0.attn1.to_q")
+    x = torch.randn(2, layer.in_features, generator=torch.Generator().manual_seed(0))
+    expected = layer(x)
+    layer._ready(0)
+    assert torch.equal(layer(x), expected)
 
 
 def test_what_a_lora_changes_lies_on_disk_too(tiny_dit: Path, scratch: Path) -> None:
