@@ -198,28 +198,30 @@ def between(measured: Mapping[Shape, float], shape: Shape) -> float | None:
     return exp((1 - share) * log(measured[below]) + share * log(measured[above]))
 
 
-def latencies() -> dict[str, Latency]:
-    """Every device that latency can be predicted for, by name; BadInput for a table that does not read."""
+def latencies(skipped: list[str] | None = None) -> dict[str, Latency]:
+    """Every device that latency can be predicted for, by name; why a table is not among them goes into `skipped`."""
     found: dict[str, Latency] = {name: Floor(device) for name, device in DEVICES.items()}
     for name, path in tables.devices(OP).items():
-        measured = _measured(name, path, path.stat().st_mtime_ns)
-        if measured is not None:
-            found[name] = measured
+        try:
+            measured = _measured(name, path, path.stat().st_mtime_ns)
+        except BadInput as error:
+            if skipped is not None:
+                skipped.append(str(error))
+        else:
+            if measured is not None:
+                found[name] = measured
     return found
 
 
 def latency_of(name: str) -> Latency:
-    """A device by name; BadInput names those that there are."""
+    """A device by name; BadInput names those that there are, and tables that do not read."""
     if name in DEVICES:
         return Floor(DEVICES[name])
-    found = latencies()
+    skipped: list[str] = []
+    found = latencies(skipped)
     if name not in found:
-        raise unknown(
-            "device",
-            name,
-            found,
-            f"They are: {', '.join(found)}; a processor is added by dqviz bench --tune",
-        )
+        hint = f"They are: {', '.join(found)}; a processor is added by dqviz bench --tune"
+        raise unknown("device", name, found, "; ".join([hint, *skipped]))
     return found[name]
 
 

@@ -211,7 +211,7 @@ def test_new_rows_stand_beside_those_that_are_there(tmp_path: Path) -> None:
 @needs_onednn
 def test_a_table_of_another_place_stays_as_it_is(tiny_dit: Path, tmp_path: Path) -> None:
     case = tuning.Case(1, 8, 8, 8, 8, None, False)
-    path = tuning.save([case], [case._asdict()], tables.own(), tuned.CPU)
+    path = tuning.save([case], [{**case._asdict(), "ratio": 1.0}], tables.own(), tuned.CPU)
     told = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**told, "torch": "1.0"}), encoding="utf-8")
     before = path.read_bytes()
@@ -221,6 +221,17 @@ def test_a_table_of_another_place_stays_as_it_is(tiny_dit: Path, tmp_path: Path)
     path.write_text("{", encoding="utf-8")
     with pytest.raises(BadInput, match="is no table of measured times"):
         stored.kept(path, {})
+
+
+@needs_onednn
+def test_a_broken_table_is_one_line(tiny_dit: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tables.file(tables.own(), tuned.device_name(), tuned.OP)
+    path.parent.mkdir(parents=True)
+    path.write_text('{"rows": 3}', encoding="utf-8")
+    assert main(["bench", "--model", str(tiny_dit), "--device", "cpu", "--runs", "1"]) == 2
+    said = capsys.readouterr().err
+    assert f"{path} is no table of measured times (rows are 3, not a list); delete it" in said
+    assert "internal" not in said
 
 
 @needs_onednn
