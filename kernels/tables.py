@@ -75,12 +75,12 @@ def file(folder: Path, device: str, op: str) -> Path:
     return folder / device / f"{op}.json"
 
 
-def devices(op: str) -> dict[str, Path]:
-    """Every device that has a table of an op, with the one that is asked first."""
-    found: dict[str, Path] = {}
+def devices(op: str) -> dict[str, tuple[Path, ...]]:
+    """Every device that has a table of an op, with its tables in the order in which they are asked."""
+    found: dict[str, tuple[Path, ...]] = {}
     for folder in folders():
         for path in sorted(folder.glob(f"*/{op}.json")):
-            found.setdefault(path.parent.name, path)
+            found[path.parent.name] = (*found.get(path.parent.name, ()), path)
     return found
 
 
