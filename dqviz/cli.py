@@ -70,12 +70,15 @@ def _explained(error: Exception) -> tuple[int, str]:
     """Exit code and line of an error that reached the edge."""
     if not provenance.foreign():
         from kernels.dispatch import CannotRun
+        from kernels.tables import BrokenTable
         from quant.errors import DQVizError
 
         if isinstance(error, DQVizError):
             return error.exit_code, str(error)
         if isinstance(error, CannotRun):
             return 3, str(error)
+        if isinstance(error, BrokenTable):
+            return 2, str(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return 3, f"out of memory ({error}); use --batch-size 1, fewer seeds, or a larger machine"
     if isinstance(error, OSError):

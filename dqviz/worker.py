@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from kernels.dispatch import CannotRun
+from kernels.tables import BrokenTable
 from quant.errors import Cancelled, DQVizError
 
 from . import clips, jobs
@@ -79,7 +80,7 @@ def run(store: JobStore, job: Job, kinds: Mapping[str, Kind] = KINDS) -> None:
             made = "" if kind.made is None else str(told[kind.made])
         except Cancelled as error:
             state, message = jobs.CANCELLED, str(error)
-        except (DQVizError, CannotRun) as error:
+        except (DQVizError, CannotRun, BrokenTable) as error:
             state, message = jobs.FAILED, " ".join(str(error).split())
         except Exception as error:
             log.exception("job %s failed", job.id)

@@ -2,7 +2,7 @@
 
 A user's folder comes first, the tables that come along after it: ``DQVIZ_CONFIGS``, else ``$DQVIZ_HOME/configs``, else
 ``./configs`` (`dqviz bench --tune` writes there). A shape that the first table says nothing about is looked for in the next.
-What was chosen by a table stays chosen while the process runs.
+What was chosen by a table stays chosen while the process runs. Rows are checked once, where a table is read.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,38 @@ WORTH = 1.05  # smallest measured gain for which `auto` leaves the definition
 NEAR = 1.0  # largest distance of a measured shape that still tells something
 
 Row = Mapping[str, Any]
+
+
+class BrokenTable(ValueError):
+    """A file that is no table of measured times: says which file, what is wrong, and the fix."""
+
+
+def _whole(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
+def _number(value: object) -> bool:
+    return type(value) in (int, float) and 0 < value < math.inf
+
+
+def _flag(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _tile(value: object) -> bool:
+    return isinstance(value, dict) and all(type(x) is int for x in value.values())
+
+
+_SHAPE = dict.fromkeys("mkn", _whole)
+_SECONDS = "seconds_"  # how columns of measured times begin; a device has its own
+COLUMNS: Mapping[str, Mapping[str, Callable[[object], bool]]] = {  # of every row, by op
+    "int_linear": _SHAPE
+    | dict.fromkeys(("weight_bits", "act_bits"), _whole)
+    | {"corrected": _flag, "ratio": _number},
+    "int_linear_tiles": _SHAPE
+    | {"packed": _flag, "group": lambda value: type(value) is int and value >= 0}
+    | {"after": lambda value: isinstance(value, str), "tile": _tile},
+}
 
 
 def folders() -> tuple[Path, ...]:
@@ -43,19 +75,19 @@ def file(folder: Path, device: str, op: str) -> Path:
     return folder / device / f"{op}.json"
 
 
-def devices(op: str) -> dict[str, Path]:
-    """Every device that has a table of an op, with the one that is asked first."""
-    found: dict[str, Path] = {}
+def devices(op: str) -> dict[str, tuple[Path, ...]]:
+    """Every device that has a table of an op, with its tables in the order in which they are asked."""
+    found: dict[str, tuple[Path, ...]] = {}
     for folder in folders():
         for path in sorted(folder.glob(f"*/{op}.json")):
-            found.setdefault(path.parent.name, path)
+            found[path.parent.name] = (*found.get(path.parent.name, ()), path)
     return found
 
 
 def read(path: Path) -> Mapping[str, Any]:
     """A table, its rows under ``rows``; without a file there are none.
 
-    Raises ValueError, naming file and fix, where it is no table.
+    Raises BrokenTable, naming file and fix, where it is none.
     """
     if not path.is_file():
         return {"rows": ()}
@@ -67,11 +99,33 @@ def _read(path: Path, written: int) -> Mapping[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         rows = found["rows"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is no table of measured times ({error}); delete it, and measure anew: dqviz bench --tune"
-        ) from None
+        why = _wrong(rows, COLUMNS.get(path.stem, {}))
+    except KeyError:
+        why = "it has no rows"
+    except (ValueError, TypeError, RecursionError) as error:
+        why = str(error)
+    if why is not None:
+        raise BrokenTable(
+            f"{path} is no table of measured times ({why}); delete it, and measure anew: dqviz bench --tune"
+        )
     return {**found, "rows": tuple(rows)}
+
+
+def _wrong(rows: object, columns: Mapping[str, Callable[[object], bool]]) -> str | None:
+    """What is wrong with the first row that cannot be used."""
+    if not isinstance(rows, list):
+        return f"rows are {rows!r:.40}, not a list"
+    for n, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            return f"row {n} is {row!r:.40}, not an object"
+        for name in columns:
+            if name not in row:
+                return f"row {n} lacks '{name}'"
+        checks = {**columns} | {name: _number for name in row if name.startswith(_SECONDS)}
+        for name, fits in checks.items():
+            if not fits(row[name]):
+                return f"row {n} has {name} {row[name]!r:.40}"
+    return None
 
 
 def rows(device: str, op: str, among: Sequence[Path]) -> Iterator[tuple[Row, ...]]:

@@ -26,7 +26,7 @@ from .blueprint import Blueprint, SiteFacts
 from .cards import Card, methods
 from .decisions import Choice, Item, Key, Label, Operand, Pair, Problem
 from .errors import BadInput, unknown
-from .latency import Latency
+from .latency import Latency, Layer
 from .pins import label_of, pinned, tied
 from .roofline import Attention
 from .schema import Bits, Format, Plan, SitePlan
@@ -74,6 +74,16 @@ class Posed:
         for pair in self.problem.pairs:
             found[pair.resource].append(pair.table[chosen[pair.first], chosen[pair.second]])
         return {name: fsum(uses) for name, uses in found.items()}
+
+    def layers(self, chosen: Mapping[Key, Label]) -> list[Layer]:
+        """Every layer with the bits that a plan computes it with in some window; those that are kept too."""
+        found = []
+        for site in self.blueprint.sites:
+            weight = chosen.get(Key(site.name), FULL)
+            inputs = (Key(site.name, "activation", k) for k in range(len(self.blueprint.windows)))
+            bits = {_bits(weight, chosen.get(key, FULL)) for key in inputs}
+            found.append((shape_of(self.blueprint, site), bits))
+        return found
 
     def costs(self, chosen: Mapping[Key, Label]) -> np.ndarray | None:
         """The same for every sample, float64[n]; None where the table has no samples."""

@@ -7,7 +7,6 @@ from typing import Any
 
 from quant.loss_calibration import FEW_SAMPLES, FEWEST, Calibration, Prediction
 from quant.metric_groups import CONTENT
-from quant.mixed_precision import shape_of
 from quant.schema import fingerprint
 
 from ..files import write_json
@@ -125,9 +124,8 @@ def _warnings(
         )
     else:
         found += _of_prediction(task, chosen, record)
-    if "latency_ratio" in task.request.budgets:
-        blueprint = task.posed.blueprint
-        remark = task.device.remark(shape_of(blueprint, site) for site in blueprint.sites)
+    if "latency_ratio" in chosen.allocation.used:
+        remark = task.device.remark(task.posed.layers(chosen.allocation.chosen))
         found += [remark] if remark else []
     inputs = {"activation_bits", "latency_ratio"}
     if task.loose.decides_inputs and not inputs & task.request.budgets.keys():

@@ -63,7 +63,10 @@ def timed(
     dtype: torch.dtype,
     pause: Callable[[], None] = lambda: None,
 ) -> Timed:
-    """All ways in turn; quantizing the input, scales and bias are inside, preparing weights is not."""
+    """All ways in turn; quantizing the input, scales and bias are inside, preparing weights is not.
+
+    Weights have zeros and inputs have none, as in `quant.plans.uniform_plan`: `auto` decides by that too.
+    """
     x = torch.randn(layer.m, layer.k, device=device, dtype=dtype)
     bias = torch.randn(layer.n, device=device)
     found = Timed(layer, {}, {}, {}, {})
@@ -71,7 +74,7 @@ def timed(
     ways: dict[str, Way] = {}
     for of_weight, of_input in BITS:
         bits = f"w{of_weight}a{of_input}"
-        stored = prepare(weight_of(layer.k, layer.n, of_weight, device))
+        stored = prepare(weight_of(layer.k, layer.n, of_weight, device, zeros=True))
         found.bytes[bits] = moved(layer, stored.weight, dtype)
         found.taken[bits] = choose(x, stored, of_input).backend
         for backend in BACKENDS[device.type]:
@@ -91,9 +94,9 @@ def timed(
 
 
 def moved(layer: Layer, weight: PackedWeight, dtype: torch.dtype) -> int:
-    """Bytes of the input, the stored weight with its scales, and the output."""
+    """Bytes of the input, the stored weight with its scales and zeros, and the output."""
     outside = (layer.m * layer.k + layer.m * layer.n) * dtype.itemsize
-    return outside + weight.packed.nbytes + weight.scale.nbytes
+    return outside + weight.size_bytes
 
 
 def _ours(

@@ -40,8 +40,9 @@ def of_evaluation(
     operations = sum(one.layer.operations * one.layer.count for one in layers)
     for (bits, backend), seconds in found.ours.items():
         floors = [
-            peaks.floor(one.bytes[bits], one.layer.operations, backend != "simulate")
+            peaks.floor(one.bytes[bits], one.layer.operations, taken != "simulate")
             for one in layers
+            for taken in [one.taken[bits] if backend == "auto" else backend]
             for _ in range(one.layer.count)
         ]
         known = [floor for floor in floors if floor is not None]

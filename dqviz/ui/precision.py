@@ -16,6 +16,7 @@ from typing import Any
 
 from quant.blueprint import Blueprint
 from quant.errors import BadInput, DQVizError, unknown
+from quant.latency import latencies
 from quant.loss_calibration import FEWEST
 from quant.sensitivity import list_tiers
 
@@ -121,6 +122,7 @@ class Precision:
             if (found := held.calibrations(opened.row["key"], metric))
         }
         told = page.content(opened, calibrations, held.allocations())
+        latencies(notes)  # tables of times that do not read
         return {
             **told,
             "notes": notes,

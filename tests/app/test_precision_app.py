@@ -281,6 +281,18 @@ def test_a_plan_for_a_processor_that_is_not_known_here_comes_back_without_it(
     assert f"latency on {MEASURED}, of which nothing is known here" in " ".join(loaded["notes"])
 
 
+def test_a_broken_table_of_times_is_said_and_the_page_opens(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "times" / "cpu-abacus" / "int_linear.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{", encoding="utf-8")
+    monkeypatch.setenv("DQVIZ_CONFIGS", str(tmp_path / "times"))
+    found = ask()
+    assert "cpu-abacus" not in [device["key"] for device in found["devices"]]
+    assert f"{path} is no table of measured times" in found["notes"][0]
+
+
 def by_hand(ask: Ask, **query: Any) -> str:
     """Keep a plan as the job of the page does; its name."""
     jobs: list[dict[str, Any]] = []

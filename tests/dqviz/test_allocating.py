@@ -161,6 +161,9 @@ def test_latency_is_that_of_a_measured_processor_where_one_is_named(study: Path)
     assert made["latency_said"] in allocated(made)
     (remark,) = (text for text in made["warnings"] if name in text)
     assert "layers from measured shapes" in remark
+    other = allocate(asked(study, budgets={"avg_bits": 5}, latency_device=name))
+    assert other["latency_ratio"] is not None
+    assert any("layers from measured shapes" in text for text in other["warnings"])
     floor = allocate(asked(study, budgets={"latency_ratio": 0.9}))
     assert "a floor" in floor["latency_said"]
     assert not any("measured shapes" in text for text in floor["warnings"])

@@ -16,9 +16,11 @@ from dqviz import machine
 from dqviz.benching import (  # fmt: skip
     BenchRequest,
     bench,
+    evaluations,
     linears,
     peaks,
     peers,
+    rows,
     run,
     stored,
     timing,
@@ -33,6 +35,7 @@ from kernels import tables
 from kernels.int_linear import tuned
 from quant.errors import BadInput, Cancelled, EnvironmentFault
 from quant.latency import latency_of
+from quant.layers import QuantLinear
 from tests.kernels.linears import needs_onednn
 
 KEYS = {"op", "shape", "backend", "peer", "ratio", "seconds", "bytes", "flops", "roofline"}
@@ -166,7 +169,41 @@ def test_a_floor_is_bytes_or_operations() -> None:
     assert Peaks("an unknown GPU").floor(1, 1, True) is None
 
 
+def test_the_floor_of_an_evaluation_is_by_what_each_layer_takes() -> None:
+    """In full precision where `auto` simulates, even though it was asked for integers where they are faster."""
+
+    def layer(count: int, taken: str) -> linears.Timed:
+        return linears.Timed(Layer(1, 1, 8, count), {}, {}, {"w8a8": 1}, {"w8a8": taken})
+
+    layers = [layer(2, "integer"), layer(3, "simulate")]
+    own = Peaks("", bytes_per_second=1e9, floating=4.0, integers=8.0)
+    made = evaluations.Evaluated({("w8a8", "auto"): 100.0, ("w8a8", "integer"): 100.0}, {"p": 1.0})
+    found = {row["backend"]: row["roofline"] for row in rows.of_evaluation(made, layers, 1, own)}
+    assert found == {"auto": (2 * 2 + 3 * 4) / 100, "integer": 5 * 2 / 100}
+
+
 # -- tables
+
+
+@needs_onednn
+def test_auto_is_what_a_plan_of_these_bits_takes(tiny_dit: Path) -> None:
+    """Weights of 8 bits in a plan have zeros of their own, which products correct."""
+    network = subject_of(str(tiny_dit), "cpu")
+    path = tables.file(tables.own(), tuned.device_name(), tuned.OP)
+    path.parent.mkdir(parents=True)
+    listed = []
+    for layer in network.layers(1):
+        for bits, act_bits in linears.BITS:
+            case = tuning.Case(*layer[:3], bits, act_bits, None, False)._asdict()
+            listed += [{**case, "ratio": 3.0}, {**case, "corrected": True, "ratio": 0.5}]
+    path.write_text(json.dumps({"rows": listed}), encoding="utf-8")
+    made = bench(asked(tiny_dit))
+    taken = {(r["bits"], r["backend"]) for r in made["rows"] if r["auto"] and r["op"] != "evaluation"}  # fmt: skip
+    assert taken == {("w8a8", "simulate"), ("w8a7", "simulate"), ("w4a8", "integer")}
+    for bits, backend in taken - {("w8a7", "simulate")}:
+        whole = evaluations._quantized(network.model, bits, "auto", lambda: None)
+        sites = [site for site in whole.modules() if isinstance(site, QuantLinear)]
+        assert {site.why(network.layers(1)[0].m)[0] for site in sites} == {backend}
 
 
 @needs_onednn
@@ -211,7 +248,7 @@ def test_new_rows_stand_beside_those_that_are_there(tmp_path: Path) -> None:
 @needs_onednn
 def test_a_table_of_another_place_stays_as_it_is(tiny_dit: Path, tmp_path: Path) -> None:
     case = tuning.Case(1, 8, 8, 8, 8, None, False)
-    path = tuning.save([case], [case._asdict()], tables.own(), tuned.CPU)
+    path = tuning.save([case], [{**case._asdict(), "ratio": 1.0}], tables.own(), tuned.CPU)
     told = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**told, "torch": "1.0"}), encoding="utf-8")
     before = path.read_bytes()
@@ -221,6 +258,17 @@ def test_a_table_of_another_place_stays_as_it_is(tiny_dit: Path, tmp_path: Path)
     path.write_text("{", encoding="utf-8")
     with pytest.raises(BadInput, match="is no table of measured times"):
         stored.kept(path, {})
+
+
+@needs_onednn
+def test_a_broken_table_is_one_line(tiny_dit: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tables.file(tables.own(), tuned.device_name(), tuned.OP)
+    path.parent.mkdir(parents=True)
+    path.write_text('{"rows": 3}', encoding="utf-8")
+    assert main(["bench", "--model", str(tiny_dit), "--device", "cpu", "--runs", "1"]) == 2
+    said = capsys.readouterr().err
+    assert f"{path} is no table of measured times (rows are 3, not a list); delete it" in said
+    assert "internal" not in said
 
 
 @needs_onednn

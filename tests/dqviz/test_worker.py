@@ -204,6 +204,22 @@ def test_a_refusal_is_the_jobs_one_line(
     assert not (store.root / "studies").exists()
 
 
+def test_a_broken_table_is_the_jobs_one_line(
+    tiny_dit: Path, store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is met where a layer first computes; wherever that is, it is no internal error."""
+    from dqviz import machine, worker
+    from kernels.tables import BrokenTable
+
+    def broken() -> int:
+        raise BrokenTable("int_linear.json is no table of measured times")
+
+    monkeypatch.setattr(machine, "available_memory", broken)
+    job = store.submit("compare", request(tiny_dit))
+    worker.work(store)
+    assert store.get(job.id).message == "int_linear.json is no table of measured times"
+
+
 def test_a_finished_comparison_is_not_made_again(tiny_dit: Path, tmp_path: Path) -> None:
     """The worker died after the last run was stored and before the list knew."""
     asked = CompareRequest.parse(

@@ -13,9 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels import tables
-from quant import latency
 from quant.errors import BadInput
-from quant.latency import Floor, Measured, latencies, latency_of
+from quant.latency import Floor, Measured, Times, latencies, latency_of
 from quant.roofline import DEVICES, Attention, attention_seconds, site_seconds
 from quant.schema import parse_bits
 
@@ -42,7 +41,7 @@ def row(m: int, k: int, n: int, **other: Any) -> dict[str, Any]:
 
 def device(*rows: dict[str, Any]) -> Measured:
     about = {"cpu": "abacus", "cores": 1, "torch": "2.0", "date": "2026-01-01"}
-    return Measured.of("cpu-abacus", {**about, "rows": rows})
+    return Measured("cpu-abacus", (Times.of({**about, "rows": rows}),))
 
 
 def test_a_block_takes_the_sum_of_its_rows() -> None:
@@ -95,7 +94,8 @@ def test_fewer_bits_are_no_slower_where_the_table_says_so(
     ],
 )
 def test_bits_that_were_not_measured_are_those_that_hold_them(bits: str, kind: object) -> None:
-    assert latency_of(NAME)._kind(parse_bits(bits)) == kind
+    (times,) = latency_of(NAME).times
+    assert times.kind(parse_bits(bits)) == kind
 
 
 def test_what_is_not_exact_on_a_processor_is_simulated_there() -> None:
@@ -125,9 +125,17 @@ def test_far_shapes_and_attention_take_the_best_rate_and_are_counted() -> None:
     assert own.site_seconds(4096, 64, 64) == 2 * 4096 * 64 * 64 / 20
     one = Attention("a", queries=16, keys=8, seen=8, channels=4)
     assert own.attention_seconds(one, 3) == 3 * 4 * 16 * 8 * 4 / 20
-    said = own.remark([(64, 64, 64), (100, 64, 64), (4096, 64, 64)])
+    said = own.remark([(shape, {None}) for shape in ((64, 64, 64), (100, 64, 64), (4096, 64, 64))])
     assert "2 of 3 layers" in said
-    assert "a floor" in said
+    assert "floor" not in said, "a larger shape may be faster than any that was measured"
+
+
+def test_layers_are_near_at_the_bits_that_they_have() -> None:
+    own = device(row(64, 64, 64, weight_bits=4, corrected=False), row(4096, 64, 64))
+    shape, far = (64, 64, 64), {parse_bits("w8a8")}
+    assert "1 of 1 layers" in own.remark([(shape, {None, parse_bits("w4a8")})])
+    assert "0 of 1 layers" in own.remark([(shape, far)]), "8 bits were measured elsewhere alone"
+    assert "1 of 2 layers" in own.remark([(shape, {None}), (shape, {None, *far})])
 
 
 def test_a_floor_is_that_of_the_data_sheet() -> None:
@@ -142,7 +150,8 @@ def test_a_floor_is_that_of_the_data_sheet() -> None:
 
 def test_devices_are_those_of_sheets_and_of_tables(tmp_path: Path) -> None:
     write(tmp_path, "cpu-abacus", [row(64, 64, 64)])
-    write(tmp_path, "sm_90", [{"m": 1, "k": 1, "n": 1, "tile": {}}])
+    gpu = {name: x for name, x in row(64, 64, 64).items() if not name.startswith("seconds_")}
+    write(tmp_path, "sm_90", [gpu])
     assert list(latencies()) == [*DEVICES, "cpu-abacus", NAME]
     own = latency_of("cpu-abacus")
     assert "abacus, 1 thread" in own.title
@@ -154,22 +163,34 @@ def test_devices_are_those_of_sheets_and_of_tables(tmp_path: Path) -> None:
         own.site_seconds(64, 64, 64, parse_bits("fp8"))
 
 
-def test_the_table_of_a_user_goes_first(tmp_path: Path) -> None:
+def test_the_table_of_a_user_goes_first_and_that_which_comes_along_after_it(tmp_path: Path) -> None:
+    """A model that was not tuned is predicted as before another one was."""
+    before, bits = latency_of(NAME), [None, parse_bits("w8a8"), parse_bits("w4a8")]
+    other, one = (256, 1152, 1152), Attention("a", 64, 64, 64, 64)
+    alone = [before.site_seconds(*other, b) for b in bits]
     write(tmp_path, NAME, [row(64, 64, 64)])
-    assert latency_of(NAME).site_seconds(64, 64, 64) == row(64, 64, 64)["seconds_fp32"]
+    own = latency_of(NAME)
+    assert own.site_seconds(64, 64, 64) == row(64, 64, 64)["seconds_fp32"]
+    assert [own.site_seconds(*other, b) for b in bits] == alone
+    assert own.attention_seconds(one) == before.attention_seconds(one), "at the best rate of all"
+    assert "2 of 3 layers" in own.remark([((m, 64, 64), {None}) for m in (64, 9999)] + [(other, {None})])  # fmt: skip
+    assert "AMD EPYC, 2 threads" in own.title
+    assert "abacus, 1 thread;" in own.title
+    assert "2026-01-01" in own.said
+    assert "2026-11" in own.said
 
 
-def test_a_broken_table_is_one_line_that_says_which(tmp_path: Path) -> None:
-    path = write(tmp_path, "cpu-abacus", [{"seconds_fp32": 1.0}])
-    with pytest.raises(BadInput, match="lacks 'm' in a row; delete it") as error:
-        latencies()
-    assert str(path) in str(error.value)
-    other = tmp_path / "cpu-other" / "int_linear.json"
-    path.unlink()
-    other.parent.mkdir()
-    other.write_text("{")
-    with pytest.raises(BadInput, match="is no table of measured times"):
-        latency.latencies()
+def test_a_broken_table_is_left_out_and_one_line_says_which(tmp_path: Path) -> None:
+    path = write(tmp_path, "cpu-abacus", [row(64, 64, 64), {"seconds_fp32": 1.0}])
+    skipped: list[str] = []
+    assert list(latencies(skipped)) == [*DEVICES, NAME]
+    assert skipped == [
+        f"{path} is no table of measured times (row 2 lacks 'm'); delete it, and measure anew: dqviz bench --tune"
+    ]
+    with pytest.raises(BadInput, match="row 2 lacks 'm'"):
+        latency_of("cpu-abacus")
+    path.write_text("{")
+    assert list(latencies()) == [*DEVICES, NAME], "a page lists the others"
     assert latency_of("h200"), "what is known without it is not held up"
 
 

@@ -228,7 +228,7 @@ def load(
     under = record if record.get("by_hand") is None else record["by_hand"]
     told = under.get("latency_device") or record.get("latency_device")  # older plans lack it
     notes, device = [], str(told or DEVICE)
-    if device not in latencies():
+    if device not in latencies(notes):
         notes.append(f"{name} was chosen for the latency on {device}, of which nothing is known here")  # fmt: skip
         device = DEVICE
     ties = [tie for tie in under.get("ties", ()) if tie != "qkv"]
