@@ -32,7 +32,8 @@ def _whole(value: object) -> bool:
 
 
 def _number(value: object) -> bool:
-    return type(value) in (int, float) and 0 < value < math.inf
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return known and 0 < value < math.inf
 
 
 def _flag(value: object) -> bool:
