@@ -32,8 +32,7 @@ def _whole(value: object) -> bool:
 
 
 def _number(value: object) -> bool:
-    known = isinstance(value, int | float) and not isinstance(value, bool)
-    return known and 0 < value < math.inf
+    return type(value) is not bool and isinstance(value, (int, float)) and 0 < value < math.inf
 
 
 def _flag(value: object) -> bool:
