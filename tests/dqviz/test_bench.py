@@ -7,7 +7,7 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -38,12 +38,14 @@ from quant.latency import latency_of
 from quant.layers import QuantLinear
 from tests.kernels.linears import needs_onednn
 
+PERCENT = machine.Others.percent
 KEYS = {"op", "shape", "backend", "peer", "ratio", "seconds", "bytes", "flops", "roofline"}
 
 
 @pytest.fixture(autouse=True)
 def _an_idle_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "busy", lambda: 1.0)
+    monkeypatch.setattr(machine.Others, "percent", lambda others: 1.0)
     monkeypatch.setattr(peaks, "SIDE", 64)
     monkeypatch.setattr(peaks, "COPIED", 2**10)
 
@@ -285,10 +287,51 @@ def test_a_busy_machine_makes_no_table_and_is_said(
 ) -> None:
     monkeypatch.setattr(machine, "busy", lambda: 55.0)
     assert main(["bench", "--model", str(tiny_dit), "--device", "cpu", "--tune"]) == 3
-    assert "55 % busy, above 10 %" in capsys.readouterr().err
+    assert "55 % busy before the start, above 10 %" in capsys.readouterr().err
     monkeypatch.setattr(run, "_timed", lambda *_: {"rows": [], "left_out": {}})
     (warning,) = bench(asked(tiny_dit))["warnings"]
     assert "busy before the start" in warning
+
+
+@needs_onednn
+def test_work_that_begins_while_it_measures_leaves_no_table(
+    tiny_dit: Path, few: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine.Others, "percent", lambda others: 42.0)
+    with pytest.raises(EnvironmentFault, match="42 % busy while it measured, above 10 %"):
+        bench(asked(tiny_dit, tune=True, runs=7))
+    assert not tables.own().exists()
+
+
+def test_others_are_what_this_process_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 40 seconds of all cores 12 were busy, 10 of them by this process; iowait is idle, guests are users too."""
+
+    class Seconds(NamedTuple):
+        user: float
+        idle: float
+        iowait: float
+        guest: float
+
+    times = iter([Seconds(5, 100, 0, 1), Seconds(17, 120, 8, 3)])
+    own = iter([3.0, 13.0])
+    monkeypatch.setattr("psutil.cpu_times", lambda: next(times))
+    monkeypatch.setattr(machine.time, "process_time", lambda: next(own))
+    assert PERCENT(machine.Others()) == pytest.approx(5.0)
+
+
+@needs_onednn
+def test_where_no_table_can_be_written_nothing_is_measured(
+    tiny_dit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "afile"
+    file.write_text("")
+    monkeypatch.setenv(tables.VARIABLE, str(file))
+    monkeypatch.setattr(run, "_tuned", lambda *_: pytest.fail("it measured"))
+    with pytest.raises(BadInput, match=r"cannot be written \(.*afile: Not a directory\); name another folder with DQVIZ_CONFIGS"):  # fmt: skip
+        bench(asked(tiny_dit, tune=True, runs=7))
+    new = tables.file(tmp_path / "new", "cpu", tuned.OP)
+    stored.check(new, {})
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["afile"], "it leaves nothing"
 
 
 @pytest.mark.parametrize(
