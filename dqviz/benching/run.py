@@ -23,7 +23,7 @@ from .evaluations import evaluated
 from .linears import BITS, timed
 from .peaks import peaks_of
 from .request import BenchRequest, check_fields
-from .subject import Layer, Subject, subject_of
+from .subject import Layer, Subject, require_memory_for, subject_of
 
 IDLE = 10.0  # largest share of the processor, in per cent, that others may use when a table is made
 UNIT = 10**6  # operations that count as one step of progress
@@ -42,8 +42,8 @@ def bench(
 ) -> dict[str, Any]:
     """Time a model's layers and one evaluation; with `tune`, make the table of this device instead.
 
-    Raises BadInput for what cannot be asked, EnvironmentFault where a table is asked of a busy machine, before the start or
-    at the end, Cancelled. A table
+    Raises BadInput for what cannot be asked, EnvironmentFault where memory does not suffice, or a table is asked of a
+    busy machine, before the start or at the end, Cancelled. A table
     is written when all of it is measured, or not at all; that of a GPU's tiles before that of its speeds.
     """
     check_fields(request)
@@ -55,6 +55,8 @@ def bench(
     watch = Watch(on_event, cancelled, previews=False)
     subject = subject_of(request.model, kind)
     layers = subject.layers(request.batch_size)
+    if kind == "cpu":
+        _check_memory(request, subject, layers)
     torch.manual_seed(0)
     with torch.inference_mode():
         if request.tune:
@@ -103,6 +105,15 @@ def _check_tuning(device: torch.device, busy: float) -> None:
         raise EnvironmentFault(f"{reason}, so there is nothing to choose; leave --tune away")
     for maker, _ in TABLES[device.type]:
         maker.check(tables.own(), device)
+
+
+def _check_memory(request: BenchRequest, subject: Subject, layers: Sequence[Layer]) -> None:
+    """Stop before anything is measured where memory does not suffice for all of it."""
+    times = max(tuning.SPREAD) if request.tune else 1
+    largest = max(layers, key=lambda layer: layer.memory)
+    require_memory_for(largest._replace(m=times * largest.m))
+    if not request.tune:
+        subject.require_memory(layers)
 
 
 def _check_idle(busy: float, when: str) -> None:
