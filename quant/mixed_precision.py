@@ -81,7 +81,8 @@ class Posed:
         for site in self.blueprint.sites:
             weight = chosen.get(Key(site.name), FULL)
             inputs = (Key(site.name, "activation", k) for k in range(len(self.blueprint.windows)))
-            bits = {_bits(weight, chosen.get(key, FULL)) for key in inputs}
+            labels = {chosen.get(key, FULL) for key in inputs}
+            bits = [_bits(weight, label) for label in labels]
             found.append((shape_of(self.blueprint, site), bits))
         return found
 
