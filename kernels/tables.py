@@ -32,9 +32,8 @@ def _whole(value: object) -> bool:
 
 
 def _number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return 0 < value < math.inf
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return known and 0 < value < math.inf
 
 
 def _flag(value: object) -> bool:

@@ -81,8 +81,7 @@ class Posed:
         for site in self.blueprint.sites:
             weight = chosen.get(Key(site.name), FULL)
             inputs = (Key(site.name, "activation", k) for k in range(len(self.blueprint.windows)))
-            labels = {chosen.get(key, FULL) for key in inputs}
-            bits = [_bits(weight, label) for label in labels]
+            bits = {_bits(weight, chosen.get(key, FULL)) for key in inputs}  # pyright: ignore[reportUnhashable]
             found.append((shape_of(self.blueprint, site), bits))
         return found
 
