@@ -28,7 +28,7 @@ import scipy
 from dqviz.machine import processor
 from quant import lagrangian
 from quant.allocation import Allocation, Choice, Item, Key, Label, Pair, Problem, solve
-from quant.roofline import device_of, site_seconds
+from quant.roofline import DEVICES, site_seconds
 from quant.schema import Bits
 
 from .results import written
@@ -52,7 +52,7 @@ def losses(rng: np.random.Generator, labels: tuple[int, ...]) -> list[float]:
 
 def of_sites(rng: np.random.Generator, sites: int) -> tuple[Problem, dict[str, float]]:
     """Eight formats for every weight; bytes, and seconds with inputs in 16 bits that reading the weight decides."""
-    items, device = [], device_of("a100-80gb")
+    items, device = [], DEVICES["a100-80gb"]
     for n in range(sites):
         i, o = SHAPES[n % len(SHAPES)]
         uses = [
@@ -87,7 +87,7 @@ def of_cells(rng: np.random.Generator, sites: int) -> tuple[Problem, dict[str, f
 def of_pairs(rng: np.random.Generator, sites: int) -> tuple[Problem, dict[str, float]]:
     """The same cells, with bytes of the weights and seconds that weight and input take together."""
     plain, _ = of_cells(rng, sites)
-    device = device_of("a100-80gb")
+    device = DEVICES["a100-80gb"]
     tables: dict[tuple[int, int], dict[tuple[Label, Label], float]] = {
         shape: {
             (w, a): site_seconds(device, ROWS, *shape, _bits(w, a)) / WINDOWS

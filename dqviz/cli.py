@@ -79,13 +79,19 @@ def _explained(error: Exception) -> tuple[int, str]:
             return 3, str(error)
         if isinstance(error, BrokenTable):
             return 2, str(error)
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if _out_of_memory(error):
         return 3, f"out of memory ({error}); use --batch-size 1, fewer seeds, or a larger machine"
     if isinstance(error, OSError):
         where = f" {error.filename}" if error.filename else ""
         return 3, f"the system refused{where}: {error.strerror or error}"
     trace = "run again with DQVIZ_TRACE=1 for the trace, and report it"
     return 1, f"internal error: {type(error).__name__}: {error}; {trace}"
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Of Python, of a GPU, or of torch on a CPU, whose error has no class of its own."""
+    named = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
+    return isinstance(error, MemoryError) or named
 
 
 def _usage(error: TyperException, arguments: Sequence[str]) -> str:

@@ -98,6 +98,27 @@ def busy(seconds: float = 2.0) -> float:
     return float(psutil.cpu_percent(interval=seconds))
 
 
+class Others:
+    """What other processes use of the processor, from now on."""
+
+    def __init__(self) -> None:
+        self._began = _used()
+
+    def percent(self) -> float:
+        """Per cent of the processor since the beginning: what the system used, less what this process did."""
+        busy, total, own = (now - then for now, then in zip(_used(), self._began, strict=True))
+        return 100 * max(0.0, busy - own) / total if total > 0 else 0.0
+
+
+def _used() -> tuple[float, float, float]:
+    """Seconds of all cores that were busy, and in all; seconds of this process."""
+    import psutil
+
+    times = psutil.cpu_times()._asdict()
+    total = sum(times.values()) - times.get("guest", 0.0) - times.get("guest_nice", 0.0)
+    return total - times["idle"] - times.get("iowait", 0.0), total, time.process_time()
+
+
 def rates() -> tuple[float, float, float]:
     """Multiply-adds, numbers through an operation and operations per second: the best of a few rounds."""
     import torch

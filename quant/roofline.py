@@ -46,6 +46,7 @@ class Device:
     bf16: float  # operations a second of matrix products, accumulated in float32
     int8: float  # accumulated in int32
     source: str
+    driver: str  # what its driver calls it
 
     def peak(self, bits: Bits | None) -> float:
         """Operations a second for products at these bits; None: 16 bit on both sides."""
@@ -61,6 +62,7 @@ DEVICES: Mapping[str, Device] = {
         165.2e12,
         660.6e12,
         "NVIDIA Ada GPU Architecture whitepaper, appendix A",
+        "NVIDIA GeForce RTX 4090",
     ),
     "a100-80gb": Device(
         "A100 80GB SXM",
@@ -69,6 +71,7 @@ DEVICES: Mapping[str, Device] = {
         312e12,
         624e12,
         "NVIDIA A100 Tensor Core GPU data sheet",
+        "NVIDIA A100-SXM4-80GB",
     ),
     "h100-sxm": Device(
         "H100 SXM",
@@ -77,6 +80,7 @@ DEVICES: Mapping[str, Device] = {
         989e12,
         1979e12,
         "NVIDIA H100 Tensor Core GPU data sheet",
+        "NVIDIA H100 80GB HBM3",
     ),
     "h200": Device(
         "H200 SXM",
@@ -85,26 +89,14 @@ DEVICES: Mapping[str, Device] = {
         989e12,
         1979e12,
         "NVIDIA H200 Tensor Core GPU data sheet",
+        "NVIDIA H200",
     ),
 }
 
 
-def device_of(name: str) -> Device:
-    """A device by name; BadInput names the known ones."""
-    if name not in DEVICES:
-        raise unknown("device", name, DEVICES, f"They are: {', '.join(DEVICES)}")
-    return DEVICES[name]
-
-
 def device_named(name: str) -> Device | None:
-    """The device that a driver calls `name`, by its chip; None where it is none of these."""
-    words = name.replace("-", " ").split()
-    return next((d for d in DEVICES.values() if _chip(d.title) in words), None)
-
-
-def _chip(title: str) -> str:
-    """`H200 SXM` is an H200, `GeForce RTX 4090` a 4090."""
-    return next(word for word in title.split() if any(c.isdigit() for c in word))
+    """The device that a driver calls `name`, to the letter: cards of one chip have other peaks as PCIe, NVL or in a laptop."""
+    return next((d for d in DEVICES.values() if d.driver == name), None)
 
 
 @dataclass(frozen=True)

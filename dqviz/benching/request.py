@@ -35,7 +35,7 @@ def check_fields(request: BenchRequest) -> None:
     if named != "auto":
         raise BadInput(f"{VARIABLE}={named} lets one backend run; all are timed, so unset it")
     if request.device not in DEVICES:
-        raise unknown("device", request.device, DEVICES)
+        raise unknown("device", request.device, DEVICES, f"They are: {', '.join(DEVICES)}")
     least = FEWEST_TUNED if request.tune else 1
     if not least <= request.runs <= 1000:
         what = "; --tune wants more than a glance" if 0 < request.runs < least else ""

@@ -23,7 +23,7 @@ from .evaluations import evaluated
 from .linears import BITS, timed
 from .peaks import peaks_of
 from .request import BenchRequest, check_fields
-from .subject import Layer, Subject, subject_of
+from .subject import Layer, Subject, require_memory_for, subject_of
 
 IDLE = 10.0  # largest share of the processor, in per cent, that others may use when a table is made
 UNIT = 10**6  # operations that count as one step of progress
@@ -42,7 +42,8 @@ def bench(
 ) -> dict[str, Any]:
     """Time a model's layers and one evaluation; with `tune`, make the table of this device instead.
 
-    Raises BadInput for what cannot be asked, EnvironmentFault where a table is asked of a busy machine, Cancelled. A table
+    Raises BadInput for what cannot be asked, EnvironmentFault where memory does not suffice, or a table is asked of a
+    busy machine, before the start or at the end, Cancelled. A table
     is written when all of it is measured, or not at all; that of a GPU's tiles before that of its speeds.
     """
     check_fields(request)
@@ -54,6 +55,8 @@ def bench(
     watch = Watch(on_event, cancelled, previews=False)
     subject = subject_of(request.model, kind)
     layers = subject.layers(request.batch_size)
+    if kind == "cpu":
+        _check_memory(request, subject, layers)
     torch.manual_seed(0)
     with torch.inference_mode():
         if request.tune:
@@ -93,11 +96,7 @@ def place(device: torch.device) -> dict[str, Any]:
 
 def _check_tuning(device: torch.device, busy: float) -> None:
     """Stop before anything is measured that could not be kept."""
-    if busy > IDLE:
-        raise EnvironmentFault(
-            f"the processor is {busy:.0f} % busy, above {IDLE:.0f} %, and times of a busy machine make no table; wait until "
-            "it is idle, or leave --tune away"
-        )
+    _check_idle(busy, "before the start")
     if device.type == "cuda":
         reason = triton_obstacle(device)
     else:
@@ -106,6 +105,24 @@ def _check_tuning(device: torch.device, busy: float) -> None:
         raise EnvironmentFault(f"{reason}, so there is nothing to choose; leave --tune away")
     for maker, _ in TABLES[device.type]:
         maker.check(tables.own(), device)
+
+
+def _check_memory(request: BenchRequest, subject: Subject, layers: Sequence[Layer]) -> None:
+    """Stop before anything is measured where memory does not suffice for all of it."""
+    times = max(tuning.SPREAD) if request.tune else 1
+    largest = max(layers, key=lambda layer: layer.memory)
+    require_memory_for(largest._replace(m=times * largest.m))
+    if not request.tune:
+        subject.require_memory(layers)
+
+
+def _check_idle(busy: float, when: str) -> None:
+    """Stop where other work makes times too long for a table."""
+    if busy > IDLE:
+        raise EnvironmentFault(
+            f"other work kept the processor {busy:.0f} % busy {when}, above {IDLE:.0f} %, and such times make no table; wait "
+            "until it is idle, or leave --tune away"
+        )
 
 
 def _warnings(busy: float, device: torch.device) -> list[str]:
@@ -153,10 +170,11 @@ def _timed(
 def _tuned(
     request: BenchRequest, watch: Watch, layers: Sequence[Layer], device: torch.device
 ) -> dict[str, Any]:
-    """Every case of every table of the device, each kept at its end."""
+    """Every case of every table of the device, each kept at its end; none while other work goes on."""
     todo = [(*made_by, made_by[0].cases(layers, device)) for made_by in TABLES[device.type]]
     watch.plan(sum(case.work // UNIT + 1 for *_, cases in todo for case in cases))
     listed, left_out, paths, counts = [], {}, [], rows.counts(layers)
+    others = machine.Others()
     for maker, told, cases in todo:
         kept = []
         for case in cases:
@@ -168,6 +186,7 @@ def _tuned(
             else:
                 kept.append(row)
             watch.advance(case.work // UNIT + 1)
+        _check_idle(others.percent(), "while it measured")
         paths.append(str(maker.save(cases, kept, tables.own(), device)))
         listed += [line for row in kept for line in told(row, counts)]
     watch.finish()

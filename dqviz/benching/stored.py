@@ -6,6 +6,7 @@ import datetime
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from kernels import tables
@@ -33,6 +34,19 @@ def save(path: Path, place: Mapping[str, Any], cases: Collection[Any], rows: Ite
     told = json.dumps({"date": datetime.date.today().isoformat(), **place}, indent=2)
     write_text(path, told.rstrip("\n}") + f',\n  "rows": [\n{lines}\n  ]\n}}\n')
     return path
+
+
+def check(path: Path, place: Mapping[str, Any]) -> None:
+    """Stop before anything is measured that could not be saved, with BadInput; nothing is left on disk."""
+    kept(path, place)
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    try:
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise BadInput(
+            f"{path} cannot be written ({folder}: {error.strerror}); name another folder with {tables.VARIABLE}"
+        ) from None
 
 
 def kept(path: Path, place: Mapping[str, Any]) -> Sequence[Row]:

@@ -29,6 +29,12 @@ if TYPE_CHECKING:
     from quant.recording import InputShape
     from quant.schema import Sampler
 
+HELD_BY_LAYER = 20  # bytes for each number of input and output, and
+HELD_BY_WEIGHT = (
+    32  # for each of the weight, while a layer is timed in every way (measured: at most 15, and 30)
+)
+SLACK = 64 * machine.MIB  # small things
+DRAWN = 8  # tensors of the widest input, in float32, that one evaluation holds at once
 WAYS_HELD = 28  # bytes of memory for each weight: float32, ours in four ways, a peer and the copy that it is made of
 
 
@@ -44,6 +50,18 @@ class Layer(NamedTuple):
     def operations(self) -> int:
         """A multiply-add is two."""
         return 2 * self.m * self.k * self.n
+
+    @property
+    def memory(self) -> int:
+        """Bytes that timing it in every way takes on a CPU, at most."""
+        outside = self.m * (self.k + self.n)
+        return HELD_BY_LAYER * outside + HELD_BY_WEIGHT * self.k * self.n + SLACK
+
+
+def require_memory_for(layer: Layer) -> None:
+    """EnvironmentFault with numbers where a CPU cannot hold what timing a layer takes."""
+    what = f"timing a layer of {layer.m} x {layer.k} x {layer.n}"
+    machine.require_memory(layer.memory, what, "a smaller model, a smaller --batch-size")
 
 
 @dataclass(frozen=True)
@@ -82,10 +100,26 @@ class Subject:
             )
         return shapes
 
+    def require_memory(self, layers: Sequence[Layer]) -> None:
+        """EnvironmentFault with numbers where a CPU cannot hold one evaluation, in every way, of so many rows.
+
+        None is looked for where there is none to make: of a prompted network whose shapes alone are known.
+        """
+        if self.model is None and self.adapter.family != "dit":
+            return
+        weights = sum(t.numel() for t in self.transformer.state_dict().values())
+        held = WAYS_HELD - (0 if self.model is None else 4)  # a model is in memory already
+        widest = max(layer.m * max(layer.k, layer.n) for layer in layers)
+        machine.require_memory(
+            held * weights + 4 * DRAWN * widest + SLACK,
+            f"one evaluation of {self.ref}",
+            "a smaller model, a smaller --batch-size",
+        )
+
     def whole(self, device: torch.device, dtype: torch.dtype) -> Model:
         """To evaluate; a network of which shapes alone are known gets random weights.
 
-        Raises BadInput where such a one is prompted, EnvironmentFault where memory does not suffice.
+        Raises BadInput where such a one is prompted.
         """
         if self.model is not None:
             return self.model
@@ -93,9 +127,6 @@ class Subject:
             raise BadInput(
                 f"of {self.ref} the shapes alone are known, and it is prompted: one evaluation takes a model"
             )
-        if device.type == "cpu":
-            weights = sum(t.numel() for t in self.transformer.state_dict().values())
-            machine.require_memory(WAYS_HELD * weights, f"one evaluation of {self.ref}", "a model")
         return randomly(self.ref, device, dtype)
 
 

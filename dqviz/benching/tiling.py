@@ -102,8 +102,8 @@ def place(device: torch.device) -> dict[str, Any]:
 
 
 def check(folder: Path, device: torch.device) -> None:
-    """Stop where rows could not be put into the table there; raises as `save` does."""
-    stored.kept(_file(folder, device), place(device))
+    """Stop where rows could not be put into the table there; raises as `stored.check` does."""
+    stored.check(_file(folder, device), place(device))
 
 
 def save(

@@ -7,8 +7,9 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
+import psutil
 import pytest
 import torch
 
@@ -38,12 +39,14 @@ from quant.latency import latency_of
 from quant.layers import QuantLinear
 from tests.kernels.linears import needs_onednn
 
+PERCENT = machine.Others.percent
 KEYS = {"op", "shape", "backend", "peer", "ratio", "seconds", "bytes", "flops", "roofline"}
 
 
 @pytest.fixture(autouse=True)
 def _an_idle_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "busy", lambda: 1.0)
+    monkeypatch.setattr(machine.Others, "percent", lambda others: 1.0)
     monkeypatch.setattr(peaks, "SIDE", 64)
     monkeypatch.setattr(peaks, "COPIED", 2**10)
 
@@ -119,9 +122,48 @@ def test_what_cannot_be_evaluated_says_why(monkeypatch: pytest.MonkeyPatch) -> N
         BadInput, match="pixart-xl-2 the shapes alone are known, and it is prompted"
     ):
         subject_of("pixart-xl-2", "cpu").whole(*place)
-    monkeypatch.setattr(machine, "available_memory", lambda: 2**30)
-    with pytest.raises(EnvironmentFault, match=r"one evaluation of dit-xl-2 needs about .* GiB"):
-        subject_of("dit-xl-2", "cpu").whole(*place)
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "free", "says"),
+    [
+        ("dit-xl-2", {}, 2**30, r"one evaluation of dit-xl-2 needs about 1\d\.. GiB of memory and 1.0 GiB are free"),
+        ("dit-xl-2", {"batch_size": 1024}, 2**35, r"timing a layer of 524288 x 1152 x 4608 needs about 5\d\.. GiB"),
+        ("dit-xl-2", {"tune": True, "runs": 7, "batch_size": 1024}, 2**36, r"layer of 2097152 x 1152 x 4608 needs"),
+        ("pixart-xl-2", {"batch_size": 1024}, 2**35, "timing a layer of"),
+    ],
+)  # fmt: skip
+def test_memory_is_looked_at_before_the_start(
+    model: str, more: dict[str, Any], free: int, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of the largest layer, of its larger batches where a table is made, and of one evaluation."""
+    monkeypatch.setattr(machine, "available_memory", lambda: free)
+    for started in ("_timed", "_tuned", "_check_tuning"):
+        monkeypatch.setattr(run, started, lambda *_: {"rows": []})
+    with pytest.raises(EnvironmentFault, match=says):
+        bench(asked(model, **more))
+    monkeypatch.setattr(machine, "available_memory", lambda: 2**40)
+    assert bench(asked(model, **more))["rows"] == []
+
+
+def test_one_evaluation_of_a_model_is_looked_at_too(
+    tiny_dit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = subject_of(str(tiny_dit), "cpu")
+    monkeypatch.setattr(machine, "available_memory", lambda: 2**20)
+    with pytest.raises(EnvironmentFault, match=r"one evaluation of .*tiny-dit needs about .* MiB"):
+        found.require_memory(found.layers(1))
+
+
+@needs_onednn
+def test_what_is_said_of_memory_is_an_upper_bound() -> None:
+    cpu, shape = torch.device("cpu"), Layer(2048, 512, 2048)
+    with torch.inference_mode(), machine.PeakMemory() as peak:
+        before = psutil.Process().memory_info().rss
+        linears.timed(shape, 1, cpu, torch.float32)
+        tuning.measure(tuning.Case(*shape[:3], 8, 8, None, True), 1, cpu)
+    assert peak.peak_bytes is not None
+    assert peak.peak_bytes - before <= shape.memory
 
 
 def test_the_least_of_interleaved_runs_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,17 +327,58 @@ def test_a_busy_machine_makes_no_table_and_is_said(
 ) -> None:
     monkeypatch.setattr(machine, "busy", lambda: 55.0)
     assert main(["bench", "--model", str(tiny_dit), "--device", "cpu", "--tune"]) == 3
-    assert "55 % busy, above 10 %" in capsys.readouterr().err
+    assert "55 % busy before the start, above 10 %" in capsys.readouterr().err
     monkeypatch.setattr(run, "_timed", lambda *_: {"rows": [], "left_out": {}})
     (warning,) = bench(asked(tiny_dit))["warnings"]
     assert "busy before the start" in warning
+
+
+@needs_onednn
+def test_work_that_begins_while_it_measures_leaves_no_table(
+    tiny_dit: Path, few: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine.Others, "percent", lambda others: 42.0)
+    with pytest.raises(EnvironmentFault, match="42 % busy while it measured, above 10 %"):
+        bench(asked(tiny_dit, tune=True, runs=7))
+    assert not tables.own().exists()
+
+
+def test_others_are_what_this_process_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 40 seconds of all cores 12 were busy, 10 of them by this process; iowait is idle, guests are users too."""
+
+    class Seconds(NamedTuple):
+        user: float
+        idle: float
+        iowait: float
+        guest: float
+
+    times = iter([Seconds(5, 100, 0, 1), Seconds(17, 120, 8, 3)])
+    own = iter([3.0, 13.0])
+    monkeypatch.setattr("psutil.cpu_times", lambda: next(times))
+    monkeypatch.setattr(machine.time, "process_time", lambda: next(own))
+    assert PERCENT(machine.Others()) == pytest.approx(5.0)
+
+
+@needs_onednn
+def test_where_no_table_can_be_written_nothing_is_measured(
+    tiny_dit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "afile"
+    file.write_text("")
+    monkeypatch.setenv(tables.VARIABLE, str(file))
+    monkeypatch.setattr(run, "_tuned", lambda *_: pytest.fail("it measured"))
+    with pytest.raises(BadInput, match=r"cannot be written \(.*afile: Not a directory\); name another folder with DQVIZ_CONFIGS"):  # fmt: skip
+        bench(asked(tiny_dit, tune=True, runs=7))
+    new = tables.file(tmp_path / "new", "cpu", tuned.OP)
+    stored.check(new, {})
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["afile"], "it leaves nothing"
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
         ("--model dit-emojy", "unknown model 'dit-emojy'"),
-        ("--device abacus", "unknown device 'abacus'; known: auto, cpu, cuda"),
+        ("--device gpu", "unknown device 'gpu'; nearest: cpu. They are: auto, cpu, cuda"),
         ("--runs 0", "runs 0 is out of range; 1 to 1000"),
         ("--tune --runs 3", "runs 3 is out of range; 7 to 1000; --tune wants more"),
         ("--batch-size 0", "batch size 0 is out of range"),

@@ -41,6 +41,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def gpu_here(monkeypatch: pytest.MonkeyPatch, launched: list[Any]) -> None:
     """The CPU stands for an idle sm_90, on which operations are their definitions."""
     monkeypatch.setattr(machine, "busy", lambda: 1.0)
+    monkeypatch.setattr(machine.Others, "percent", lambda others: 1.0)
     monkeypatch.setitem(run.TABLES, "cpu", run.TABLES["cuda"])
     monkeypatch.setitem(tuning.FULL, "cpu", tuning.FULL["cuda"])
     monkeypatch.setattr(tuned, "path", lambda device: "triton")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from dqviz import __version__, terminal
-from dqviz.cli import app, main
+from dqviz.cli import _explained, app, main
 from dqviz.commands import commands
 from dqviz.events import Progress, Stage
 from dqviz.study import default_folder
@@ -327,3 +327,12 @@ def test_the_app_gets_what_was_asked_for(tiny_study: Path, monkeypatch: pytest.M
     assert (seen["host"], seen["port"]) == ("127.0.0.1", 7999)
     assert seen["auth"] == ("ada", "engine")
     assert seen["study"] == tiny_study
+
+
+def test_memory_that_torch_does_not_get_is_the_machines_fault() -> None:
+    """On a CPU its error has no class of its own."""
+    said = (
+        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"
+    )
+    assert _explained(RuntimeError(said))[0] == 3
+    assert _explained(RuntimeError("no such thing"))[0] == 1

@@ -21,7 +21,7 @@ from quant.plan_loss import PlanLoss, typical
 from quant.plans import check_plan, windows_for
 from quant.quantization import quantize
 from quant.random_plans import random_plans
-from quant.schema import Plan
+from quant.schema import Plan, parse_bits
 from quant.sensitivity.around import Around, around
 from quant.sensitivity.cells import Cell
 from quant.sensitivity.task import Settings
@@ -88,6 +88,17 @@ def test_averages_are_those_of_the_plan(problem, model) -> None:
     assert 4 < found.used["avg_bits"] <= 4.5
     check_plan(Plan.parse(plan.to_json(), "the plan"), model)
     assert plan.sampler is not None, "windows are those of one sampler"
+
+
+def test_layers_have_the_bits_that_the_plan_computes_them_with(problem) -> None:
+    """Of every window; in full precision where a weight stays there, and where a site is kept."""
+    chosen = {item.key: FULL for item in problem.problem.items}
+    one, other = (s.name for s in problem.blueprint.sites[:2])
+    chosen |= {Key(one): 4, Key(one, "activation", 0): 8, Key(other, "activation", 0): 8}
+    (first, second, *others) = (set(bits) for _, bits in problem.layers(chosen))
+    assert first == {parse_bits("w4a8"), parse_bits("w4a16")}
+    assert second == {None}
+    assert all(bits == {None} for bits in others)
 
 
 def test_pins_and_ties_hold(swept) -> None:
