@@ -13,9 +13,6 @@ from .bench import Bench
 from .progress import PATIENCE, Screen
 
 LONGEST_FAREWELL = 5.0  # seconds
-# A browser closes its stream with the last handler that it knows of. Where the next one is on its way by then, Gradio goes on
-# talking to the closed stream, and ends every handler of the tab when it notices. So a handler stays, silent, until that one is known.
-OVERLAP = 2.0  # seconds
 HIDDEN: Literal["hidden"] = "hidden"  # and still in the page: what is not there sends no value
 
 
@@ -65,8 +62,6 @@ class Following:
                 if not follow.over:  # an end that comes late would be told over what is asked next
                     await me.sleep(PATIENCE)
             yield [gr.skip()] * 5  # Gradio says the last update again when the handler has ended
-            me.ended.set()
-            await asyncio.sleep(OVERLAP)
         finally:
             me.ended.set()
             if self._latest.get(session) is me:
