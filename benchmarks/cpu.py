@@ -1,6 +1,6 @@
 """What quantization saves on a processor: seconds against float32, and memory, each figure with the mode it was taken in.
 
-    make cpu                                                    (one thread, idle cores; five minutes)
+    make cpu                                                    (one thread, idle cores; a minute)
     .venv/bin/python -m benchmarks.cpu --runs 7 --out /tmp/cpu
 
 Three sizes, in one process, each beside float32 of the same weights:
