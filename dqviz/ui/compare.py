@@ -28,12 +28,13 @@ from .controls import (
     form_of,
     takes_prompts,
 )
-from .following import HIDDEN, Following, result_of, status_of
+from .following import HIDDEN, followed, opened, refused, result_of, told
 from .form import FIRST_RUNS, FIRST_SEEDS, Form
 from .offered import offered_json
-from .progress import failed
+from .progress import Follow, failed
 
-PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+# Plain requests: what one handler says never waits for a stream that the browser closes after another.
+PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
 
 
 def build(bench: Bench) -> None:
@@ -94,19 +95,23 @@ def _wire(
 ) -> None:
     """Connect widgets and handlers."""
     form = partial(form_of, controls)
-    shown = gr.State(None)  # id of the job that this tab follows
-    tabs = Following(bench)
+    shown, follow = gr.State(None), gr.State(None)  # the job that this tab follows: its id; how far
 
     def on_run(*values: Any) -> list[Any]:
         *filled, open_study = values
         try:
-            return [gr.skip(), bench.submit(form(filled), open_study).id]
+            job = bench.submit(form(filled), open_study)
         except DQVizError as error:
-            return [status_of(failed(str(error))), None]
+            return [refused(failed(str(error))), gr.skip()]
+        return [followed(job.id), job.id]
 
     def on_cancel(job_id: str | None) -> list[Any]:
         button = gr.update(interactive=False, value="Cancelling…")
-        return [button, bench.cancel(job_id) if job_id else None]
+        try:
+            other = bench.cancel(job_id) if job_id else None
+        except DQVizError as error:
+            return [button, refused(failed(str(error))), gr.skip()]
+        return [button, followed(other), other]
 
     def on_model(ref: str | None) -> list[Any]:
         facts = bench.facts(ref)
@@ -138,24 +143,23 @@ def _wire(
             filled = bench.form_of_link(asked) or filled
         except DQVizError as error:
             screen = replace(screen, status=failed(str(error), "Link not followed:").status)
-        return [status_of(screen), result_of(screen), drop_down, job, *filled_with(bench, filled)]
+        status_update = {**refused(screen), "follow": job or ""}
+        return [status_update, result_of(screen), drop_down, job, *filled_with(bench, filled)]
 
-    def on_study(name: str | None) -> list[Any]:
+    def on_study(name: str | None, follow: Follow | None) -> list[Any]:
         screen = bench.opened(name)
-        return [status_of(screen), result_of(screen), *filled_with(bench, bench.form_of(name))]
+        filled = filled_with(bench, bench.form_of(name))
+        return [opened(screen, follow), result_of(screen), *filled]
 
-    following: dict[str, Any] = {
-        "fn": tabs.tell,
-        "inputs": [shown, study],
-        "outputs": [status, result, run, cancel, study],
-        "concurrency_limit": None,
-        "trigger_mode": "multiple",
+    status.tick(
+        partial(told, bench),
+        [shown, study, follow],
+        [status, result, run, cancel, study, follow],
         **PRIVATE,
-    }
+    )
     form_outputs = [*controls.all(), about]
-    run.click(on_run, [*controls.all(), study], [status, shown], **PRIVATE).then(**following)
-    cancelled = cancel.click(on_cancel, shown, [cancel, shown], queue=False, **PRIVATE)
-    cancelled.then(**following)
+    run.click(on_run, [*controls.all(), study], [status, shown], **PRIVATE)
+    cancel.click(on_cancel, shown, [cancel, status, shown], **PRIVATE)
     controls.model.input(
         on_model,
         controls.model,
@@ -170,11 +174,10 @@ def _wire(
         ],
         **PRIVATE,
     )
-    study.input(on_study, study, [status, result, *form_outputs], **PRIVATE)
+    study.input(on_study, [study, follow], [status, result, *form_outputs], **PRIVATE)
     blocks = Context.root_block
     assert blocks is not None
-    loaded = blocks.load(on_load, None, [status, result, study, shown, *form_outputs], **PRIVATE)
-    loaded.then(**following)
+    blocks.load(on_load, None, [status, result, study, shown, *form_outputs], **PRIVATE)
 
 
 def _wire_texts(

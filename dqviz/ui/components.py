@@ -57,10 +57,19 @@ def view(server_functions: Sequence[Callable[..., Any]], view_json: str, elem_id
 
 
 def status(elem_id: str) -> gr.HTML:
-    """Progress with what, percent and time left; messages and errors."""
-    idle = json.dumps({"state": "idle"})
+    """Progress with what, percent and time left; messages and errors.
+
+    It triggers `tick` again and again until `status_json` says that the job of the id `follow` is over.
+    """
     return component(
-        "form.js", "status", "dq-status", ("status_json",), status_json=idle, elem_id=elem_id
+        "form.js",
+        "status",
+        "dq-status",
+        ("status_json", "refused_json", "follow"),
+        status_json=json.dumps({"state": "idle"}),
+        refused_json="",
+        follow="",
+        elem_id=elem_id,
     )
 
 

@@ -1,71 +1,44 @@
-"""How a tab follows a job of the Compare page: screens as updates of its widgets, until another job is followed there."""
+"""How a tab follows a job of the Compare page: it asks while the job is active, and is told what has changed.
+
+The status strip asks (`web/form.js`), one plain request after another, and needs no event stream: of those Gradio has one
+for all handlers of a tab, and what is said while a browser closes it is lost.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import suppress
 from typing import Any, Literal
 
 import gradio as gr
 
 from .bench import Bench
-from .progress import PATIENCE, Screen
+from .progress import IDLE, Follow, Screen
 
-LONGEST_FAREWELL = 5.0  # seconds
 HIDDEN: Literal["hidden"] = "hidden"  # and still in the page: what is not there sends no value
 
 
-class _Follower:
-    """A handler that tells a tab about one job, until another is told there."""
+def told(
+    bench: Bench, job_id: str | None, open_study: str | None, follow: Follow | None
+) -> list[Any]:
+    """Updates of status, result, Run, Cancel and the list of studies since the last time, and who follows.
 
-    def __init__(self) -> None:
-        self.replaced = asyncio.Event()
-        self.ended = asyncio.Event()
-
-    async def replace(self) -> None:
-        """End it; what it still says arrives before this returns, if its browser is there at all."""
-        self.replaced.set()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self.ended.wait(), LONGEST_FAREWELL)
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait so long, or until it is replaced."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self.replaced.wait(), seconds)
-
-
-class Following:
-    """What every tab shows: one handler tells it, the latest."""
-
-    def __init__(self, bench: Bench) -> None:
-        self._bench = bench
-        self._latest: dict[str, _Follower] = {}  # by tab
-
-    async def tell(
-        self, job_id: str | None, open_study: str | None, request: gr.Request
-    ) -> AsyncIterator[list[Any]]:
-        """Updates of status, result, Run, Cancel and the list of studies, as long as the job runs."""
-        if not job_id:
-            yield [gr.skip()] * 5
-            return
-        session, me = str(request.session_hash), _Follower()
-        before, self._latest[session] = self._latest.get(session), me
-        if before is not None:
-            await before.replace()
-        follow = self._bench.follow(job_id, open_study)
-        try:
-            while not me.replaced.is_set() and not follow.over:
-                screen = await asyncio.to_thread(follow.look)
-                if screen is not None and not me.replaced.is_set():
-                    yield [*_updates(screen), _studies(self._bench, screen)]
-                if not follow.over:  # an end that comes late would be told over what is asked next
-                    await me.sleep(PATIENCE)
-            yield [gr.skip()] * 5  # Gradio says the last update again when the handler has ended
-        finally:
-            me.ended.set()
-            if self._latest.get(session) is me:
-                del self._latest[session]
+    A job that is over is told whole again to a tab that still asks: the last answer has not arrived.
+    """
+    if not job_id:
+        return [gr.skip()] * 6
+    if follow is None or follow.over or follow.job_id != job_id:
+        follow = bench.follow(job_id, open_study)
+    screen = follow.look()
+    if screen is None:
+        return [*[gr.skip()] * 5, follow]
+    stoppable = screen.running and screen.status["state"] != "cancelling"
+    return [
+        gr.update(status_json=screen.status_json),
+        result_of(screen),
+        gr.update(value="Run next" if screen.running else "Run"),
+        gr.update(interactive=stoppable, value="Cancel"),
+        _studies(bench, screen),
+        follow,
+    ]
 
 
 def _studies(bench: Bench, screen: Screen) -> Any:
@@ -77,20 +50,22 @@ def _studies(bench: Bench, screen: Screen) -> Any:
     return gr.update(choices=names, value=address, visible=True if len(names) > 1 else HIDDEN)
 
 
-def _updates(screen: Screen) -> list[Any]:
-    """A screen as updates of status, result, Run and Cancel."""
-    stoppable = screen.running and screen.status["state"] != "cancelling"
-    return [
-        status_of(screen),
-        result_of(screen),
-        gr.update(value="Run next" if screen.running else "Run"),
-        gr.update(interactive=stoppable, value="Cancel"),
-    ]
+def followed(job_id: str | None) -> Any:
+    """The status strip asks about this job from now on; what was refused before is forgotten."""
+    return gr.update(follow=job_id or "", refused_json="")
 
 
-def status_of(screen: Screen) -> Any:
-    """The screen's status as an update."""
-    return gr.update(status_json=screen.status_json)
+def refused(screen: Screen) -> Any:
+    """What was asked and not done, beside the status of a job that goes on."""
+    return gr.update(refused_json=screen.status_json if screen.status["state"] == "failed" else "")
+
+
+def opened(screen: Screen, follow: Follow | None) -> Any:
+    """The status strip once another study is shown; a job that goes on keeps it."""
+    update = refused(screen)
+    if follow is None or follow.over:
+        update["status_json"] = IDLE.status_json
+    return update
 
 
 def result_of(screen: Screen) -> Any:

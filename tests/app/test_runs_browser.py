@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -54,6 +55,83 @@ def test_a_reload_during_a_job_re_attaches(serve: Serve, new_page: Pages) -> Non
     page.click("#dq-cancel")
     state(page, "cancelled")
     assert "job=" not in page.url
+
+
+def test_a_run_right_after_another_is_followed_every_time(serve: Serve, new_page: Pages) -> None:
+    """Pressed as fast as the page allows; news of a job never waits for what was said of the one before."""
+    served = serve(FakeCompare(steps=1, held={FIRST}))
+    page = opened(new_page(), served)
+    for _ in range(6):
+        page.wait_for_function("document.querySelector('#dq-run').innerText === 'Run'")
+        page.click("#dq-run")
+        page.wait_for_function("document.querySelector('#dq-run').innerText === 'Run next'")
+        page.click("#dq-cancel")
+        state(page, "cancelled")
+    jobs = JobStore().jobs()
+    assert [job.state for job in jobs] == ["cancelled"] * 6
+    assert page.get_attribute("#dq-status .dq-status", "data-job") == jobs[0].id
+
+
+def test_an_answer_that_was_lost_is_asked_for_again(serve: Serve, new_page: Pages) -> None:
+    served = serve(FakeCompare(steps=1, held={FIRST}))
+    page = opened(new_page(), served)
+    page.click("#dq-run")
+    state(page, "running")
+    lost: list[str] = []
+
+    def lose(route: Any) -> None:
+        """The server says something, and nothing arrives."""
+        answer = route.fetch()
+        said = answer.json()
+        lost.append(json.dumps(said["data"]))
+        route.fulfill(json={**said, "data": [{"__type__": "update"}] * len(said["data"])})
+
+    page.route("**/run/predict*", lose)
+    served.compare.held.clear()
+    page.wait_for_timeout(1500)
+    assert any("idle" in said for said in lost)
+    page.unroute("**/run/predict*")
+    state(page, "idle")
+    page.wait_for_selector(".dq-headline")
+    page.wait_for_function("document.querySelector('#dq-run').innerText === 'Run'")
+
+
+def test_what_is_refused_stands_beside_the_job_that_goes_on(serve: Serve, new_page: Pages) -> None:
+    served = serve(FakeCompare(held={FIRST}))
+    page = opened(new_page(), served)
+    page.click("#dq-run")
+    state(page, "running")
+    page.fill("#dq-seeds textarea", "9-1")
+    page.keyboard.press("Tab")
+    page.click("#dq-run")
+    alert = page.locator("#dq-status [role=alert]")
+    alert.wait_for()
+    assert "runs backwards" in alert.inner_text()
+    page.wait_for_timeout(1000)
+    assert alert.is_visible()
+    assert page.get_attribute("#dq-status .dq-status", "data-state") == "running"
+    page.click("#dq-cancel")
+    state(page, "cancelled")
+    assert alert.count() == 0
+
+
+def test_a_tab_asks_only_while_it_follows_a_job(serve: Serve, new_page: Pages) -> None:
+    served = serve(FakeCompare(held={FIRST}))
+    page = opened(new_page(), served)
+    asked: list[str] = []
+    page.on("request", lambda r: asked.append(r.url) if "/run/predict" in r.url else None)
+    page.wait_for_timeout(1000)
+    assert not asked
+    page.click("#dq-run")
+    state(page, "running")
+    page.wait_for_timeout(1000)
+    assert len(asked) > 2
+    served.compare.held.clear()
+    state(page, "idle")
+    page.wait_for_timeout(500)
+    settled = len(asked)
+    page.wait_for_timeout(1000)
+    assert len(asked) == settled
 
 
 def test_closing_the_tab_cancels_nothing_and_another_browser_sees_it(

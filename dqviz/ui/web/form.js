@@ -1,7 +1,10 @@
 // Parts of a form: progress strip, list of runs, the form as a command.
 import { clock, commandParts, copy, el, parsed, swatch } from "./tools.js";
 
-export function status({ element, props }) {
+const EVERY = 300; // milliseconds between two questions about the job that is followed
+const ACTIVE = ["waiting", "running", "cancelling"];
+
+export function status({ element, props, trigger }) {
   const root = element.querySelector(".dq-status");
   const bar = el("div", { class: "dq-bar", role: "progressbar", "aria-label": "Progress", "aria-valuemin": "0", "aria-valuemax": "100" }, el("span"));
   const what = el("span", { class: "dq-what" });
@@ -9,11 +12,26 @@ export function status({ element, props }) {
   const message = el("div", { class: "dq-message" });
   const said = el("span", { class: "dq-offscreen", role: "status" });
   root.append(el("div", { class: "dq-progress" }, el("div", { class: "dq-line1" }, what, when), bar), message, said);
+  let ended = ""; // the last job that was followed to its end
+  let timer = null;
+  const over = () => !props.follow || props.follow === ended;
+  function ask() {
+    if (over()) timer = clearInterval(timer);
+    else if (!document.hidden) trigger("tick", {}); // at most one is on its way
+  }
+  function follow() {
+    if (timer || over()) return;
+    timer = setInterval(ask, EVERY);
+    ask();
+  }
   function draw() {
-    const s = parsed(props.status_json, { state: "idle" });
+    const told = parsed(props.status_json, { state: "idle" }), refused = parsed(props.refused_json, null);
+    const active = ACTIVE.includes(told.state);
+    const s = refused && !active ? refused : told, spoken = refused || told;
+    if (told.job && !active) ended = told.job;
     root.dataset.state = s.state;
     root.dataset.job = s.job || "";
-    keepJob(s);
+    keepJob(told.job, active);
     const percent = s.total ? Math.min(100, Math.floor((100 * s.done) / s.total)) : null;
     what.textContent = s.text || "";
     when.textContent = [percent === null ? "" : `${percent} %`, s.left === null || s.left === undefined ? "" : `${clock(s.left)} left`].filter(Boolean).join(" · ");
@@ -21,19 +39,20 @@ export function status({ element, props }) {
     bar.firstChild.style.width = `${percent ?? 100}%`;
     percent === null ? bar.removeAttribute("aria-valuenow") : bar.setAttribute("aria-valuenow", String(percent));
     message.replaceChildren();
-    if (s.message) message.append(el("p", { role: s.state === "failed" ? "alert" : null }, el("strong", {}, s.title ? `${s.title} ` : ""), s.message));
-    const spoken = s.state === "running" ? (s.text || "").replace(/ · step.*/, "") : s.message || s.text || "";
-    if (said.textContent !== spoken) said.textContent = spoken;
+    if (spoken.message) message.append(el("p", { role: spoken.state === "failed" ? "alert" : null }, el("strong", {}, spoken.title ? `${spoken.title} ` : ""), spoken.message));
+    const heard = spoken.state === "running" ? (spoken.text || "").replace(/ · step.*/, "") : spoken.message || spoken.text || "";
+    if (said.textContent !== heard) said.textContent = heard;
   }
   draw();
-  return { status_json: draw };
+  follow();
+  return { status_json: draw, refused_json: draw, follow };
 }
 
 // While a job is followed the address names it, so that a reload follows it again.
-function keepJob(status) {
-  if (!status.job) return;
+function keepJob(job, active) {
+  if (!job) return;
   const url = new URL(location.href);
-  ["waiting", "running", "cancelling"].includes(status.state) ? url.searchParams.set("job", status.job) : url.searchParams.delete("job");
+  active ? url.searchParams.set("job", job) : url.searchParams.delete("job");
   history.replaceState(null, "", url);
 }
 
