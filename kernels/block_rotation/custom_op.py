@@ -13,7 +13,6 @@ from ..quantize_rows.custom_op import as_int8, empty_codes
 from . import reference
 
 LARGEST_BLOCK = 128  # channels
-LARGEST_BOX = 4096  # channels of a row, with its padding, that a program holds without spilling
 
 
 @torch.library.custom_op("dqviz::block_rotation", mutates_args=(), device_types="cpu")
@@ -47,14 +46,7 @@ def obstacle(k: int, b: int, device: torch.device) -> str | None:
     """What prevents the Triton version for k channels in blocks of b, or None."""
     if b & (b - 1) or b > LARGEST_BLOCK:
         return f"blocks of {b} have no Triton version, those of a power of two up to {LARGEST_BLOCK} do"
-    if padded_blocks(k, b) * max(16, b) > LARGEST_BOX:
-        return f"{k} channels in blocks of {b} are more than the {LARGEST_BOX} that a program holds"
     return triton_obstacle(device, k)
-
-
-def padded_blocks(k: int, b: int) -> int:
-    """Blocks of a row up to a power of two, and 16 at least: the rows of a matrix unit's operand."""
-    return max(16, 1 << (k // b - 1).bit_length())
 
 
 def quantize(

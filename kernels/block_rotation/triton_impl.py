@@ -1,7 +1,8 @@
 """Block rotations and row codes in Triton, in two launches, because a permutation of the row lies between them.
 
 Rows are cut into blocks, each a row of a product with a small matrix. The first launch writes them rotated, in
-float32; the second gathers them permuted, rotates again, and has whole rows, whose codes it writes.
+float32; the second gathers them permuted, rotates again, and has whole rows, whose codes it writes. Of rows that no
+program holds with their blocks the second writes the values, and `quantize_rows` their codes.
 """
 
 # The type checker takes calls between kernels for calls that never return.
@@ -16,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..ahead import Build
+from ..quantize_rows.triton_impl import quantize_rows
 from ..triton_functions import (
     empty_row_codes,
     float_precision,
@@ -24,9 +26,8 @@ from ..triton_functions import (
     row_codes,
     row_constants,
 )
-from .custom_op import LARGEST_BOX, padded_blocks
 
-TILE = LARGEST_BOX  # elements of the result that a program holds
+TILE = 4096  # elements of the result, with their padding, that a program holds without spilling
 
 
 @triton.jit
@@ -38,10 +39,13 @@ def _matrix(ptr, at, B: tl.constexpr, P: tl.constexpr):
 
 @triton.jit
 def _rotate(
-    x_ptr, channel_scale_ptr, first_ptr, y_ptr, x_stride, blocks,
+    x_ptr, channel_scale_ptr, order_ptr, matrix_ptr, y_ptr, x_stride, blocks,
     N: tl.constexpr, B: tl.constexpr, P: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """x [m, N B] -> y float32 [m N, B], divided by channel_scale [N B] and times first; `blocks` is m N."""
+    """x [m, N B] -> y float32 [m N, B], permuted by order int32 [N B] or divided by channel_scale [N B], and rotated.
+
+    `blocks` is m N.
+    """
     block = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
     inside = (block < blocks)[:, None]
     x_rows = x_ptr + (block // N * x_stride)[:, None]
@@ -50,10 +54,12 @@ def _rotate(
         at = k0 + tl.arange(0, BK)
         channel = (block % N * B)[:, None] + at[None, :]
         here = inside & (at < B)[None, :]
+        if order_ptr is not None:
+            channel = tl.load(order_ptr + channel, mask=here, other=0)
         x = tl.load(x_rows + channel, mask=here, other=0.0).to(tl.float32)
         if channel_scale_ptr is not None:
             x = x / tl.load(channel_scale_ptr + channel, mask=here, other=1.0).to(tl.float32)
-        acc = float_product(x, _matrix(first_ptr, at, B, P), acc, PRECISION)
+        acc = float_product(x, _matrix(matrix_ptr, at, B, P), acc, PRECISION)
     column = tl.arange(0, P)[None, :]
     tl.store(y_ptr + block[:, None] * B + column, acc, mask=inside & (column < B))
 
@@ -99,46 +105,74 @@ def block_rotation(
     x = loadable(x)
     channel_scale = None if channel_scale is None else loadable(channel_scale)
     first, second = (t.float().contiguous() for t in (first, second))
+    order = order.int().contiguous()
     codes, scale, zero = empty_row_codes(m, k, symmetric, x.device)
-    if m:
-        rotation, rest = _constants(k, len(first), bits, symmetric)
-        y = torch.empty((m, k), dtype=torch.float32, device=x.device)
-        blocks = m * rotation["N"]
-        _rotate[(triton.cdiv(blocks, rotation["BM"]),)](
-            x, channel_scale, first, y, x.stride(0), blocks, **rotation
-        )
-        _permute_rotate_quantize[(triton.cdiv(m, rest["ROWS"]),)](
-            y, order.int().contiguous(), second, codes, scale, zero, m, **rest
-        )
+    if not m:
+        return codes, scale, zero
+    rotation, rest = _constants(k, len(first), bits, symmetric)
+    y = _rotated(x, channel_scale, None, first, rotation)
+    if not rest["ROWS"]:
+        return quantize_rows(_rotated(y, None, order, second, rotation), bits, symmetric)
+    _permute_rotate_quantize[(triton.cdiv(m, rest["ROWS"]),)](
+        y, order, second, codes, scale, zero, m, **rest
+    )
     return codes, scale, zero
 
 
+def _rotated(
+    x: Tensor,
+    channel_scale: Tensor | None,
+    order: Tensor | None,
+    matrix: Tensor,
+    constants: dict[str, Any],
+) -> Tensor:
+    """x [m, k] as `_rotate` writes it, float32 [m, k]."""
+    y = torch.empty(x.shape, dtype=torch.float32, device=x.device)
+    blocks = len(x) * constants["N"]
+    grid = (triton.cdiv(blocks, constants["BM"]),)
+    _rotate[grid](x, channel_scale, order, matrix, y, x.stride(0), blocks, **constants)
+    return y
+
+
 def _constants(k: int, b: int, bits: int, symmetric: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Constants and launch options of both kernels; operands of a matrix unit have 16 columns at least."""
+    """Constants and launch options of both kernels; operands of a matrix unit have 16 rows and columns at least.
+
+    Rows too wide for the second have none in a program of it.
+    """
     padded = max(16, b)
     precision = float_precision(torch.float32)
     both = {"B": b, "P": padded, "BK": 16, "PRECISION": precision, "num_warps": 8}
-    box = padded_blocks(k, b) * padded
+    row_blocks = max(16, triton.next_power_of_2(k // b))
     rows = row_constants(k, bits, symmetric)
     rest = {name: rows[name] for name in ("K", "TOP", "SYMMETRIC")}
-    rest |= {"ROWS": TILE // box, "BLOCKS": padded_blocks(k, b)}
+    rest |= {"ROWS": TILE // (row_blocks * padded), "BLOCKS": row_blocks}
     return {"N": k // b, "BM": TILE // padded, **both}, rest | both
+
+
+ROTATED = {"x_ptr": "*bf16", "matrix_ptr": "*fp32", "y_ptr": "*fp32"}
+ROTATED |= {"x_stride": "i32:16", "blocks": "i32"}
 
 
 def _builds(name: str, k: int, b: int, symmetric: bool = True) -> tuple[Build, Build]:
     """Both kernels, for bfloat16."""
     rotation, rest = _constants(k, b, 8, symmetric)
-    types = {"x_ptr": "*bf16", "channel_scale_ptr": "*fp32", "first_ptr": "*fp32", "y_ptr": "*fp32"}
-    types |= {"x_stride": "i32:16", "blocks": "i32"}
-    others = {"y_ptr": "*fp32", "order_ptr": "*i32", "second_ptr": "*fp32", "codes_ptr": "*i8"}
-    others |= {"scale_ptr": "*fp32", "zero_ptr": "*fp32", "m": "i32"}
+    types = {"y_ptr": "*fp32", "order_ptr": "*i32", "second_ptr": "*fp32", "codes_ptr": "*i8"}
+    types |= {"scale_ptr": "*fp32", "zero_ptr": "*fp32", "m": "i32"}
+    first = ROTATED | {"channel_scale_ptr": "*fp32"}
     return (
-        Build(f"{name}, first", _rotate, types, rotation, "half"),
-        Build(f"{name}, second", _permute_rotate_quantize, others, rest, "half"),
+        Build(f"{name}, first", _rotate, first, rotation, "half"),
+        Build(f"{name}, second", _permute_rotate_quantize, types, rest, "half"),
     )
+
+
+def _wide(name: str, k: int, b: int) -> Build:
+    """What rotates rows a second time that no program holds."""
+    types = ROTATED | {"x_ptr": "*fp32", "order_ptr": "*i32"}
+    return Build(f"{name}, second", _rotate, types, _constants(k, b, 8, True)[0], "half")
 
 
 BUILDS = (
     *_builds("1152 channels in blocks of 128", 1152, 128),
     *_builds("1152 channels in blocks of 32, asymmetric", 1152, 32, symmetric=False),
+    _wide("4608 channels in blocks of 128", 4608, 128),
 )

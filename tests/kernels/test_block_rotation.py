@@ -53,6 +53,6 @@ def test_what_has_no_triton_version_is_refused_with_its_reason() -> None:
     here = torch.device("cpu")
     assert "blocks of 24 have no Triton version" in str(obstacle(48, 24, here))
     assert "blocks of 256 have no Triton version" in str(obstacle(1024, 256, here))
-    assert "are more than the 4096" in str(obstacle(4608, 128, here))
+    assert "rows of 65664 columns" in str(obstacle(65664, 128, here))
     with pytest.raises(RuntimeError, match="block_rotation cannot run with backend triton"):
         block_rotation(*(example(5, 48, 16)[i] for i in (0, 2, 3, 4)), backend="triton")

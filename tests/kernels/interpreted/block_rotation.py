@@ -9,7 +9,7 @@ from kernels.block_rotation import custom_op, reference, triton_impl
 from kernels.block_rotation.cases import example
 from tests.kernels.rounding import assert_codes_of, assert_same_codes
 
-# m, k, b: blocks that fill a matrix unit and such that do not, rows that fill a program and such that do not
+# m, k, b: blocks that fill a matrix unit and such that do not, rows that fill a program, such that do not, and wider ones
 SHAPES = [
     (9, 384, 128),
     (3, 1152, 128),
@@ -18,6 +18,8 @@ SHAPES = [
     (4, 6, 2),
     (1, 16, 16),
     (3, 7, 1),
+    (2, 4608, 128),
+    (3, 2064, 8),
 ]
 
 
