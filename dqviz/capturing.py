@@ -202,7 +202,7 @@ def _prepare(request: CaptureRequest, folder: Path, watch: Watch) -> _Task:
 
 
 def _method_manifest(method: str, bits: str, options: dict[str, Any]) -> dict[str, Any]:
-    from quant.quantization import parse_options
+    from quant.method_options import parse_options
 
     return {
         "method": method,

@@ -256,8 +256,8 @@ def draw_to(
         source = Source(ref=base or base_of(checkpoint), offline=bool(request.offline))
     check_source(source)
 
+    from quant.backend_report import backend_report
     from quant.generation import generate
-    from quant.quantization import backend_report
     from quant.residency import compute_with
     from quant.sharing import check_family, sharing_of
 

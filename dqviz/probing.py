@@ -168,7 +168,7 @@ class _Task:
 def _prepare(request: ProbeRequest, folder: Path, watch: Watch) -> _Task:
     """Load the model and check all that only it can tell; the study is opened last."""
     from quant.calibration import manifest_of
-    from quant.quantization import parse_options
+    from quant.method_options import parse_options
 
     from .records import describe, versions
 

@@ -279,7 +279,7 @@ def split_options(
 
     Raises BadInput for an option that none of the methods has.
     """
-    from quant.quantization import parse_options  # torch, and only when methods are asked for
+    from quant.method_options import parse_options  # torch, and only when methods are asked for
 
     shares: list[dict[str, Any]] = [{} for _ in methods]
     known_cards = cards.methods()

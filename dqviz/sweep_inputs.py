@@ -60,8 +60,8 @@ def inputs_of(request: SweepRequest, *, preflighted: bool = False) -> Inputs:
 
     `preflighted`: memory was looked at already (`dqviz.sweep_preflight`).
     """
+    from quant.method_options import parse_options
     from quant.plans import windows_for
-    from quant.quantization import parse_options
 
     (given,) = split_options((request.method,), request.options)
     options = parse_options(request.method, given)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .calibration import Seen
     from .methods.base import Rounded
     from .models import Model
-    from .quantization import Groups
+    from .site_groups import Groups
 
 EVERY = 30.0  # seconds between two states on disk
 LINES = 1000  # of losses in a log, about

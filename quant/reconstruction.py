@@ -29,15 +29,16 @@ from torch import Tensor
 from .attention_ranges import AttentionRange, put_in
 from .calibration_inputs import CalibrationInputs
 from .effort import GroupShape, Work
+from .group_layers import layers_from
 from .learned_steps import Mixing
 from .learning import Asked, check_finite, generator
 from .methods.base import Group, Rounded, SiteWeight
-from .quantization import layers_from, shallow_copy, swap
 from .range_search import searched_grid
 from .rounding import Ranges, WeightCodes
 from .schema import Value
 from .soft_rounding import beta_at, undecidedness
 from .soft_units import SoftUnit, Way
+from .swapping import shallow_copy, swap
 from .units import HELD_OUT, MIB, Captured, Grain, Unit, capture, units_of
 
 Mode = Literal["nearest", "joint", "separate"]

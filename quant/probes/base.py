@@ -21,9 +21,9 @@ from ..cards import load_method
 from ..methods.base import Group
 from ..models import Model
 from ..plans import uniform_plan
-from ..quantization import groups_of
 from ..recording import InputStatistics
 from ..schema import Bits, Plan, Sampler, SitePlan, Value
+from ..site_groups import groups_of
 from ..site_tensors import Transform
 from ..transforms import BlockRotation
 

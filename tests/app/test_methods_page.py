@@ -24,8 +24,8 @@ from dqviz.ui.form import Form
 from dqviz.ui.methods import Methods, server_functions
 from quant.alphas import alpha_of, check_names
 from quant.errors import BadInput
+from quant.method_options import parse_options
 from quant.methods.base import Group, SiteWeight
-from quant.quantization import parse_options
 from quant.schema import Format, SitePlan
 from tests import probes
 from tests.captures import write_capture

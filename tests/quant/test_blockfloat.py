@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quant import blockfloat
+from quant.backend_report import backend_report
 from quant.errors import BadInput
 from quant.plans import uniform_formats, uniform_plan
-from quant.quantization import backend_report, quantize
+from quant.quantization import quantize
 from quant.rounding import check_shape, round_to_nearest, rounded_rows
 from quant.schema import BLOCK_FORMATS, Format, parse_bits
 

@@ -26,8 +26,9 @@ from quant.effort import (
 from quant.footprint import input_shapes
 from quant.generation import predict, starting_noise
 from quant.loading import load_model
+from quant.method_options import parse_options
 from quant.plans import uniform_plan
-from quant.quantization import parse_options, quantize
+from quant.quantization import quantize
 from quant.schema import Value, parse_bits
 from quant.seen_layout import CalibrationOptions
 from quant.sizes import load_shape

@@ -19,12 +19,13 @@ from quant.layers import QuantLinear
 from quant.models import Model, ModelCard
 from quant.outliers import inject
 from quant.plans import uniform_formats, uniform_plan
-from quant.quantization import quantize, shallow_copy, swap
+from quant.quantization import quantize
 from quant.rescaling import Rows
 from quant.rounding import round_to_nearest
 from quant.schema import Outliers, Plan, parse_bits
 from quant.sizes import predict_size, size_of
 from quant.storage import stored_tensors
+from quant.swapping import shallow_copy, swap
 from quant.transforms import to_weight
 
 from .families import FAMILIES, output

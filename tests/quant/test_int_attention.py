@@ -12,6 +12,7 @@ from torch import nn
 from kernels.int_attention import custom_op, int_attention
 from quant.adapters import adapter_for
 from quant.attention_heads import split_heads
+from quant.backend_report import backend_report
 from quant.checkpoint import check_checkpoint, save_checkpoint
 from quant.errors import BadInput
 from quant.fusing import said
@@ -19,11 +20,12 @@ from quant.generation import generate
 from quant.int_attention import IntAttention, attach, choices, run_on
 from quant.loading import load_model
 from quant.plans import uniform_plan
-from quant.quantization import backend_report, check_options, quantize, shallow_copy
+from quant.quantization import check_options, quantize
 from quant.schema import Plan, parse_bits
 from quant.sharing import SharedAttention, detach, shared_map
 from quant.sharing import attach as attach_sharing
 from quant.sharing_choice import EVERY_STEP, Sharing
+from quant.swapping import shallow_copy
 
 from .families import FAMILIES, output
 from .test_fusing import assert_same, latents

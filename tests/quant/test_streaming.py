@@ -17,6 +17,7 @@ from torch import Tensor
 
 from benchmarks.low_memory import write_model
 from quant import streaming, tensor_files
+from quant.backend_report import backend_report
 from quant.calibration import calibrate
 from quant.cards import methods
 from quant.checkpoint import save_checkpoint
@@ -25,7 +26,7 @@ from quant.generation import generate
 from quant.loading import load_model
 from quant.models import Model
 from quant.plans import uniform_plan
-from quant.quantization import backend_report, quantize
+from quant.quantization import quantize
 from quant.schema import parse_bits
 from tests.kernels.linears import needs_onednn
 

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from quant.cards import load_method
 from quant.checkpoint import save_checkpoint
 from quant.errors import BadInput
+from quant.group_layers import layers_of
 from quant.layers import QuantLinear
 from quant.plans import HIGHEST, LOWEST, uniform_plan, windows_between, windows_from
-from quant.quantization import layers_of, quantize
+from quant.quantization import quantize
 from quant.schema import Format, Plan, SitePlan, Window, parse_bits
 from quant.site_tensors import Transform
 from quant.sizes import predict_size, size_of

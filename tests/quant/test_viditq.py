@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dqviz.request import split_options
 from quant import balancing
+from quant.backend_report import backend_report
 from quant.balancing import (
     INCOHERENT,
     STATISTICS,
@@ -22,11 +23,13 @@ from quant.balancing import (
 )
 from quant.checkpoint import save_checkpoint
 from quant.errors import BadInput
+from quant.group_layers import layers_of
+from quant.method_options import parse_options
 from quant.methods import viditq
 from quant.methods.base import Group
 from quant.methods.viditq import ALPHAS, CARD, Options, planned, quantize_group
 from quant.plans import uniform_plan
-from quant.quantization import backend_report, layers_of, parse_options, quantize
+from quant.quantization import quantize
 from quant.rounding import WeightCodes, round_to_nearest
 from quant.schema import Plan, parse_bits
 from quant.transforms import rotation_of, to_weight

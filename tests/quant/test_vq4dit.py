@@ -16,9 +16,11 @@ from quant.cards import load_method
 from quant.checkpoint import WEIGHTS, save_checkpoint
 from quant.errors import BadInput, Cancelled
 from quant.learning import Asked, Diverged, Learning, learn
+from quant.method_options import parse_options
 from quant.plans import uniform_plan
-from quant.quantization import groups_of, parse_options, quantize
+from quant.quantization import quantize
 from quant.schema import parse_bits
+from quant.site_groups import groups_of
 from quant.sizes import size_of
 from quant.vectors import vectors_of
 from quant.walks import HELD_OUT, Walk, calibration_samples, outputs_of

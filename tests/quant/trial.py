@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from quant.cards import load_method
+from quant.group_layers import layers_of
 from quant.layers import QuantLinear
 from quant.methods.base import Group
 from quant.plans import HIGHEST, LOWEST, steps_of
-from quant.quantization import layers_of, planned
 from quant.schema import Plan, SitePlan, Window
+from quant.site_groups import planned
 from quant.step import at
 
 from . import heavy
