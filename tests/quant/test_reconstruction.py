@@ -22,7 +22,8 @@ from quant.learning import Asked, Learning, read_log
 from quant.method_options import parse_options
 from quant.plans import uniform_plan
 from quant.quantization import quantize
-from quant.reconstruction import Reconstruction, learning_memory
+from quant.reconstruction import Reconstruction
+from quant.reconstruction_effort import learning_memory
 from quant.schema import parse_bits
 from quant.seen_layout import CalibrationOptions
 from quant.site_groups import groups_of
