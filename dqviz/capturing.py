@@ -42,7 +42,8 @@ from .request import (
     split_options,
 )
 from .studies import place, writable
-from .study import Study, check_folder, default_folder, faults
+from .study import Study, faults
+from .study_folder import check_folder, default_folder
 from .watch import Watch
 
 if TYPE_CHECKING:

@@ -47,7 +47,8 @@ from .sharing import (
     watched_similarity,
 )
 from .studies import writable
-from .study import Study, default_folder, faults
+from .study import Study, faults
+from .study_folder import default_folder
 from .watch import Watch, to_uint8
 
 LABEL = 40  # characters of a prompt that a file's name holds

@@ -37,7 +37,8 @@ from .request import (
     split_options,
 )
 from .studies import place, writable
-from .study import Study, check_folder, default_folder
+from .study import Study
+from .study_folder import check_folder, default_folder
 from .watch import Watch
 
 if TYPE_CHECKING:

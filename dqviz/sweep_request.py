@@ -28,7 +28,7 @@ from .request import (
     source_words,
 )
 from .studies import place
-from .study import default_folder
+from .study_folder import default_folder
 
 SWEEP_SEEDS = tuple(range(200_000, 200_008))
 _ADDRESS = re.compile(r"auto|[\w.-]+:\d{1,5}")

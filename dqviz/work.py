@@ -20,7 +20,7 @@ from .events import OnEvent
 from .probing import ProbeRequest
 from .request import CompareRequest, as_command, check_fields
 from .studies import place
-from .study import default_folder
+from .study_folder import default_folder
 from .sweeping import SweepRequest
 
 Request = Mapping[str, Any]

@@ -16,7 +16,8 @@ from dqviz.pages.compare.claims import headline
 from dqviz.pages.compare.names import source_of
 from dqviz.pages.exports import to_csv
 from dqviz.request import CompareRequest, as_command
-from dqviz.study import Study, default_folder
+from dqviz.study import Study
+from dqviz.study_folder import default_folder
 from dqviz.work import KINDS
 from quant.errors import BadInput
 from quant.schema import Outliers
