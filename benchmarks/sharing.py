@@ -29,7 +29,7 @@ from dqviz.files import read_json, write_json, write_text
 from dqviz.planning import quiet_diffusers
 from dqviz.records import classifier_of
 from quant.backend_report import backend_report
-from quant.calibration import Seen, calibrate
+from quant.calibration import calibrate
 from quant.errors import DQVizError
 from quant.evaluate import evaluate
 from quant.generation import Generation, generate
@@ -40,6 +40,7 @@ from quant.models import Model
 from quant.plans import uniform_plan
 from quant.quantization import quantize
 from quant.schema import Sampler, parse_bits, parse_seeds
+from quant.seen import Seen
 from quant.sharing import attach, detach, shared_map, shared_output
 from quant.sharing_choice import SharingRequest, Similarity, chosen_sharing, saving
 from quant.similarity import measure_similarity

@@ -23,6 +23,7 @@ from quant.seen_layout import CalibrationOptions
 from quant.sources import check_source
 
 from . import machine
+from .command_lines import condition_words, option_words, outlier_words, seeds_text, source_words
 from .drawing import sampler_of, samples_of
 from .events import Done, OnEvent
 from .measurements import CAPTURES
@@ -34,11 +35,6 @@ from .request import (
     Seeds,
     check_drawing,
     check_seeds,
-    condition_words,
-    option_words,
-    outlier_words,
-    seeds_text,
-    source_words,
     split_options,
 )
 from .studies import place, writable

@@ -32,8 +32,8 @@ from .study_folder import MANIFEST, check_folder, default_folder
 from .watch import Watch
 
 if TYPE_CHECKING:
-    from quant.calibration import Seen
     from quant.models import Model
+    from quant.seen import Seen
 
 LADDER_COST = 8  # generations that a ladder costs, about
 

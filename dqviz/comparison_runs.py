@@ -26,9 +26,9 @@ from .watch import to_uint8
 if TYPE_CHECKING:
     from torch import nn
 
-    from quant.calibration import Seen
     from quant.generation import Generation
     from quant.learning import Learning
+    from quant.seen import Seen
 
 
 def reference_run(task: Task, stored: bool) -> Drawn:

@@ -54,9 +54,9 @@ from .watch import Watch, to_uint8
 LABEL = 40  # characters of a prompt that a file's name holds
 
 if TYPE_CHECKING:
-    from quant.calibration import Seen
     from quant.learning import Learning
     from quant.models import Model
+    from quant.seen import Seen
     from quant.sources import Located
 
 

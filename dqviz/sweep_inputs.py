@@ -20,8 +20,8 @@ from .request import split_options
 
 if TYPE_CHECKING:
     from quant.adapters import Site
-    from quant.calibration import Seen
     from quant.models import Model
+    from quant.seen import Seen
     from quant.sensitivity.sampling import Counter
     from quant.sensitivity.task import Settings
 

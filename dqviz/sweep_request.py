@@ -14,19 +14,8 @@ from quant.sensitivity import list_tiers
 from quant.sensitivity.cells import format_of
 from quant.support import unfit
 
-from .request import (
-    ModelRequest,
-    Names,
-    Seeds,
-    check_drawing,
-    check_seeds,
-    check_windows,
-    condition_words,
-    option_words,
-    outlier_words,
-    seeds_text,
-    source_words,
-)
+from .command_lines import condition_words, option_words, outlier_words, seeds_text, source_words
+from .request import ModelRequest, Names, Seeds, check_drawing, check_seeds, check_windows
 from .studies import place
 from .study_folder import default_folder
 

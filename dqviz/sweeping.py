@@ -35,7 +35,7 @@ from .watch import Watch
 
 if TYPE_CHECKING:
     from quant.blueprint import Blueprint
-    from quant.calibration import Seen
+    from quant.seen import Seen
 
 __all__ = ["SWEEP_SEEDS", "SweepRequest", "as_command", "check_fields", "sweep", "title"]
 

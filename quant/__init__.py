@@ -32,7 +32,7 @@ wrapt.register_post_import_hook(_register_with_diffusers, "diffusers.quantizers.
 _PUBLIC = {
     "calibrate": "calibration",
     "CalibrationOptions": "calibration",
-    "Seen": "calibration",
+    "Seen": "seen",
     "check_checkpoint": "checkpoint",
     "export_checkpoint": "exports",
     "generate": "generation",

@@ -12,7 +12,6 @@ from torch import nn
 
 from .attention_ranges import AttentionRange
 from .attention_ranges import attach as attach_ranges
-from .calibration import Seen
 from .cards import load_method, methods
 from .errors import BadInput, DQVizError
 from .folding import fold_scales
@@ -26,6 +25,7 @@ from .method_options import fold_asked, parse_options, sharing_asked, unstreamed
 from .models import Model
 from .plans import check_formats, check_plan, check_simulated, over_one_window
 from .schema import Plan, SitePlan, Value
+from .seen import Seen
 from .shared_inputs import share_bases, share_codes
 from .sharing import attach as attach_sharing
 from .sharing import check_family, check_guidance

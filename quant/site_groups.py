@@ -9,13 +9,14 @@ from typing import Any
 from torch import nn
 
 from .adapters import Site
-from .calibration import InputStatistics, Seen
+from .calibration import InputStatistics
 from .cards import Card, load_method, methods
 from .errors import BadInput
 from .methods.base import Group, SiteWeight
 from .models import Model
 from .plans import over_one_window, steps_of
 from .schema import Plan, Sampler, SitePlan, Value
+from .seen import Seen
 from .streaming import present
 
 

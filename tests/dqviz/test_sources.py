@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from dqviz.candidates import check_loras
 from dqviz.cli import main
-from dqviz.request import CompareRequest, as_command
+from dqviz.command_lines import as_command
+from dqviz.request import CompareRequest
 from dqviz.study import Study
 from dqviz.study_folder import default_folder
 from quant.errors import BadInput
