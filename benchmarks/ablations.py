@@ -33,7 +33,8 @@ from quant.metrics import latent_error, psnr
 from quant.models import Model
 from quant.plans import uniform_plan
 from quant.quantization import quantize
-from quant.schema import Sampler, parse_bits, parse_seeds
+from quant.schema import Sampler, parse_bits
+from quant.seeds import parse_seeds
 from quant.seen import Seen
 from quant.sizes import predict_size
 from quant.storage import stored_tensors

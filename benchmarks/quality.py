@@ -22,7 +22,7 @@ from dqviz.comparison import compare
 from dqviz.events import Event, Stage
 from dqviz.request import CompareRequest
 from quant.errors import DQVizError
-from quant.schema import parse_seeds
+from quant.seeds import parse_seeds
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = ("rtn", "viditq")

@@ -39,7 +39,8 @@ from quant.loading import load_model
 from quant.models import Model
 from quant.plans import uniform_plan
 from quant.quantization import quantize
-from quant.schema import Sampler, parse_bits, parse_seeds
+from quant.schema import Sampler, parse_bits
+from quant.seeds import parse_seeds
 from quant.seen import Seen
 from quant.sharing import attach, detach, shared_map, shared_output
 from quant.sharing_choice import SharingRequest, Similarity, chosen_sharing, saving

@@ -11,16 +11,8 @@ from pydantic import BeforeValidator
 
 from quant import cards
 from quant.errors import BadInput, unknown
-from quant.schema import (
-    AttentionFormat,
-    Bits,
-    Lora,
-    Outliers,
-    Value,
-    disjoint,
-    parse_bits,
-    parse_seeds,
-)
+from quant.schema import AttentionFormat, Bits, Lora, Outliers, Value, parse_bits
+from quant.seeds import disjoint, parse_seeds
 from quant.sources import Source, parse_lora
 from quant.support import unsupported
 

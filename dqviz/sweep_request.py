@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from quant import cards
 from quant.errors import BadInput, unknown
-from quant.schema import disjoint
+from quant.seeds import disjoint
 from quant.sensitivity import list_tiers
 from quant.sensitivity.cells import format_of
 from quant.support import unfit

@@ -13,7 +13,8 @@ from quant.errors import BadInput, unknown
 from quant.latency import latency_of
 from quant.loss_calibration import FEWEST
 from quant.mixed_precision import BITS_OF, BUDGETS
-from quant.schema import Value, disjoint
+from quant.schema import Value
+from quant.seeds import disjoint
 
 from ..command_lines import seeds_text
 from ..request import DEVICES, DTYPES, Names, Seeds, check_seeds
