@@ -22,7 +22,7 @@ _PUBLIC = {
     "Study": "study",
     "SweepRequest": "sweep_request",
     "allocate": "allocating",
-    "as_command": "request",
+    "as_command": "command_lines",
     "capture": "capturing",
     "compare": "comparison",
     "draw_to": "export",
