@@ -24,6 +24,7 @@ _PUBLIC = {
     "allocate": "allocating",
     "as_command": "command_lines",
     "capture": "capturing",
+    "check_method": "method_check",
     "compare": "comparison",
     "draw_to": "export",
     "export_to": "foreign",

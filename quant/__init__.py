@@ -34,6 +34,7 @@ _PUBLIC = {
     "CalibrationOptions": "calibration",
     "Seen": "seen",
     "check_checkpoint": "checkpoint",
+    "check_method": "conformance.check",
     "export_checkpoint": "exports",
     "generate": "generation",
     "Generation": "generation",

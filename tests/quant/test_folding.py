@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from quant import folding
 from quant.adapters import adapter_for
 from quant.checkpoint import WEIGHTS, save_checkpoint
+from quant.conformance.trial import ONE
 from quant.folding import fold_scales
 from quant.layer_making import layer_of_codes
 from quant.layers import QuantLinear
@@ -29,7 +30,6 @@ from quant.swapping import shallow_copy, swap
 from quant.transforms import to_weight
 
 from .families import FAMILIES, output
-from .trial import ONE
 
 BOTH = {"transform": "both", "alpha": 0.4}
 

@@ -13,6 +13,7 @@ import kernels
 from quant.adapters import adapter_for
 from quant.backend_report import backend_report
 from quant.checkpoint import save_checkpoint
+from quant.conformance.trial import ONE
 from quant.fusing import FusedForward, Link, Links, attach, fused_of, said
 from quant.layer_making import layer_of_codes
 from quant.layers import QuantLinear
@@ -26,7 +27,6 @@ from quant.sharing_choice import EVERY_STEP, Sharing
 from quant.swapping import shallow_copy, swap
 
 from .families import FAMILIES, output
-from .trial import ONE
 
 NOTHING = Links(Link(None), None, Link(None))
 EVERYTHING = (

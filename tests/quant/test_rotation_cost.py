@@ -8,6 +8,7 @@ from diffusers import DiTTransformer2DModel
 
 import kernels
 from quant.adapters import adapter_for
+from quant.conformance.trial import ONE
 from quant.last_input import LastInput
 from quant.layer_making import layer_of_codes
 from quant.layers import QuantLinear
@@ -17,8 +18,6 @@ from quant.schema import parse_bits
 from quant.shared_inputs import share_bases
 from quant.swapping import shallow_copy, swap
 from quant.transforms import random_signs
-
-from .trial import ONE
 
 
 @pytest.fixture(scope="module")

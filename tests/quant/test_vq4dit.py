@@ -6,6 +6,7 @@ import itertools
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ from quant.sizes import size_of
 from quant.vectors import vectors_of
 from quant.walks import HELD_OUT, Walk, calibration_samples, outputs_of
 
-from . import heavy
+ROOT = Path(__file__).parents[2]
 
 STEPS = 4  # of a trajectory
 BUDGET = {"trajectories": 60, "steps": STEPS, "samples": 2, "iterations": 20}
@@ -430,7 +431,7 @@ def test_one_wide_block_fits_in_four_times_its_weights():
         capture_output=True,
         text=True,
         check=True,
-        cwd=heavy.ROOT,
+        cwd=ROOT,
     )
     weights = 4 * 18 * 1152**2
     cache = 3 * 2 * 2 * 256 * 1152 * 4  # 3 moments, both branches, in and out of the block
