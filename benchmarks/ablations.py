@@ -23,7 +23,7 @@ import torch
 
 from dqviz.files import write_json, write_text
 from dqviz.planning import quiet_diffusers
-from quant.calibration import Seen, calibrate
+from quant.calibration import calibrate
 from quant.errors import DQVizError
 from quant.generation import Generation, generate
 from quant.intervals import bootstrap, paired_difference
@@ -33,7 +33,9 @@ from quant.metrics import latent_error, psnr
 from quant.models import Model
 from quant.plans import uniform_plan
 from quant.quantization import quantize
-from quant.schema import Sampler, parse_bits, parse_seeds
+from quant.schema import Sampler, parse_bits
+from quant.seeds import parse_seeds
+from quant.seen import Seen
 from quant.sizes import predict_size
 from quant.storage import stored_tensors
 

@@ -25,7 +25,8 @@ from typing import Any
 import psutil
 
 from dqviz.machine import processor
-from dqviz.study import RECORDED, Study, studies_root
+from dqviz.study import Study
+from dqviz.study_folder import RECORDED, studies_root
 from tests.app.conftest import CHROMIUM, FLAGS, run_server
 from tests.captures import write_capture
 

@@ -25,12 +25,14 @@ from pathlib import Path
 from typing import Any
 
 from dqviz.machine import processor
-from quant.calibration import Seen, calibrate
+from quant.calibration import calibrate
 from quant.cards import methods
 from quant.evaluate import evaluate
 from quant.generation import Generation, generate
 from quant.learning import Learning, read_log
-from quant.schema import fingerprint, parse_seeds
+from quant.schema import fingerprint
+from quant.seeds import parse_seeds
+from quant.seen import Seen
 
 from .block_errors import block_errors
 from .learned_page import markdown

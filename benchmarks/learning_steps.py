@@ -16,9 +16,10 @@ from typing import Any
 from quant.cards import load_method, methods
 from quant.clustering import AT_ONCE, STAGE
 from quant.learning import Asked
+from quant.method_options import parse_options
 from quant.plans import uniform_plan
-from quant.quantization import groups_of, parse_options
 from quant.schema import parse_bits
+from quant.site_groups import groups_of
 
 from .one_block import one_block
 

@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quant.calibration import Seen, calibrate
+from quant.calibration import calibrate
 from quant.errors import DQVizError
 from quant.generation import Generation, generate
 from quant.intervals import bootstrap, paired_difference
@@ -43,7 +43,9 @@ from quant.metrics import latent_error, psnr
 from quant.models import Model
 from quant.plans import uniform_plan
 from quant.quantization import quantize
-from quant.schema import fingerprint, parse_bits, parse_seeds
+from quant.schema import fingerprint, parse_bits
+from quant.seeds import parse_seeds
+from quant.seen import Seen
 from quant.sizes import predict_size
 
 from .peer_libraries import PEERS, Peer, peer_bytes

@@ -38,7 +38,8 @@ from quant.mixed_precision import MB, Posed, posed
 from quant.plan_loss import PlanLoss, logarithms, typical
 from quant.plans import uniform_plan, windows_for
 from quant.random_plans import random_plans
-from quant.schema import Outliers, Plan, parse_bits, parse_seeds
+from quant.schema import Outliers, Plan, parse_bits
+from quant.seeds import parse_seeds
 from quant.sensitivity.cells import Row
 from quant.sensitivity.sweep import measure as sweep
 from quant.sensitivity.task import Settings

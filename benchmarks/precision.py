@@ -23,7 +23,7 @@ import psutil
 
 from benchmarks.activations import spread
 from dqviz.machine import processor
-from dqviz.study import studies_root
+from dqviz.study_folder import studies_root
 from tests.app.conftest import CHROMIUM, FLAGS, run_server
 from tests.tables import write_table
 

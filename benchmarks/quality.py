@@ -17,11 +17,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from dqviz.command_lines import as_command
 from dqviz.comparison import compare
 from dqviz.events import Event, Stage
-from dqviz.request import CompareRequest, as_command
+from dqviz.request import CompareRequest
 from quant.errors import DQVizError
-from quant.schema import parse_seeds
+from quant.seeds import parse_seeds
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = ("rtn", "viditq")

@@ -26,7 +26,8 @@ from dqviz.events import Event, Stage
 from dqviz.files import now
 from dqviz.machine import processor
 from dqviz.records import versions
-from dqviz.study import DATABASE, Study, default_folder
+from dqviz.study import Study
+from dqviz.study_folder import DATABASE, default_folder
 from quant.errors import BadInput, DQVizError, unknown
 
 from .settling import forget_plans, settle

@@ -21,7 +21,7 @@ from dqviz.candidates import OURS
 from dqviz.files import read_json, write_json
 from dqviz.planning import RowCount, load, transforms_of
 from dqviz.records import arithmetic, bytes_of, classifier_of
-from quant.calibration import Seen, calibrate
+from quant.calibration import calibrate
 from quant.drift import drift
 from quant.evaluate import evaluate, evaluate_alone
 from quant.generation import Generation, generate
@@ -30,6 +30,7 @@ from quant.learning import Learning
 from quant.plans import uniform_plan
 from quant.quantization import quantize
 from quant.schema import Outliers, fingerprint, parse_bits
+from quant.seen import Seen
 from quant.storage import stored_tensors
 
 from .peer_libraries import PEERS, QUANTO_INT2, peer_bytes

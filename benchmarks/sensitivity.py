@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from quant.plans import windows_for
-from quant.schema import Outliers, fingerprint, parse_seeds
+from quant.schema import Outliers, fingerprint
+from quant.seeds import parse_seeds
 from quant.sensitivity import list_tiers
 from quant.sensitivity.agreement import agreement
 from quant.sensitivity.cells import Row

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from dqviz.files import dump, read_json, write_json, write_text
-from dqviz.study import DATABASE, MANIFEST, REPORT, Study
+from dqviz.study import Study
+from dqviz.study_folder import DATABASE, MANIFEST, REPORT
 from dqviz.sweep_log import read_table, write_table
 
 HALVED = {"minimum", "maximum", "mean", "second_moment", "mean_abs", "row_absmax", "rows", "in_absmax", "out_absmax"}  # fmt: skip

@@ -28,7 +28,8 @@ from torch import nn
 from dqviz.files import read_json, write_json, write_text
 from dqviz.planning import quiet_diffusers
 from dqviz.records import classifier_of
-from quant.calibration import Seen, calibrate
+from quant.backend_report import backend_report
+from quant.calibration import calibrate
 from quant.errors import DQVizError
 from quant.evaluate import evaluate
 from quant.generation import Generation, generate
@@ -37,11 +38,14 @@ from quant.ladder import ladder
 from quant.loading import load_model
 from quant.models import Model
 from quant.plans import uniform_plan
-from quant.quantization import backend_report, quantize, shallow_copy
-from quant.schema import Sampler, parse_bits, parse_seeds
+from quant.quantization import quantize
+from quant.schema import Sampler, parse_bits
+from quant.seeds import parse_seeds
+from quant.seen import Seen
 from quant.sharing import attach, detach, shared_map, shared_output
 from quant.sharing_choice import SharingRequest, Similarity, chosen_sharing, saving
 from quant.similarity import measure_similarity
+from quant.swapping import shallow_copy
 
 from .results import device
 

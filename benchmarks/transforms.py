@@ -22,7 +22,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from quant.schema import OUTLIER_KINDS, Outliers, parse_seeds
+from quant.schema import OUTLIER_KINDS, Outliers
+from quant.seeds import parse_seeds
 
 from .peer_libraries import PEERS
 from .peers import versions

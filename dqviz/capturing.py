@@ -23,6 +23,7 @@ from quant.seen_layout import CalibrationOptions
 from quant.sources import check_source
 
 from . import machine
+from .command_lines import condition_words, option_words, outlier_words, seeds_text, source_words
 from .drawing import sampler_of, samples_of
 from .events import Done, OnEvent
 from .measurements import CAPTURES
@@ -34,15 +35,11 @@ from .request import (
     Seeds,
     check_drawing,
     check_seeds,
-    condition_words,
-    option_words,
-    outlier_words,
-    seeds_text,
-    source_words,
     split_options,
 )
 from .studies import place, writable
-from .study import Study, check_folder, default_folder, faults
+from .study import Study, faults
+from .study_folder import check_folder, default_folder
 from .watch import Watch
 
 if TYPE_CHECKING:
@@ -202,7 +199,7 @@ def _prepare(request: CaptureRequest, folder: Path, watch: Watch) -> _Task:
 
 
 def _method_manifest(method: str, bits: str, options: dict[str, Any]) -> dict[str, Any]:
-    from quant.quantization import parse_options
+    from quant.method_options import parse_options
 
     return {
         "method": method,

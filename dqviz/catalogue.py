@@ -147,8 +147,8 @@ def size_report(
 
     from quant import sizes
     from quant.effort import Network, shapes_of
+    from quant.method_options import parse_options
     from quant.plans import read_plan
-    from quant.quantization import parse_options
     from quant.residency import predicted
 
     from .planning import quiet_diffusers

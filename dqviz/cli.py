@@ -3,7 +3,7 @@
 The commands are the files of `dqviz/commands/`; here are the edges: exit codes, errors, help. Nothing
 slow is imported until a command needs it, so that `--help` answers at once. With `--json` stdout
 holds exactly one JSON object. Exit codes: 0 done, 2 bad input, 3 environment, 4 a bound that `gate` found
-missed, 1 internal, 130 cancelled; an error is one line on stderr.
+missed or a promise that `check-method` found broken, 1 internal, 130 cancelled; an error is one line on stderr.
 """
 
 from __future__ import annotations

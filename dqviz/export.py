@@ -47,15 +47,16 @@ from .sharing import (
     watched_similarity,
 )
 from .studies import writable
-from .study import Study, default_folder, faults
+from .study import Study, faults
+from .study_folder import default_folder
 from .watch import Watch, to_uint8
 
 LABEL = 40  # characters of a prompt that a file's name holds
 
 if TYPE_CHECKING:
-    from quant.calibration import Seen
     from quant.learning import Learning
     from quant.models import Model
+    from quant.seen import Seen
     from quant.sources import Located
 
 
@@ -256,8 +257,8 @@ def draw_to(
         source = Source(ref=base or base_of(checkpoint), offline=bool(request.offline))
     check_source(source)
 
+    from quant.backend_report import backend_report
     from quant.generation import generate
-    from quant.quantization import backend_report
     from quant.residency import compute_with
     from quant.sharing import check_family, sharing_of
 

@@ -21,7 +21,8 @@ from typing import Any
 from quant.errors import BadInput, unknown
 from quant.metrics import MetricCard, list_metrics
 
-from .study import MANIFEST, Study
+from .study import Study
+from .study_folder import MANIFEST
 
 SIZE = "size_mb"  # 10^6 bytes of the transformer on disk
 PRIMARY = "latent_rel_error"  # what a run is compared by where no bound names a metric

@@ -29,7 +29,8 @@ from quant.errors import BadInput, DQVizError, unknown
 from . import processes
 from .database import transaction
 from .files import dump, faults, now, write_text
-from .study import Study, studies_root
+from .study import Study
+from .study_folder import studies_root
 
 DATABASE = "jobs.sqlite"
 LOG = "worker.log"

@@ -17,19 +17,20 @@ from quant.cards import methods
 from quant.schema import Plan, Sample, Sampler
 
 from . import machine
+from .command_lines import as_command
 from .events import Stage
 from .measurements import LEARNING
 from .planning import plan_bits
 from .projection import of_model
 from .records import device_name
-from .request import CompareRequest, RunRequest, as_command
+from .request import CompareRequest, RunRequest
 from .terminal import duration
 
 if TYPE_CHECKING:
-    from quant.calibration import Seen
     from quant.learning import Learning
     from quant.learning import Progress as Learned
     from quant.models import Model
+    from quant.seen import Seen
 
     from .study import Study
     from .watch import Watch

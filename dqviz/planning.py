@@ -19,9 +19,9 @@ from .study import faults
 if TYPE_CHECKING:
     from torch import nn
 
-    from quant.calibration import Seen
     from quant.generation import StepEvent
     from quant.models import Model
+    from quant.seen import Seen
     from quant.sources import Located, Source
 
     from .watch import Watch
@@ -157,7 +157,8 @@ def statistics(
     on_step: Callable[[StepEvent], None] | None = None,
 ) -> Seen:
     """Calibration statistics: those in `folder` when they fit, else recorded now and kept there."""
-    from quant.calibration import Seen, calibrate, manifest_of
+    from quant.calibration import calibrate, manifest_of
+    from quant.seen import Seen
 
     options = CalibrationOptions()
     manifest = manifest_of(model, samples, sampler, options)

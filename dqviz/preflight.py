@@ -20,7 +20,7 @@ from quant.errors import BadInput, DQVizError, EnvironmentFault
 from . import machine
 from .projection import projected, rates
 from .request import CompareRequest, RunRequest, check_request
-from .study import default_folder
+from .study_folder import default_folder
 from .terminal import duration
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from quant.schema import Plan, Sample, Sampler
 
 from . import machine
 from .candidates import OURS, check_candidate
+from .command_lines import as_command
 from .drawing import sampler_of, samples_of
 from .learnings import Foreseen
 from .planning import (
@@ -23,7 +24,7 @@ from .planning import (
 )
 from .preflight import PREFLIGHT, look, require
 from .records import classifier_of, describe, image_bytes, versions
-from .request import CompareRequest, RunRequest, as_command
+from .request import CompareRequest, RunRequest
 from .sharing import check_sharing, sharing_warnings
 from .study import Study
 from .watch import Watch

@@ -21,28 +21,20 @@ from quant.schema import Sample, Sampler, Value, parse_bits
 from quant.seen_layout import CalibrationOptions
 from quant.sources import check_source
 
+from .command_lines import condition_words, option_words, outlier_words, seeds_text, source_words
 from .drawing import sampler_of, samples_of
 from .events import Done, OnEvent
 from .files import dump
 from .planning import load, statistics_file, watched_statistics
-from .request import (
-    ModelRequest,
-    Names,
-    check_drawing,
-    condition_words,
-    option_words,
-    outlier_words,
-    seeds_text,
-    source_words,
-    split_options,
-)
+from .request import ModelRequest, Names, check_drawing, split_options
 from .studies import place, writable
-from .study import Study, check_folder, default_folder
+from .study import Study
+from .study_folder import check_folder, default_folder
 from .watch import Watch
 
 if TYPE_CHECKING:
-    from quant.calibration import Seen
     from quant.models import Model
+    from quant.seen import Seen
 
 
 class ProbeRequest(ModelRequest):
@@ -168,7 +160,7 @@ class _Task:
 def _prepare(request: ProbeRequest, folder: Path, watch: Watch) -> _Task:
     """Load the model and check all that only it can tell; the study is opened last."""
     from quant.calibration import manifest_of
-    from quant.quantization import parse_options
+    from quant.method_options import parse_options
 
     from .records import describe, versions
 

@@ -51,7 +51,7 @@ def projected(
     rows are not known), `methods` {method: {`macs`, `seconds`, `memory_bytes`}}, `rates`, `evidence`.
     """
     from quant import effort
-    from quant.quantization import parse_options
+    from quant.method_options import parse_options
 
     record, found = CalibrationOptions(), {}
     for method, options in asked:

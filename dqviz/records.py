@@ -14,9 +14,9 @@ from .candidates import OURS, UNQUANTIZED, Candidate, site_bytes
 if TYPE_CHECKING:
     from torch import nn
 
+    from quant.backend_report import BackendReport
     from quant.evaluate import Classifier
     from quant.models import Model
-    from quant.quantization import BackendReport
     from quant.schema import Sampler
     from quant.sizes import SizeReport
 
@@ -180,7 +180,7 @@ def foreign_bytes(model: Model, shared: set[str], candidate: Candidate) -> dict[
 
 def arithmetic(transformer: nn.Module, rows: int, made_by: str = OURS) -> BackendReport:
     """What a run was computed with: ours and ordinary layers say it, others run as their package does."""
-    from quant.quantization import BackendReport, backend_report
+    from quant.backend_report import BackendReport, backend_report
 
     if made_by in (OURS, UNQUANTIZED):
         return backend_report(transformer, rows)

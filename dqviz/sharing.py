@@ -32,7 +32,7 @@ def check_sharing(
     There is no guidance pair, or none of the sampler's timesteps may share.
     """
     from quant.generation import timesteps_of
-    from quant.quantization import sharing_asked
+    from quant.method_options import sharing_asked
     from quant.sharing import check_guidance
 
     asked = [found for run in runs if (found := sharing_asked(run.method, run.options)) is not None]
@@ -49,14 +49,14 @@ def check_sharing(
 
 def shares(run: RunRequest) -> bool:
     """Whether a run asks for sharing."""
-    from quant.quantization import sharing_asked
+    from quant.method_options import sharing_asked
 
     return sharing_asked(run.method, run.options) is not None
 
 
 def needs_similarity(runs: Iterable[RunRequest]) -> bool:
     """Whether any of the runs chooses what it shares by what is measured."""
-    from quant.quantization import sharing_asked
+    from quant.method_options import sharing_asked
 
     asked = (sharing_asked(run.method, run.options) for run in runs)
     return any(request is not None and request.measured for request in asked)

@@ -232,7 +232,7 @@ def _measured(order: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> l
     """The rows of some cells, a line for each: rows, and what they took. Runs in a worker."""
     import torch
 
-    from quant.calibration import Seen
+    from quant.seen import Seen
 
     torch.set_num_threads(1)  # sums are cut alike everywhere
     lines: list[dict[str, Any]] = []

@@ -15,16 +15,8 @@ from typing import Any
 
 from quant.errors import BadInput, DQVizError, EnvironmentFault
 
-from .study import (
-    MANIFEST,
-    RECORDED,
-    Study,
-    check_folder,
-    faults,
-    is_recorded,
-    slug,
-    studies_root,
-)
+from .study import Study, faults, slug
+from .study_folder import MANIFEST, RECORDED, check_folder, is_recorded, studies_root
 
 _PARTIAL = ".partial-"  # a copy under way, or a study being deleted; listed nowhere
 _STALE = 3600.0  # seconds after which such a folder is nobody's any more

@@ -19,27 +19,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from quant.errors import BadInput, EnvironmentFault, unknown
-from quant.schema import Lora, Outliers, fingerprint
+from quant.schema import fingerprint
 
 from . import clips, migrations
 from .allocations import Allocations
 from .database import transaction
 from .files import dump, faults, now, read_json, write_json
 from .measurements import slug
-
-if TYPE_CHECKING:
-    pass
-
-FORMAT = 1
-KIND = "dqviz study"
-MANIFEST = "study.json"
-DATABASE = "study.sqlite"
-REPORT = "report.html"
-RECORDED = Path(__file__).parents[1] / "assets" / "studies"
-_HARMLESS = frozenset({".DS_Store", ".gitignore", ".gitkeep", "Thumbs.db"})
+from .study_folder import DATABASE, FORMAT, KIND, MANIFEST, check_folder, is_recorded, read_manifest
 
 
 @dataclass(frozen=True)
@@ -54,49 +44,6 @@ class NewRun:
     plan: tuple[str, Mapping[str, Any]] | None = None  # fingerprint and JSON
     drift: Mapping[str, Any] | None = None  # error along the trajectory, JSON
     per_sample: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
-
-
-def default_folder(
-    model: str, outliers: Outliers | None = None, loras: Sequence[Lora] | None = None
-) -> Path:
-    """`studies/MODEL` under `$DQVIZ_HOME`, or under the current folder; its own with what changes a model."""
-    written = model.partition("@")[0].rstrip("/").rpartition("/")[2].removesuffix(".safetensors")
-    name = slug(written) or "model"
-    for lora in loras or ():
-        name += f"-lora-{slug(Path(lora.file).stem)}"
-        name += f"-x{lora.scale:g}" if lora.scale != 1 else ""
-    if outliers is not None:
-        name += f"-{outliers.kind}-outliers-x{outliers.factor:g}"
-        name += f"-seed-{outliers.seed}" if outliers.seed else ""
-    return studies_root() / name
-
-
-def studies_root() -> Path:
-    """Folder that holds studies by default."""
-    return Path(os.environ.get("DQVIZ_HOME", ".")) / "studies"
-
-
-def is_recorded(folder: Path) -> bool:
-    """Whether a study came with dqviz: it is read only, whatever the disk allows."""
-    return folder.resolve().parent == RECORDED.resolve()
-
-
-def check_folder(folder: Path) -> bool:
-    """Whether `folder` is a study already; BadInput when it holds somebody's files, or is a file."""
-    if folder.is_file():
-        raise BadInput(f"{folder} is a file; name a new or empty folder")
-    if not folder.is_dir():
-        return False
-    if (folder / MANIFEST).is_file():
-        _read_manifest(folder)
-        return True
-    strangers = sorted(p.name for p in folder.iterdir() if p.name not in _HARMLESS)
-    if strangers:
-        raise BadInput(
-            f"folder {folder} holds files that are not a study's ({strangers[0]}, {len(strangers)} in all); "
-            f"name a new or empty folder, e.g. {folder / 'study'}"
-        )
-    return False
 
 
 class Study(Allocations):
@@ -151,7 +98,7 @@ class Study(Allocations):
                 f"study {folder}: {DATABASE} is missing or empty; restore it, or start a new study folder"
             )
         fixed = is_recorded(folder) or not os.access(folder, os.W_OK)
-        study = cls(folder, _read_manifest(folder), read_only or fixed)
+        study = cls(folder, read_manifest(folder), read_only or fixed)
         with study._database():
             pass
         return study
@@ -431,18 +378,3 @@ def _metric_rows(
     for key, values in run.per_sample.items():
         rows += [(key, seed, value) for seed, value in zip(run.seeds, values, strict=True)]
     return rows
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    file = folder / MANIFEST
-    data = read_json(file)
-    if not isinstance(data, dict) or data.get("kind") != KIND:
-        raise BadInput(f"{file} is not a study's; name a new or empty folder")
-    found = data.get("format")
-    if not isinstance(found, int) or found > FORMAT:
-        raise BadInput(
-            f"{file}: study format {found} is newer than {FORMAT}, which this version reads; update dqviz"
-        )
-    if not isinstance(data.get("model"), dict) or not isinstance(data.get("versions"), dict):
-        raise BadInput(f"{file} lacks its model or versions; restore it, or start a new folder")
-    return data

@@ -20,8 +20,8 @@ from .request import split_options
 
 if TYPE_CHECKING:
     from quant.adapters import Site
-    from quant.calibration import Seen
     from quant.models import Model
+    from quant.seen import Seen
     from quant.sensitivity.sampling import Counter
     from quant.sensitivity.task import Settings
 
@@ -60,8 +60,8 @@ def inputs_of(request: SweepRequest, *, preflighted: bool = False) -> Inputs:
 
     `preflighted`: memory was looked at already (`dqviz.sweep_preflight`).
     """
+    from quant.method_options import parse_options
     from quant.plans import windows_for
-    from quant.quantization import parse_options
 
     (given,) = split_options((request.method,), request.options)
     options = parse_options(request.method, given)

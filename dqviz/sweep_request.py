@@ -9,26 +9,15 @@ from typing import Any, ClassVar
 
 from quant import cards
 from quant.errors import BadInput, unknown
-from quant.schema import disjoint
+from quant.seeds import disjoint
 from quant.sensitivity import list_tiers
 from quant.sensitivity.cells import format_of
 from quant.support import unfit
 
-from .request import (
-    ModelRequest,
-    Names,
-    Seeds,
-    check_drawing,
-    check_seeds,
-    check_windows,
-    condition_words,
-    option_words,
-    outlier_words,
-    seeds_text,
-    source_words,
-)
+from .command_lines import condition_words, option_words, outlier_words, seeds_text, source_words
+from .request import ModelRequest, Names, Seeds, check_drawing, check_seeds, check_windows
 from .studies import place
-from .study import default_folder
+from .study_folder import default_folder
 
 SWEEP_SEEDS = tuple(range(200_000, 200_008))
 _ADDRESS = re.compile(r"auto|[\w.-]+:\d{1,5}")

@@ -24,7 +24,8 @@ from .events import Done, OnEvent
 from .planning import needs_statistics, statistics_file, watched_statistics
 from .preflight import PREFLIGHT, require
 from .studies import writable
-from .study import Study, check_folder, default_folder
+from .study import Study
+from .study_folder import check_folder, default_folder
 from .sweep_inputs import Inputs, inputs_of, measure_cells, reads_statistics
 from .sweep_log import SweepLog, unfinished
 from .sweep_preflight import SweepPreflight, of_request
@@ -34,7 +35,7 @@ from .watch import Watch
 
 if TYPE_CHECKING:
     from quant.blueprint import Blueprint
-    from quant.calibration import Seen
+    from quant.seen import Seen
 
 __all__ = ["SWEEP_SEEDS", "SweepRequest", "as_command", "check_fields", "sweep", "title"]
 

@@ -16,11 +16,12 @@ from . import allocating, capturing, probing, sweeping
 from .allocating import AllocateRequest
 from .capturing import CaptureRequest
 from .catalogue import list_models
+from .command_lines import as_command
 from .events import OnEvent
 from .probing import ProbeRequest
-from .request import CompareRequest, as_command, check_fields
+from .request import CompareRequest, check_fields
 from .studies import place
-from .study import default_folder
+from .study_folder import default_folder
 from .sweeping import SweepRequest
 
 Request = Mapping[str, Any]

@@ -32,8 +32,9 @@ wrapt.register_post_import_hook(_register_with_diffusers, "diffusers.quantizers.
 _PUBLIC = {
     "calibrate": "calibration",
     "CalibrationOptions": "calibration",
-    "Seen": "calibration",
+    "Seen": "seen",
     "check_checkpoint": "checkpoint",
+    "check_method": "conformance.check",
     "export_checkpoint": "exports",
     "generate": "generation",
     "Generation": "generation",

@@ -21,6 +21,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor, AttnP
 from pydantic import Field
 from torch import Tensor, nn
 
+from .attention_heads import output_of, split_heads
 from .errors import BadCheckpoint, BadInput
 from .schema import Value
 
@@ -76,7 +77,7 @@ class RangedAttention:
         """x [n, t, i] -> y [n, t, i]."""
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         q, k, v = (
-            _heads(attn, linear(x))
+            split_heads(attn, linear(x))
             for linear, x in (
                 (attn.to_q, hidden_states),
                 (attn.to_k, context),
@@ -92,7 +93,7 @@ class RangedAttention:
             scores = scores + mask.view(len(context), attn.heads, -1, mask.shape[-1])
         p = use["probabilities"](scores.softmax(-1))  # [n, h, t, t']
         y = (p @ use["v"](v).float()).to(v.dtype)
-        return attn.to_out[1](attn.to_out[0](y.transpose(1, 2).flatten(2)))
+        return output_of(attn, y)
 
 
 def obstacle(attention: nn.Module) -> str:
@@ -130,11 +131,6 @@ def attach(transformer: nn.Module, ranges: Mapping[str, AttentionRange]) -> None
                 f"ranges are given for attention '{name}', which this transformer does not have"
             )
         put_in(transformer.get_submodule(name), own.quantizers)
-
-
-def _heads(attn: Any, x: Tensor) -> Tensor:
-    """[n, t, h d] -> [n, h, t, d]."""
-    return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
 
 
 @torch.no_grad()

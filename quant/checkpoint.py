@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import diffusers
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from .amplified import is_amplified
 from .attention_ranges import AttentionRange
@@ -27,7 +28,7 @@ from .schema import Injection, Lora, Plan, Value
 from .sharing_choice import Sharing
 from .sizes import SizeReport, file_bytes, report
 from .storage import digest, stored_tensors
-from .tensor_files import Shapes, write_in_turn
+from .tensor_files import write_in_turn
 from .weight_files import safetensors_header
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -95,10 +96,14 @@ def save_checkpoint(
     folder = partial / "transformer" if pipeline else partial
     folder.mkdir(exist_ok=True)
     stored = stored_tensors(quantized.transformer, model.source_dtype)
-    shapes: Shapes = {}
-    digests = {}
-    for name, tensor in stored.tensors.items():
-        shapes[name], digests[name] = (tuple(tensor.shape), tensor.dtype), digest(tensor)
+    shapes, digests = stored.shapes(), {}
+
+    def written(name: str) -> Tensor:
+        tensor = stored.tensors[name]
+        digests[name] = digest(tensor)
+        return tensor
+
+    write_in_turn(folder / WEIGHTS, shapes, written, {"format": "pt"})
     layers = {n: m for n, m in quantized.transformer.named_modules() if isinstance(m, QuantLinear)}
     config = CheckpointConfig(
         method=quantized.method,
@@ -123,7 +128,6 @@ def save_checkpoint(
     (folder / CONFIG).write_text(
         json.dumps(described, indent=1, sort_keys=True) + "\n", encoding="utf-8"
     )
-    write_in_turn(folder / WEIGHTS, shapes, stored.tensors.__getitem__, {"format": "pt"})
     size = (folder / WEIGHTS).stat().st_size
     if out.exists():
         out.rmdir()

@@ -18,7 +18,7 @@ from .assignments import FROZEN_AT, Assignment, Rates, coherence
 from .clustering import STAGE, Clusterings, usage
 from .learning import Asked, check_finite, generator
 from .methods.base import Rounded
-from .quantization import shallow_copy, swap
+from .swapping import shallow_copy, swap
 from .vectors import VectorCodes
 from .walks import (
     HELD_OUT,

@@ -25,12 +25,12 @@ from .errors import BadCheckpoint, EnvironmentFault
 from .fusing import attach as attach_fusing
 from .int_attention import attach as attach_int_attention
 from .layers import QuantLinear
-from .quantization import swap
 from .schema import SitePlan
 from .shared_inputs import share_codes
 from .sharing import attach as attach_sharing
 from .site_tensors import Transform
 from .step import attach
+from .swapping import swap
 
 SUPPORTED = ("0.42",)
 

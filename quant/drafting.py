@@ -12,9 +12,9 @@ from .adapters import Site
 from .blueprint import AttentionFacts, Blueprint, SiteFacts
 from .effort import Network, shapes_of
 from .footprint import input_shapes
+from .method_options import parse_options
 from .models import Model
 from .plans import steps_of
-from .quantization import parse_options
 from .roofline import attentions_of
 from .schema import Plan, Sample, Sampler, SitePlan, Window
 from .sensitivity.cells import KEPT, Bits, format_of

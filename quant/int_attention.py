@@ -22,6 +22,7 @@ from kernels.dispatch import Choice
 from kernels.int_attention import choose, int_attention
 
 from .adapters import Adapter
+from .attention_heads import output_of, split_heads
 from .attention_ranges import RangedAttention, obstacle
 from .errors import BadInput
 from .schema import AttentionFormat, Value
@@ -55,10 +56,10 @@ class IntAttention:
             )
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         q, k, v = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
-        q, k, v = (heads(attn, x) for x in (q, k, v))  # [n, h, t, d]
+        q, k, v = (split_heads(attn, x) for x in (q, k, v))  # [n, h, t, d]
         q = q if attn.norm_q is None else attn.norm_q(q)
         k = k if attn.norm_k is None else attn.norm_k(k)
-        return projected(attn, self.attend(q, k, v))
+        return output_of(attn, self.attend(q, k, v))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """softmax(Q K^T / sqrt(d)) V; two halves of V [2n, h, t, d] take the map of Q and K [n, h, t, d]."""
@@ -69,16 +70,6 @@ class IntAttention:
                 "call the transformer once eagerly before it is compiled or exported"
             )
         return int_attention(q, k, v, backend=self.taken)
-
-
-def heads(attn: Any, x: Tensor) -> Tensor:
-    """[n, t, h d] -> [n, h, t, d]."""
-    return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-
-
-def projected(attn: Any, y: Tensor) -> Tensor:
-    """Heads [n, h, t, d] joined, through the output projection and its dropout."""
-    return attn.to_out[1](attn.to_out[0](y.transpose(1, 2).flatten(2)))
 
 
 def check(

@@ -37,6 +37,7 @@ from .site_tensors import (
 )
 from .step import current_window
 from .stored_site import UNPREPARED, StoredSite
+from .streaming import is_on_disk, present
 from .transforms import BlockRotation, to_input
 
 EXPANDED = "simulate: weight-only, the stored integers are expanded for an ordinary matmul"
@@ -340,6 +341,10 @@ class QuantLinear(StoredSite):
 
     def why(self, rows: int) -> tuple[str, str]:
         """Backend that runs for `rows` rows in the first window, and one sentence why."""
+        if is_on_disk(self):
+            with present(self):
+                backend, why = self.why(rows)
+            return backend, f"{why}; the layer lies on disk and is read when it runs"
         fmt, weight = self.plan.activations[0], self.plan.weight
         if fmt is None and not self._weight_only(0):
             return "simulate", self._weight_alone

@@ -28,10 +28,10 @@ from .storage import digest
 
 if TYPE_CHECKING:
     from .attention_ranges import AttentionRange
-    from .calibration import Seen
     from .methods.base import Rounded
     from .models import Model
-    from .quantization import Groups
+    from .seen import Seen
+    from .site_groups import Groups
 
 EVERY = 30.0  # seconds between two states on disk
 LINES = 1000  # of losses in a log, about

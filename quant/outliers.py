@@ -36,10 +36,10 @@ from .adapters.producers import Modulation, Producer
 from .amplified import Amplified, amplify
 from .errors import BadInput
 from .models import Model
-from .quantization import shallow_copy
 from .rescaling import Rows
 from .schema import Injection, Outliers
 from .step import NOISIEST, attach_exact, current_timestep
+from .swapping import shallow_copy
 
 SHARE = 0.01  # of the channels of an input, and of the tokens
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from .calibration import Seen
 from .metrics.latent_error import measure as relative_error
 from .models import Model
 from .quantization import Quantized, quantize
 from .schema import Plan, Sample, Sampler
+from .seen import Seen
 from .sensitivity.sampling import Drawer, Run
 
 _LEAST = 1e-12  # smaller losses count as this where a logarithm is taken

@@ -24,7 +24,7 @@ from .cards import load_method, methods
 from .effort import Network, group_shapes, method_memory, shapes_of
 from .footprint import footprint
 from .loading import card_of
-from .quantization import parse_options, sharing_asked, unstreamed
+from .method_options import parse_options, sharing_asked, unstreamed
 from .recording import InputShape
 from .schema import Bits, Plan, Sampler
 from .seen_layout import CalibrationOptions

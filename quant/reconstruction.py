@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -28,23 +28,21 @@ from torch import Tensor
 
 from .attention_ranges import AttentionRange, put_in
 from .calibration_inputs import CalibrationInputs
-from .effort import GroupShape, Work
+from .group_layers import layers_from
 from .learned_steps import Mixing
 from .learning import Asked, check_finite, generator
 from .methods.base import Group, Rounded, SiteWeight
-from .quantization import layers_from, shallow_copy, swap
 from .range_search import searched_grid
 from .rounding import Ranges, WeightCodes
 from .schema import Value
 from .soft_rounding import beta_at, undecidedness
 from .soft_units import SoftUnit, Way
-from .units import HELD_OUT, MIB, Captured, Grain, Unit, capture, units_of
+from .swapping import shallow_copy, swap
+from .unit_learning import UnitLearning, output_loss
+from .units import MIB, Grain, Unit, capture, units_of
 
 Mode = Literal["nearest", "joint", "separate"]
-JUDGED = 128  # rows at most
 HARD_LOSSES = 20  # of a unit, in the log
-_DRAW, _SEARCH, _SOFT, _CALLS, _HELD = 30, 400, 45, 250, 12  # passes, calls, copies
-_MIX = 120  # passes over what is quantized and mixed, most for random numbers: timed on a CPU
 SECOND = ("fc2", "context_fc2")  # roles that read what comes out of a GELU
 CHANNELS = ("ranges", "m")  # lists of all channels of an input, in what the views are told
 
@@ -93,7 +91,7 @@ class Reconstruction:
         self.gates: dict[str, dict[str, Any]] = {}
         self._told: set[str] = set()  # gates whose long lists are in the log
         self.done = 0
-        self.now: _Learning | None = None
+        self.now: UnitLearning | None = None
         self._round_apart()
 
     @property
@@ -208,7 +206,7 @@ class Reconstruction:
         index, r = divmod(k, self._of_unit)
         return (self.units[index], r) if index < len(self.units) else (None, 0)
 
-    def _begin(self, unit: Unit) -> _Learning:
+    def _begin(self, unit: Unit) -> UnitLearning:
         runs, bound = self.inputs.runs(), self.options.cache_mib * MIB
         teacher = self.asked.model.transformer
         plain = capture(teacher, unit.name, runs, bound)
@@ -223,9 +221,9 @@ class Reconstruction:
             prefix,
         )
         self.gates |= soft.gates
-        return _Learning(soft, plain, prefix, self.asked.model.device)
+        return UnitLearning(soft, plain, prefix, self.asked.model.device)
 
-    def _learn(self, now: _Learning, k: int) -> dict[str, float]:
+    def _learn(self, now: UnitLearning, k: int) -> dict[str, float]:
         options, total, rounding = self.options, self.options.iterations, self._rounding_steps
         separate, name = self.mode == "separate", now.soft.unit.name
         weights_learn = k < rounding
@@ -245,7 +243,7 @@ class Reconstruction:
             mixing=mixing,
         )
         x, wanted = now.batch(options.batch, seeded, mixing)
-        lost = _distance(now.soft(x), wanted)
+        lost = output_loss(now.soft(x), wanted)
         beta = beta_at(k, rounding) if weights_learn else None
         pressed = torch.zeros((), device=now.device)
         if beta is not None:
@@ -307,100 +305,6 @@ class Reconstruction:
         return {"rounding": self.mode, **gate}
 
 
-class _Learning:
-    """One unit with its captures, and the moments of Adam."""
-
-    def __init__(
-        self, soft: SoftUnit, plain: Captured, prefix: Captured, device: torch.device
-    ) -> None:
-        self.soft, self.plain, self.prefix, self.device = soft, plain, prefix, device
-        judged = torch.arange(len(plain)) % HELD_OUT == HELD_OUT - 1
-        rows = torch.arange(len(plain))
-        self.learned = rows[~judged]
-        held = rows[judged] if bool(judged.any()) else rows
-        self.judged = held[:: -(-len(held) // JUDGED)]
-        groups = [{"params": soft.logits}, {"params": soft.scales}]
-        self.adam = torch.optim.Adam([g for g in groups if g["params"]], lr=0.0)
-        self.hard_before = self.hard()
-
-    def batch(
-        self, count: int, generator: torch.Generator, mixing: Mixing
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Inputs, mixed, and the outputs that are wanted."""
-        rows = self.learned[torch.randint(len(self.learned), (count,), generator=generator)]
-        both = zip(
-            self._rows(self.prefix.inputs, rows), self._rows(self.plain.inputs, rows), strict=True
-        )
-        return [mixing.mixed(q, f) for q, f in both], self._rows(self.plain.outputs, rows)
-
-    def learn_at(self, rounding: float, scales: float) -> None:
-        """Learning rates of the step to come: before its forward pass, which builds what has gradients."""
-        kinds = ((rounding, self.soft.logits), (scales, self.soft.scales))
-        rates = [rate for rate, own in kinds if own]
-        for group, rate in zip(self.adam.param_groups, rates, strict=True):
-            group["lr"] = rate
-            for parameter in group["params"]:
-                parameter.requires_grad_(rate > 0)
-
-    def adam_step(self, loss: Tensor) -> None:
-        """One step of what learns."""
-        self.adam.zero_grad()
-        if loss.requires_grad:
-            loss.backward()
-            self.adam.step()
-
-    @torch.no_grad()
-    def hard(self) -> float:
-        """Output loss of the judged rows, rounded."""
-        return self._error("hard")
-
-    @torch.no_grad()
-    def measures(self) -> dict[str, Any]:
-        """As the views want them."""
-        return {
-            "hard_before": self.hard_before,
-            "hard_now": self._error("hard"),
-            "soft": self._error("soft"),
-            "undecided": self.soft.undecided(),
-        }
-
-    def state(self) -> dict[str, Tensor]:
-        """What is learned, with its moments and the error that it began with."""
-        found = dict(self.soft.learned())
-        for i, own in self.adam.state_dict()["state"].items():
-            found |= {f"adam.{i}.{n}": t for n, t in own.items()}
-        return found | {"hard_before": torch.tensor(self.hard_before, dtype=torch.float64)}
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """The inverse."""
-        self.soft.learn_from(state)
-        self.hard_before = float(state["hard_before"])
-        held: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in state.items():
-            if name.startswith("adam."):
-                _, i, part = name.split(".")
-                held.setdefault(int(i), {})[part] = tensor
-        if held:
-            self.adam.load_state_dict({**self.adam.state_dict(), "state": held})
-
-    def _rows(self, tensors: Sequence[Tensor], rows: Tensor) -> list[Tensor]:
-        return [t[rows].to(self.device).float() for t in tensors]
-
-    def _error(self, weights: Literal["soft", "hard"]) -> float:
-        self.soft.quantize(weights)
-        lost = 0.0
-        for rows in self.judged.split(32):
-            made = self.soft(self._rows(self.prefix.inputs, rows))
-            lost += len(rows) * float(_distance(made, self._rows(self.plain.outputs, rows)))
-        return lost / len(self.judged)
-
-
-def _distance(made: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
-    """mean over rows and channels of the sum over tokens, of all outputs."""
-    parts = [(y - f).square() for y, f in zip(made, wanted, strict=True)]
-    return torch.stack([(p.sum(1) if p.dim() > 2 else p).mean() for p in parts]).sum()
-
-
 def _tensors(rounded: Rounded) -> dict[str, Tensor]:
     """A site's tensors by the names that `_rounded` reads."""
     found: dict[str, Tensor | None] = {"shift": rounded.shift, "migration": rounded.migration}
@@ -421,41 +325,3 @@ def _rounded(parts: Mapping[str, Tensor]) -> Rounded:
     return Rounded(
         weight, ranges=ranges, shift=parts.get("shift"), migration=parts.get("migration")
     )
-
-
-def learning_work(
-    shape: GroupShape, options: ReconstructionOptions, *, learned: bool = True
-) -> Work:
-    """Of one group: trajectories, captures of every unit, and of its own unit searches and iterations.
-
-    A capture runs both networks up to the unit, half of each on average; a unit has two inputs or so.
-    """
-    rows = shape.branches * options.samples * shape.tokens
-    once = Work(rows * shape.weights, _DRAW * rows * shape.width)
-    found = once * shape.steps + once * (options.steps * shape.groups / 2)
-    found = found + Work(0, _SEARCH * shape.weights)
-    if learned:
-        x = options.batch * shape.tokens
-        outputs = sum(shape.outputs)
-        each = Work(
-            3 * x * shape.weights,
-            _SOFT * shape.weights + _MIX * x * (shape.width + outputs),
-            _CALLS,
-        )
-        found = found + each * options.iterations
-    return found
-
-
-def learning_memory(shapes: Sequence[GroupShape], options: ReconstructionOptions) -> int:
-    """Bytes: captures, and of the largest input weights with logits and moments, and its rows.
-
-    Captures are float16, both inputs and the output; as many as they may be where tokens are not known.
-    """
-    held = max((s.weights for s in shapes), default=0)
-    rows = max((s.tokens * (s.width + sum(s.outputs)) for s in shapes), default=0)
-    captured = options.cache_mib * MIB
-    if any(s.tokens > 1 for s in shapes):
-        every = shapes[0].branches * options.samples * options.steps
-        row = max(2 * s.tokens * (2 * s.width + sum(s.outputs)) for s in shapes)
-        captured = min(captured, every * row)
-    return captured + 4 * (_HELD * held + _HELD * options.batch * rows)

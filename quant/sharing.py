@@ -30,8 +30,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .adapters import Adapter
+from .attention_heads import output_of, split_heads
 from .errors import BadInput
-from .int_attention import IntAttention, check_processors, heads, projected
+from .int_attention import IntAttention, check_processors
 from .sharing_choice import Sharing, SharingMode
 from .step import values_of
 
@@ -82,11 +83,11 @@ def shared_map(
 ) -> Tensor:
     """Both halves of x [2n, t, i] with the conditional half's map; `attend` as `attend_both`, the default."""
     seen = x.chunk(2)[conditional]
-    q, k = heads(attn, attn.to_q(seen)), heads(attn, attn.to_k(seen))  # [n, h, t, d]
-    v = heads(attn, attn.to_v(x))  # [2n, h, t, d]
+    q, k = split_heads(attn, attn.to_q(seen)), split_heads(attn, attn.to_k(seen))  # [n, h, t, d]
+    v = split_heads(attn, attn.to_v(x))  # [2n, h, t, d]
     q = q if attn.norm_q is None else attn.norm_q(q)
     k = k if attn.norm_k is None else attn.norm_k(k)
-    return projected(attn, (attend or attend_both)(q, k, v))
+    return output_of(attn, (attend or attend_both)(q, k, v))
 
 
 def shared_output(attn: Any, x: Tensor, conditional: int, compute: Any = None) -> Tensor:

@@ -139,8 +139,8 @@ def stored_forms(
     options: Mapping[str, Any] | None = None,
 ) -> tuple[Mapping[str, SitePlan], dict[str, Transform]]:
     """Formats and transform of every quantized site, as far as they are known without a calibration."""
+    from .method_options import parse_options
     from .plans import check_formats, check_sites, uniform_formats
-    from .quantization import parse_options
 
     chosen = parse_options(method, options or {})
     transform: Transform = load_method(method).stored_transform(chosen)
@@ -171,7 +171,7 @@ def unfolded_forms(
     steps: int,
 ) -> tuple[Mapping[str, SitePlan], dict[str, Transform]]:
     """Formats and transforms as a method has them, where no channel scale is folded."""
-    from .quantization import with_own_formats
+    from .site_groups import with_own_formats
 
     module = load_method(method)
     formats = with_own_formats(module, sites, formats, options)

@@ -26,11 +26,11 @@ from .errors import BadInput
 from .learned_steps import LearnedStep, Mixing
 from .methods.base import Rounded
 from .migration import ShiftedStep, choose, outlier_channels
-from .quantization import swap
 from .range_search import searched_grid, searched_range
 from .rounding import Ranges, rounded_rows
 from .schema import Format, SitePlan
 from .soft_rounding import SoftWeight
+from .swapping import swap
 from .units import Captured, Unit
 
 FIRST_ROWS = 64  # of a unit's input, all steps among them, that ranges are searched on

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .layers import QuantLinear
 from .streaming import value
+from .tensor_files import Shapes
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,11 @@ class Stored:
 
     tensors: Mapping[str, Tensor]  # made when they are asked for, one by one
     shared: dict[str, str]  # name that is left out -> name that holds the same values
+    described: Callable[[str], tuple[tuple[int, ...], torch.dtype]]  # shape and dtype of a tensor
+
+    def shapes(self) -> Shapes:
+        """Of every tensor; codes are not made for it."""
+        return {name: self.described(name) for name in self.tensors}
 
 
 class _Made(Mapping[str, Tensor]):
@@ -55,13 +61,25 @@ def stored_tensors(transformer: nn.Module, dtype: torch.dtype) -> Stored:
     divided = {f"{n}.bias" for layer in layers.values() for n in layer.transform.folded_into}
     folded = {f"{name}.weight" for name, m in layers.items() if not m.transform.requantized}
 
+    def written_dtype(name: str, tensor: Tensor) -> torch.dtype:
+        if name in divided:
+            return torch.float32
+        if name in exact or not tensor.is_floating_point():
+            return tensor.dtype
+        return dtype if name in folded else kept_dtype(tensor, dtype)
+
     def made(name: str) -> Tensor:
         tensor = value(transformer, name).detach().cpu().contiguous()
-        if name in divided:
-            return tensor.float()
-        if name not in exact and tensor.is_floating_point():
-            return tensor.to(dtype if name in folded else kept_dtype(tensor, dtype))
-        return tensor
+        return tensor.to(written_dtype(name, tensor))
+
+    def described(name: str) -> tuple[tuple[int, ...], torch.dtype]:
+        owner, _, last = name.rpartition(".")
+        if name in exact:  # as it stands there: what stands for codes has their shape and dtype
+            tensor = transformer.get_submodule(owner)._buffers[last]
+            assert tensor is not None
+        else:
+            tensor = value(transformer, name)
+        return tuple(tensor.shape), written_dtype(name, tensor)
 
     names = []
     shared = {
@@ -79,7 +97,7 @@ def stored_tensors(transformer: nn.Module, dtype: torch.dtype) -> Stored:
                 shared[name] = first[mark]
                 continue
         names.append(name)
-    return Stored(_Made(names, made), shared)
+    return Stored(_Made(names, made), shared, described)
 
 
 def _names(network: nn.Module) -> Iterator[str]:

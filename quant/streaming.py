@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from .adapters import adapter_for
 from .atomic import write_tensors
 from .errors import BadCheckpoint, BadInput
-from .layers import QuantLinear
+from .stored_site import StoredSite
 from .tensor_files import Place, places, read, write_in_turn
 from .weight_files import safetensors_header
 
@@ -54,6 +54,12 @@ class Paged:
 def is_streamed(transformer: nn.Module) -> bool:
     """Whether tensors of a transformer lie on disk."""
     return any(_paged(module) is not None for module in transformer.modules())
+
+
+def is_on_disk(module: nn.Module) -> bool:
+    """Whether tensors of a module itself lie on disk at this moment."""
+    paged = _paged(module)
+    return paged is not None and not paged.users
 
 
 def value(root: nn.Module, name: str) -> Tensor:
@@ -137,14 +143,14 @@ def page(
     if not own:
         return
     module.dqviz_paged = Paged(dict(own), device)  # type: ignore[assignment]
-    if isinstance(module, QuantLinear):
+    if isinstance(module, StoredSite):
         module.keeps_codes = True  # on disk
     _let_go(module)
     module.register_forward_pre_hook(lambda module, _: _enter(module))
     module.register_forward_hook(lambda module, *_: _leave(module), always_call=True)
 
 
-def put_away(layers: dict[str, QuantLinear], file: Path) -> None:
+def put_away(layers: Mapping[str, StoredSite], file: Path) -> None:
     """Write the tensors of quantized layers to a file and leave them there.
 
     A basis that layers share is written once, and read by each.
@@ -290,7 +296,7 @@ def _enter(module: nn.Module) -> None:
     if paged.users == 1:
         for name in paged.places:
             _set(module, name, paged.read(name))
-        if isinstance(module, QuantLinear):
+        if isinstance(module, StoredSite):
             module.forget()  # what was made of tensors without data
 
 
@@ -307,7 +313,7 @@ def _let_go(module: nn.Module) -> None:
     assert paged is not None
     for name, (place, dtype) in paged.places.items():
         _set(module, name, torch.empty(place.shape, dtype=dtype, device="meta"))
-    if isinstance(module, QuantLinear):
+    if isinstance(module, StoredSite):
         module.forget()
     _trim()
 

@@ -94,15 +94,16 @@ class Network:
 
     def compiled(self, mode: str | None = None) -> Built:
         """Block by block, each whole: blocks are alike, so that one is compiled and all use it."""
-        from quant.quantization import shallow_copy
+        from quant.swapping import shallow_copy
 
         return self._by_block(shallow_copy(self.transformer), mode)
 
     def ours(self, bits: str) -> Built:
         """Nearest rounding, symmetric, a scale for each output and each row, on the GPU's kernels."""
         from dqviz.benching.subject import alone
+        from quant.backend_report import backend_report
         from quant.plans import uniform_plan
-        from quant.quantization import backend_report, quantize
+        from quant.quantization import quantize
         from quant.schema import parse_bits
 
         model = alone(self.transformer, SHAPE, "DiT-XL/2, random")

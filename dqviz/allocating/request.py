@@ -13,9 +13,11 @@ from quant.errors import BadInput, unknown
 from quant.latency import latency_of
 from quant.loss_calibration import FEWEST
 from quant.mixed_precision import BITS_OF, BUDGETS
-from quant.schema import Value, disjoint
+from quant.schema import Value
+from quant.seeds import disjoint
 
-from ..request import DEVICES, DTYPES, Names, Seeds, check_seeds, seeds_text
+from ..command_lines import seeds_text
+from ..request import DEVICES, DTYPES, Names, Seeds, check_seeds
 from ..studies import place
 
 PLAN_SEEDS = tuple(range(300_000, 300_008))

@@ -11,7 +11,8 @@ from quant.blueprint import Blueprint
 from quant.errors import BadInput, unknown
 from quant.latency import Latency, latency_of
 from quant.mixed_precision import FULL, MB, Posed, posed
-from quant.schema import Plan, disjoint
+from quant.schema import Plan
+from quant.seeds import disjoint
 from quant.sensitivity.table import rows_of
 
 from ..studies import taken_up

@@ -13,9 +13,10 @@ from quant.errors import BadInput
 from quant.layers import QuantLinear
 from quant.models import Model
 from quant.plans import uniform_plan
-from quant.quantization import quantize, shallow_copy
+from quant.quantization import quantize
 from quant.schema import parse_bits
 from quant.sensitivity.sampling import Drawer
+from quant.swapping import shallow_copy
 
 from . import peers
 from .subject import Subject

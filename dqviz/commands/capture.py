@@ -74,7 +74,7 @@ def capture(
 
     from ..capturing import CaptureRequest
     from ..capturing import capture as run
-    from ..study import default_folder
+    from ..study_folder import default_folder
     from ..tables import captured
 
     if samples is not None and seeds:

@@ -68,7 +68,7 @@ def compare(
     """Judge methods against full precision, same seeds."""
     from ..comparison import compare as run
     from ..request import CompareRequest
-    from ..study import default_folder
+    from ..study_folder import default_folder
     from ..tables import compared
 
     given = {

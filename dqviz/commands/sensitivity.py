@@ -81,7 +81,7 @@ def sensitivity(
     **common: Any,
 ) -> None:
     """Measure what rounding each layer costs."""
-    from ..study import default_folder
+    from ..study_folder import default_folder
     from ..sweep_preflight import of_request
     from ..sweep_request import SweepRequest, check_fields
     from ..sweeping import sweep

@@ -18,7 +18,8 @@ from ..pages import compare
 from ..pages.pictures import data_urls
 from ..pages.view import Section, View
 from ..studies import with_samples
-from ..study import REPORT, Study
+from ..study import Study
+from ..study_folder import REPORT
 from .bundle import bundled
 from .captured import captured
 

@@ -15,7 +15,7 @@ from quant.errors import DQVizError
 
 from ..pages import compare as page
 from ..studies import place
-from ..study import default_folder, is_recorded
+from ..study_folder import default_folder, is_recorded
 from . import components, fit
 from .bench import Bench
 from .controls import (

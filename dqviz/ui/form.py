@@ -16,14 +16,8 @@ from quant.schema import options_from_pairs
 from quant.support import families
 from quant.weight_files import safetensors_header
 
-from ..request import (
-    CALIBRATION_SEEDS,
-    CompareRequest,
-    as_command,
-    check_fields,
-    check_sampling,
-    seeds_text,
-)
+from ..command_lines import as_command, seeds_text
+from ..request import CALIBRATION_SEEDS, CompareRequest, check_fields, check_sampling
 
 INDEX = "model_index.json"  # of a pipeline's folder
 MOST_RUNS = 6

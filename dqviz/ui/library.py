@@ -19,7 +19,8 @@ from ..pages.pictures import data_urls
 from ..pages.view import View, badge
 from ..request import CompareRequest
 from ..studies import with_samples
-from ..study import MANIFEST, REPORT, Study, is_recorded
+from ..study import Study
+from ..study_folder import MANIFEST, REPORT, is_recorded
 
 DOWNLOADS = {"Report (HTML)": REPORT, "Study record (JSON)": MANIFEST}
 TYPES = {".html": "text/html", ".json": "application/json"}

@@ -15,7 +15,8 @@ from ..pages import tour as page
 from ..pages.pictures import still_urls
 from ..pages.view import View
 from ..studies import with_samples
-from ..study import Study, is_recorded
+from ..study import Study
+from ..study_folder import is_recorded
 from . import components
 from .compare import PRIVATE, Bench
 from .library import Library

@@ -26,12 +26,8 @@ from ..cards import Card, Option, Preset
 from ..effort import GroupShape, Work
 from ..errors import BadInput
 from ..learning import Asked
-from ..reconstruction import (
-    Reconstruction,
-    ReconstructionOptions,
-    learning_memory,
-    learning_work,
-)
+from ..reconstruction import Reconstruction, ReconstructionOptions
+from ..reconstruction_effort import learning_memory, learning_work
 from ..rounding import rounded_rows
 from ..row_learning import learned_weights
 from ..schema import Plan

@@ -34,14 +34,8 @@ from ..effort import GroupShape, Work
 from ..learned_steps import LearnedStep
 from ..learning import Asked
 from ..range_search import searched_range
-from ..reconstruction import (
-    SECOND,
-    Mode,
-    Reconstruction,
-    ReconstructionOptions,
-    learning_memory,
-    learning_work,
-)
+from ..reconstruction import SECOND, Mode, Reconstruction, ReconstructionOptions
+from ..reconstruction_effort import learning_memory, learning_work
 from ..rounding import Ranges
 from ..row_learning import learned_weights
 from ..schema import Format, Plan, SitePlan

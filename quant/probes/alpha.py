@@ -19,13 +19,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..balancing import STATISTICS, moving_average, static_statistic, weight_max
-from ..calibration import Seen
 from ..methods.base import Group
 from ..methods.trdq import MOMENTUM
 from ..models import Model
 from ..recording import InputStatistics
 from ..rotations import block_rotation
 from ..schema import Bits, Sample, Sampler, Value
+from ..seen import Seen
 from ..site_tensors import Transform
 from ..transforms import channel_scale, random_signs
 from . import ProbeCard, base

@@ -16,14 +16,14 @@ from typing import Any
 from torch import Tensor
 
 from ..balancing import output_error, required
-from ..calibration import Seen
 from ..cards import load_method
 from ..methods.base import Group
 from ..models import Model
 from ..plans import uniform_plan
-from ..quantization import groups_of
 from ..recording import InputStatistics
 from ..schema import Bits, Plan, Sampler, SitePlan, Value
+from ..seen import Seen
+from ..site_groups import groups_of
 from ..site_tensors import Transform
 from ..transforms import BlockRotation
 

@@ -27,13 +27,13 @@ import kernels
 
 from ..alphas import SEARCH, alpha_of
 from ..balancing import moving_average, output_error, weight_max
-from ..calibration import Seen
 from ..methods.base import Group
 from ..methods.trdq import ALPHAS, MOMENTUM
 from ..models import Model
 from ..recording import InputStatistics
 from ..rotations import ROWS, block_rotation, generator_of, greedy_rotation, zigzag
 from ..schema import Bits, Sample, Sampler, Value
+from ..seen import Seen
 from ..transforms import (
     BlockRotation,
     block_of,

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..calibration import Seen
 from ..errors import BadInput
 from ..models import Model
 from ..schema import Bits, Sample, Sampler, Value
+from ..seen import Seen
 from ..sharing import check_guidance
 from ..similarity import measure_similarity
 from . import ProbeCard, base

@@ -28,7 +28,6 @@ import torch
 
 from ..alphas import alpha_of
 from ..balancing import output_error
-from ..calibration import Seen
 from ..generation import make_scheduler
 from ..methods import trdq
 from ..methods.base import Group
@@ -37,6 +36,7 @@ from ..plans import uniform_formats
 from ..recording import InputStatistics
 from ..residency import Resident, predicted
 from ..schema import Bits, Sample, Sampler
+from ..seen import Seen
 from ..sizes import SizeReport, predict_size
 from ..storage import stored_tensors
 from . import ProbeCard, base

@@ -13,15 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..calibration import Seen
 from ..cards import methods
 from ..errors import BadInput
 from ..layers import QuantLinear
+from ..method_options import parse_options
 from ..models import Model
 from ..plans import check_plan
-from ..quantization import check_options, parse_options, quantize, shallow_copy
+from ..quantization import check_options, quantize
 from ..schema import HIGHEST, LOWEST, Plan, SitePlan, Window
+from ..seen import Seen
 from ..step import attach_exact, current_timestep
+from ..swapping import shallow_copy
 from .cells import Bits, Operand, format_of
 
 KEEP_BYTES = 2**30  # of expanded weights: above, they are made again for every call

@@ -15,11 +15,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..calibration import Seen
 from ..errors import BadInput, unknown
 from ..evaluate import Classifier
 from ..models import Model
 from ..schema import Sample, Sampler, Window
+from ..seen import Seen
 from . import TierCard, list_tiers, load_tier
 from .cells import Batch, Bits, Cell, Row, cells_of, format_of
 from .rounded import RoundedLayers

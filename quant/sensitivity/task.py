@@ -10,12 +10,12 @@ from typing import Any
 from pydantic import Field
 from torch import Tensor
 
-from ..calibration import Seen
 from ..errors import BadInput
 from ..evaluate import Classifier
 from ..models import Model
 from ..plans import steps_of
 from ..schema import Sample, Sampler, Value, Window
+from ..seen import Seen
 from .cells import Batch, Bits, Cell, Operand
 from .rounded import RoundedLayers
 from .sampling import Drawer

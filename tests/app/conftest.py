@@ -18,7 +18,8 @@ import pytest
 
 from dqviz.events import Done, Preview, Progress, RunFinished, Stage
 from dqviz.request import CompareRequest
-from dqviz.study import NewRun, Study, default_folder, studies_root
+from dqviz.study import NewRun, Study
+from dqviz.study_folder import default_folder, studies_root
 from quant.errors import Cancelled
 from quant.schema import Sample
 from tests.tables import METRICS, write_table
@@ -54,7 +55,7 @@ def drifts() -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def no_recorded_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A test sees the studies that it makes."""
-    for module in ("dqviz.study", "dqviz.studies"):
+    for module in ("dqviz.study_folder", "dqviz.studies"):
         monkeypatch.setattr(f"{module}.RECORDED", tmp_path / "nothing-recorded")
 
 

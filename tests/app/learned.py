@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dqviz.study import studies_root
+from dqviz.study_folder import studies_root
 from dqviz.ui.bench import Bench
 from dqviz.ui.methods import Methods
 from tests import learners

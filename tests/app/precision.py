@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dqviz.allocating import AllocateRequest, allocate
-from dqviz.study import studies_root
+from dqviz.study_folder import studies_root
 from tests.app.conftest import Served
 
 Q0, V0 = "transformer_blocks.0.attn1.to_q", "transformer_blocks.0.attn1.to_v"

@@ -13,7 +13,8 @@ import pytest
 
 from dqviz.report.captured import captured
 from dqviz.studies import writable
-from dqviz.study import RECORDED, Study
+from dqviz.study import Study
+from dqviz.study_folder import RECORDED
 from dqviz.ui.activations import Captures, server_functions
 from dqviz.ui.bench import Bench
 from dqviz.ui.library import Library
@@ -60,7 +61,7 @@ def test_the_latest_capture_opens_first(study: Study, ask: Ask) -> None:
 @pytest.fixture
 def copied(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A person's own copy of the study that came along."""
-    for module in ("dqviz.study", "dqviz.studies"):
+    for module in ("dqviz.study_folder", "dqviz.studies"):
         monkeypatch.setattr(f"{module}.RECORDED", RECORDED)
     copy = writable(RECORDED / "dit-emoji")
     assert copy.parent.resolve() == home.resolve()

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from dqviz.seen_file import SeenFile
-from dqviz.study import Study, studies_root
+from dqviz.study import Study
+from dqviz.study_folder import studies_root
 from tests.app.accessibility import violations
 from tests.app.conftest import Served
 from tests.app.test_browser import run_to_end
@@ -341,7 +342,7 @@ def test_no_serious_violation_on_the_compare_page(serve: Serve, new_page: Pages,
 def test_the_recorded_study_fills_the_page(
     serve: Serve, new_page: Pages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("dqviz.study", "dqviz.studies"):
+    for module in ("dqviz.study_folder", "dqviz.studies"):
         monkeypatch.setattr(f"{module}.RECORDED", ROOT / "assets" / "studies")
     page = opened(new_page(), serve())
     assert "recorded" in page.inner_text(".dq-headline .dq-badge")

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from dqviz.study import Study, default_folder, studies_root
+from dqviz.study import Study
+from dqviz.study_folder import default_folder, studies_root
 from dqviz.ui.bench import Bench
 from dqviz.ui.compare import command_of
 from dqviz.ui.form import Form, checked_runs, model_facts, names_a_folder

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlparse
 
 import pytest
 
-from dqviz.study import studies_root
+from dqviz.study_folder import studies_root
 from tests import probes
 from tests.app.accessibility import violations
 from tests.app.conftest import Served

@@ -241,7 +241,7 @@ def test_a_study_hands_back_what_a_probe_measured(tmp_path: Path):
 
 def test_the_page_asks_for_one_probe_with_these_windows(tmp_path, monkeypatch):
     from dqviz.probing import ProbeRequest, as_command
-    from dqviz.study import studies_root
+    from dqviz.study_folder import studies_root
     from dqviz.ui.bench import Bench
     from dqviz.ui.methods import Methods
 

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlparse
 import pytest
 
 from dqviz.pages.methods import sharing, windows
-from dqviz.study import studies_root
+from dqviz.study_folder import studies_root
 from quant.schema import Window
 from quant.sharing_choice import SharingRequest, chosen_sharing, saving
 from tests import probes

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from dqviz.pages import methods as page
-from dqviz.study import studies_root
+from dqviz.study_folder import studies_root
 from dqviz.ui.bench import Bench
 from dqviz.ui.methods import Methods
 from tests import learners

@@ -9,7 +9,8 @@ from urllib.parse import parse_qs, urlparse
 
 import pytest
 
-from dqviz.study import Study, studies_root
+from dqviz.study import Study
+from dqviz.study_folder import studies_root
 from tests import learners
 from tests.app.accessibility import violations
 from tests.app.conftest import Served

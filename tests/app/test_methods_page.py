@@ -17,15 +17,16 @@ from dqviz.pages import methods as page
 from dqviz.pages.methods import alpha, incoherence, rotation
 from dqviz.pages.methods.opened import Opened, Probed
 from dqviz.studies import writable
-from dqviz.study import Study, studies_root
+from dqviz.study import Study
+from dqviz.study_folder import studies_root
 from dqviz.ui.bench import Bench
 from dqviz.ui.desk import Desk
 from dqviz.ui.form import Form
 from dqviz.ui.methods import Methods, server_functions
 from quant.alphas import alpha_of, check_names
 from quant.errors import BadInput
+from quant.method_options import parse_options
 from quant.methods.base import Group, SiteWeight
-from quant.quantization import parse_options
 from quant.schema import Format, SitePlan
 from tests import probes
 from tests.captures import write_capture
@@ -333,7 +334,7 @@ def test_a_job_on_a_recorded_study_leads_to_the_copy_that_it_writes_into(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shelf = tmp_path / "shelf"
-    for module in ("study", "studies"):
+    for module in ("study_folder", "studies"):
         monkeypatch.setattr(f"dqviz.{module}.RECORDED", shelf)
     folder = shelf / "came-along"
     probes.study_with_probes(folder, method="viditq", alpha=probes.alpha())

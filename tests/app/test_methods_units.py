@@ -11,7 +11,8 @@ import pytest
 
 from dqviz import capturing
 from dqviz.seen_file import SeenFile
-from dqviz.study import Study, studies_root
+from dqviz.study import Study
+from dqviz.study_folder import studies_root
 from quant.errors import BadInput
 from tests import learners
 from tests.app.learned import aged, ask, method, rows, section, study  # noqa: F401

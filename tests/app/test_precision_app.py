@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from dqviz.allocating import AllocateRequest, allocate
-from dqviz.study import RECORDED, Study, studies_root
+from dqviz.study import Study
+from dqviz.study_folder import RECORDED, studies_root
 from dqviz.ui.bench import Bench
 from dqviz.ui.precision import Precision, server_functions
 from quant.errors import BadInput
@@ -392,7 +393,7 @@ def test_tables_stay_parsed(ask: Ask, bench: Bench) -> None:
 def test_the_study_that_comes_along_fills_the_page(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("dqviz.study", "dqviz.studies"):
+    for module in ("dqviz.study_folder", "dqviz.studies"):
         monkeypatch.setattr(f"{module}.RECORDED", RECORDED)
     ask = asking(bench)
     data = ask()

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from dqviz.study import Study, studies_root
+from dqviz.study import Study
+from dqviz.study_folder import studies_root
 from tests.app.accessibility import violations
 from tests.app.conftest import Served
 from tests.app.precision import DESK, FC2, Q0, bits, cell, chosen, into_view, opened, total

@@ -16,7 +16,8 @@ import pytest
 
 from dqviz.allocating import AllocateRequest, allocate
 from dqviz.events import Stage
-from dqviz.study import Study, studies_root
+from dqviz.study import Study
+from dqviz.study_folder import studies_root
 from dqviz.work import KINDS
 from quant.errors import Cancelled
 from tests.app.conftest import Served

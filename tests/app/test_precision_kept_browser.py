@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from dqviz.allocating import AllocateRequest, allocate
-from dqviz.study import Study, studies_root
+from dqviz.study import Study
+from dqviz.study_folder import studies_root
 from dqviz.work import KINDS
 from tests.app.conftest import Served
 from tests.app.precision import (

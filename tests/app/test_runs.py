@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from dqviz import studies
-from dqviz.study import Study, default_folder, studies_root
+from dqviz.study import Study
+from dqviz.study_folder import default_folder, studies_root
 from dqviz.ui.bench import Bench
 from dqviz.ui.desk import WORKER
 from dqviz.ui.runs import RunsDesk, server_functions
@@ -43,7 +44,7 @@ def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shelf = tmp_path / "assets" / "studies"
     shelf.mkdir(parents=True)
     shutil.move(default_folder("tiny-dit"), shelf / "tiny-dit")
-    monkeypatch.setattr("dqviz.study.RECORDED", shelf)
+    monkeypatch.setattr("dqviz.study_folder.RECORDED", shelf)
     monkeypatch.setattr("dqviz.studies.RECORDED", shelf)
     return shelf / "tiny-dit"
 

@@ -17,7 +17,8 @@ import pytest
 
 from dqviz import processes
 from dqviz.jobs import JobStore
-from dqviz.study import Study, studies_root
+from dqviz.study import Study
+from dqviz.study_folder import studies_root
 from tests.app.accessibility import violations
 from tests.app.conftest import FakeCompare, Served, stored
 from tests.app.test_browser import NASTY, low_contrast, opened, run_to_end, state
@@ -406,7 +407,7 @@ def test_the_app_is_killed_during_a_job_and_another_takes_over(
 def test_a_fresh_machine_opens_on_the_recorded_study_with_a_short_form(
     serve: Serve, new_page: Pages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("dqviz.study", "dqviz.studies"):
+    for module in ("dqviz.study_folder", "dqviz.studies"):
         monkeypatch.setattr(f"{module}.RECORDED", ROOT / "assets" / "studies")
     page = opened(new_page(), serve())
     page.wait_for_selector(".dq-headline")

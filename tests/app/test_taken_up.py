@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from dqviz import studies
-from dqviz.study import Study, studies_root
+from dqviz.study import Study
+from dqviz.study_folder import studies_root
 from tests.tables import write_table
 
 

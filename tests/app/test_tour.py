@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dqviz.pages import tour
-from dqviz.study import NewRun, Study, studies_root
+from dqviz.study import NewRun, Study
+from dqviz.study_folder import studies_root
 from quant.errors import BadInput
 
 Result = dict[str, Any]
@@ -203,11 +204,11 @@ def store(folder: Path, created: str = "x") -> Study:
 def test_the_study_that_is_named_else_a_recorded_one_else_any(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dqviz import studies, study
+    from dqviz import studies, study_folder
     from dqviz.ui.library import Library
     from dqviz.ui.tour import opened
 
-    for module in (study, studies):
+    for module in (study_folder, studies):
         monkeypatch.setattr(module, "RECORDED", tmp_path / "recorded")
     assert opened(Library(), None)[0].sections[0]["kind"] == "empty"
     assert "unknown study" in opened(Library(), "nowhere")[1]

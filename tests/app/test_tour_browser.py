@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from scipy.stats import binomtest
 
-from dqviz.study import studies_root
+from dqviz.study_folder import studies_root
 from tests.app.accessibility import violations
 from tests.app.conftest import Served
 from tests.app.test_browser import low_contrast
@@ -26,9 +26,9 @@ def toured(
     serve: Serve, new_page: Pages, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> Callable[..., Any]:
     """Opens the tour of a study; further calls open it in the same browser."""
-    from dqviz import studies, study
+    from dqviz import studies, study_folder
 
-    for module in (study, studies):
+    for module in (study_folder, studies):
         monkeypatch.setattr(module, "RECORDED", tmp_path / "recorded")
     served = serve()
     store(studies_root() / "mine", NASTY)

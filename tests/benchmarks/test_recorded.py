@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from benchmarks import recorded, settling
-from dqviz.study import RECORDED, Study
+from dqviz.study import Study
+from dqviz.study_folder import RECORDED
 from quant.errors import BadInput
 
 COMMITTED = sorted(path.parent for path in RECORDED.glob("*/study.json"))

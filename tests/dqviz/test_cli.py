@@ -17,7 +17,7 @@ from dqviz import __version__, terminal
 from dqviz.cli import _explained, app, main
 from dqviz.commands import commands
 from dqviz.events import Progress, Stage
-from dqviz.study import default_folder
+from dqviz.study_folder import default_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = tuple(commands())

@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 from dqviz import machine
+from dqviz.command_lines import as_command, seeds_text
 from dqviz.comparison import compare
 from dqviz.events import Event, Preview, Progress, RunFinished, Stage
 from dqviz.export import quantize_to
-from dqviz.request import BACKENDS, CompareRequest, as_command, seeds_text
+from dqviz.request import BACKENDS, CompareRequest
 from dqviz.study import Study
 from quant.errors import BadInput, Cancelled, EnvironmentFault
 

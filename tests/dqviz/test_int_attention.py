@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from dqviz.cli import main
+from dqviz.command_lines import as_command
 from dqviz.comparison import compare
 from dqviz.export import draw_to, quantize_to
-from dqviz.request import CompareRequest, as_command
+from dqviz.request import CompareRequest
 from dqviz.tables import compared
 from quant.errors import BadInput
 from quant.loading import load_model

@@ -11,12 +11,14 @@ import pytest
 from dqviz.capturing import CaptureRequest, capture
 from dqviz.capturing import as_command as capture_command
 from dqviz.cli import main
+from dqviz.command_lines import as_command
 from dqviz.comparison import compare
 from dqviz.pages.compare.claims import headline
 from dqviz.pages.compare.names import source_of
 from dqviz.pages.exports import to_csv
-from dqviz.request import CompareRequest, as_command
-from dqviz.study import Study, default_folder
+from dqviz.request import CompareRequest
+from dqviz.study import Study
+from dqviz.study_folder import default_folder
 from dqviz.work import KINDS
 from quant.errors import BadInput
 from quant.schema import Outliers

@@ -15,7 +15,8 @@ from dqviz.commands.options import options_of
 from dqviz.events import Done, Progress, Stage
 from dqviz.jobs import DONE, JobStore
 from dqviz.probing import ProbeRequest, as_command, check_fields, probe
-from dqviz.study import DATABASE, Study
+from dqviz.study import Study
+from dqviz.study_folder import DATABASE
 from dqviz.worker import work as work_off
 from quant.errors import BadInput, Cancelled
 from quant.probes import ProbeCard

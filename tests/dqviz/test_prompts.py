@@ -12,9 +12,10 @@ import pytest
 from dqviz.capturing import CaptureRequest
 from dqviz.capturing import as_command as capture_command
 from dqviz.cli import main
+from dqviz.command_lines import as_command
 from dqviz.drawing import samples_of
 from dqviz.prompts import negatives, read_prompts, split
-from dqviz.request import CompareRequest, ModelRequest, as_command, check_drawing
+from dqviz.request import CompareRequest, ModelRequest, check_drawing
 from dqviz.study import Study
 from quant.errors import BadInput
 from quant.schema import Sample

@@ -13,8 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from dqviz.candidates import check_loras
 from dqviz.cli import main
-from dqviz.request import CompareRequest, as_command
-from dqviz.study import Study, default_folder
+from dqviz.command_lines import as_command
+from dqviz.request import CompareRequest
+from dqviz.study import Study
+from dqviz.study_folder import default_folder
 from quant.errors import BadInput
 from quant.schema import Lora
 from quant.sizes import SHAPES

@@ -15,15 +15,8 @@ import pytest
 
 from dqviz import migrations
 from dqviz.files import write_text
-from dqviz.study import (
-    DATABASE,
-    MANIFEST,
-    NewRun,
-    Study,
-    check_folder,
-    default_folder,
-    slug,
-)
+from dqviz.study import NewRun, Study, slug
+from dqviz.study_folder import DATABASE, MANIFEST, check_folder, default_folder
 from quant.errors import BadInput, EnvironmentFault
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,7 +17,8 @@ from dqviz import migrations, work
 from dqviz.cli import main
 from dqviz.events import Done, Progress
 from dqviz.jobs import DONE, JobStore
-from dqviz.study import DATABASE, Study
+from dqviz.study import Study
+from dqviz.study_folder import DATABASE
 from dqviz.sweep_inputs import Inputs, inputs_of, measure_cells
 from dqviz.sweep_log import SweepLog, unfinished
 from dqviz.sweeping import SweepRequest, as_command, check_fields, sweep

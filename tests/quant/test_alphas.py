@@ -10,8 +10,9 @@ import torch
 
 from quant.alphas import SEARCH, alpha_of, check_names
 from quant.errors import BadInput
+from quant.method_options import parse_options
 from quant.methods.base import Group, SiteWeight
-from quant.quantization import parse_options, quantize
+from quant.quantization import quantize
 from quant.schema import Format, SitePlan, parse_bits
 
 FORMAT = SitePlan(weight=Format(bits=4), activations=(Format(bits=8),))

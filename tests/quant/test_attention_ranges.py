@@ -12,8 +12,9 @@ from quant.attention_ranges import AttentionRange, Range, RangedAttention, attac
 from quant.checkpoint import read_config, save_checkpoint
 from quant.errors import BadCheckpoint, BadInput
 from quant.plans import uniform_plan
-from quant.quantization import quantize, shallow_copy
+from quant.quantization import quantize
 from quant.schema import parse_bits
+from quant.swapping import shallow_copy
 
 NAME = "transformer_blocks.1.attn1"
 ARGUMENTS = {"timestep": torch.tensor([500.0, 500.0]), "class_labels": torch.tensor([0, 1])}

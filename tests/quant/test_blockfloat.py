@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quant import blockfloat
+from quant.backend_report import backend_report
+from quant.conformance import synthetic
+from quant.conformance.trial import Trial, mean_error
 from quant.errors import BadInput
 from quant.plans import uniform_formats, uniform_plan
-from quant.quantization import backend_report, quantize
+from quant.quantization import quantize
 from quant.rounding import check_shape, round_to_nearest, rounded_rows
 from quant.schema import BLOCK_FORMATS, Format, parse_bits
-
-from . import heavy
-from .trial import Trial, mean_error
 
 KINDS = sorted(BLOCK_FORMATS)
 
@@ -100,7 +100,7 @@ def test_powers_of_two_scale_through(kind):
 def test_a_layer_computes_with_what_is_stored_and_bits_are_those_of_the_format(kind):
     fmt = Format.of_kind(kind)
     made = Trial(
-        "rtn", heavy.plan(8, 8).model_copy(update={"weight": fmt, "activations": (fmt,)}), 0
+        "rtn", synthetic.plan(8, 8).model_copy(update={"weight": fmt, "activations": (fmt,)}), 0
     )
     layer, w = made.layers["site0"], made.group.sites[0].weight
     codes = round_to_nearest(w, fmt)
@@ -119,7 +119,7 @@ def test_a_layer_computes_with_what_is_stored_and_bits_are_those_of_the_format(k
 def test_finer_blocks_and_more_bits_leave_less_error():
     def error(text):
         fmt = Format.of_kind(text)
-        plan = heavy.plan(8, 8).model_copy(update={"weight": fmt, "activations": (fmt,)})
+        plan = synthetic.plan(8, 8).model_copy(update={"weight": fmt, "activations": (fmt,)})
         return mean_error("rtn", plan, seeds=3)
 
     assert error("mxfp8") < error("nvfp4") < error("mxfp4")

@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quant import seen_layout as layout
-from quant.calibration import Seen, calibrate, recorded_sites
+from quant.calibration import calibrate, recorded_sites
 from quant.clock import RecordingClock
 from quant.errors import BadCheckpoint, BadInput, Cancelled
 from quant.footprint import footprint, input_shapes
 from quant.generation import generate
 from quant.loading import load_model
 from quant.recording import FIELDS, InputShape, InputStatistics, bin_of, counts_of, pooled
+from quant.seen import Seen
 from quant.seen_layout import BINS, HALF, CalibrationOptions
 from quant.stages import weight_statistics
 

@@ -9,6 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from quant.adapters import Adapter
 from quant.cards import load_method, methods
+from quant.conformance.synthetic import plan
+from quant.conformance.trial import CHANNELS, ROWS, STEPS, Trial, inputs
 from quant.effort import (
     TEXT_TOKENS,
     GroupShape,
@@ -26,14 +28,12 @@ from quant.effort import (
 from quant.footprint import input_shapes
 from quant.generation import predict, starting_noise
 from quant.loading import load_model
+from quant.method_options import parse_options
 from quant.plans import uniform_plan
-from quant.quantization import parse_options, quantize
+from quant.quantization import quantize
 from quant.schema import Value, parse_bits
 from quant.seen_layout import CalibrationOptions
 from quant.sizes import load_shape
-
-from .heavy import plan
-from .trial import CHANNELS, ROWS, STEPS, Trial, inputs
 
 OUTS = (96, 48)
 SHAPE = GroupShape(CHANNELS, OUTS, ROWS * STEPS, STEPS)

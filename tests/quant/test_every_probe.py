@@ -14,8 +14,8 @@ import pytest
 
 from quant import cards
 from quant.errors import BadInput, Cancelled
+from quant.method_options import parse_options
 from quant.probes import MODEL, MOST_BYTES, list_probes, load_probe
-from quant.quantization import parse_options
 from quant.recording import FIELDS
 from quant.schema import parse_bits
 

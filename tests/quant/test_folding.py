@@ -13,22 +13,23 @@ from safetensors.torch import load_file
 from quant import folding
 from quant.adapters import adapter_for
 from quant.checkpoint import WEIGHTS, save_checkpoint
+from quant.conformance.trial import ONE
 from quant.folding import fold_scales
 from quant.layer_making import layer_of_codes
 from quant.layers import QuantLinear
 from quant.models import Model, ModelCard
 from quant.outliers import inject
 from quant.plans import uniform_formats, uniform_plan
-from quant.quantization import quantize, shallow_copy, swap
+from quant.quantization import quantize
 from quant.rescaling import Rows
 from quant.rounding import round_to_nearest
 from quant.schema import Outliers, Plan, parse_bits
 from quant.sizes import predict_size, size_of
 from quant.storage import stored_tensors
+from quant.swapping import shallow_copy, swap
 from quant.transforms import to_weight
 
 from .families import FAMILIES, output
-from .trial import ONE
 
 BOTH = {"transform": "both", "alpha": 0.4}
 

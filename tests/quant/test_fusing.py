@@ -11,20 +11,22 @@ from torch import nn
 
 import kernels
 from quant.adapters import adapter_for
+from quant.backend_report import backend_report
 from quant.checkpoint import save_checkpoint
+from quant.conformance.trial import ONE
 from quant.fusing import FusedForward, Link, Links, attach, fused_of, said
 from quant.layer_making import layer_of_codes
 from quant.layers import QuantLinear
 from quant.plans import uniform_formats, uniform_plan
-from quant.quantization import backend_report, quantize, shallow_copy, swap
+from quant.quantization import quantize
 from quant.rounding import Ranges, round_to_nearest
 from quant.schema import Format, SitePlan, parse_bits
 from quant.shared_inputs import share_bases, share_codes
 from quant.sharing import attach as attach_sharing
 from quant.sharing_choice import EVERY_STEP, Sharing
+from quant.swapping import shallow_copy, swap
 
 from .families import FAMILIES, output
-from .trial import ONE
 
 NOTHING = Links(Link(None), None, Link(None))
 EVERYTHING = (

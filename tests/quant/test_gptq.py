@@ -8,14 +8,13 @@ import pytest
 import torch
 
 from quant import hessian as block
+from quant.conformance import synthetic
+from quant.conformance.trial import Trial
 from quant.errors import BadInput
 from quant.hessian import Compensation, Hessian, hessian, quadratic_error, round_with
 from quant.rounding import grid_of, round_to_nearest
 from quant.schema import Format
 from quant.transforms import random_signs, to_input, to_weight
-
-from . import heavy
-from .trial import Trial
 
 WAYS = [Compensation(), Compensation(by_activity=True), Compensation(damping=0.3, block=7)]
 FORMATS = [
@@ -40,7 +39,7 @@ def moments(width: int, seed: int, rows: int = 200) -> torch.Tensor:
 @pytest.mark.parametrize("fmt", FORMATS, ids=str)
 def test_no_row_is_worse_than_nearest_and_the_whole_is_better(fmt, how):
     for seed in range(3):
-        w, h = heavy.weight(24, 64, seed), moments(64, seed)
+        w, h = synthetic.weight(24, 64, seed), moments(64, seed)
         found = round_with(w, fmt, Hessian(h, h), how).dequantize(fmt.bits)
         nearest = round_to_nearest(w, fmt).dequantize(fmt.bits)
         ours, plain = quadratic_error(w - found, h), quadratic_error(w - nearest, h)
@@ -50,7 +49,7 @@ def test_no_row_is_worse_than_nearest_and_the_whole_is_better(fmt, how):
 
 def test_that_check_fails_for_compensation_in_the_wrong_direction(monkeypatch):
     """Without the row-wise choice, and with errors pushed the wrong way, nearest rounding wins."""
-    w, h = heavy.weight(24, 64, 0), moments(64, 0)
+    w, h = synthetic.weight(24, 64, 0), moments(64, 0)
     factor = block._factor
     wrong = lambda h, damping: 2 * torch.diag(factor(h, damping).diagonal()) - factor(h, damping)  # noqa: E731
     monkeypatch.setattr(block, "_factor", wrong)
@@ -64,7 +63,7 @@ def test_that_check_fails_for_compensation_in_the_wrong_direction(monkeypatch):
 @pytest.mark.parametrize("how", WAYS)
 @pytest.mark.parametrize("fmt", FORMATS, ids=str)
 def test_a_diagonal_hessian_leaves_nearest_rounding(fmt, how):
-    w = heavy.weight(16, 64, 1)
+    w = synthetic.weight(16, 64, 1)
     h = torch.diag(torch.linspace(0.0, 5.0, 64).double())  # one channel was always zero
     found, nearest = round_with(w, fmt, Hessian(h, h), how), round_to_nearest(w, fmt)
     assert torch.equal(found.codes.float(), nearest.codes.float())
@@ -74,7 +73,7 @@ def test_a_diagonal_hessian_leaves_nearest_rounding(fmt, how):
 @pytest.mark.parametrize("seed", range(4))
 def test_brute_force_is_a_bound(seed):
     fmt, width = Format(bits=2, symmetric=False), 5
-    w, h = heavy.weight(3, width, seed), moments(width, seed)
+    w, h = synthetic.weight(3, width, seed), moments(width, seed)
     found = round_with(w, fmt, Hessian(h, h), Compensation()).dequantize(2)
     grid = grid_of(w, fmt)
     every = torch.tensor(list(itertools.product(range(4), repeat=width)), dtype=torch.uint8)
@@ -85,7 +84,7 @@ def test_brute_force_is_a_bound(seed):
 
 
 def test_lazy_blocks_change_nothing():
-    w, h, fmt = heavy.weight(8, 64, 2), moments(64, 2), FORMATS[0]
+    w, h, fmt = synthetic.weight(8, 64, 2), moments(64, 2), FORMATS[0]
     whole = round_with(w, fmt, Hessian(h, h), Compensation(block=64))
     for size in (1, 10, 32):
         assert torch.equal(
@@ -94,8 +93,8 @@ def test_lazy_blocks_change_nothing():
 
 
 def test_the_hessian_follows_the_transform():
-    made = Trial("rtn", heavy.plan(4, 8), 0)
-    seen = heavy.statistics(made.calibrated)
+    made = Trial("rtn", synthetic.plan(4, 8), 0)
+    seen = synthetic.statistics(made.calibrated)
     scale, signs = torch.linspace(0.5, 2, seen.rows.shape[1]), random_signs(192, 0, "x")
     plain, moved = hessian(made.group, seen, None, None), hessian(made.group, seen, scale, signs)
     delta = torch.randn(4, 192, generator=torch.Generator().manual_seed(0))
@@ -112,11 +111,11 @@ def test_the_hessian_follows_the_transform():
 
 
 def test_chance_correlations_are_shrunk_away_and_real_ones_stay():
-    made = Trial("rtn", heavy.plan(4, 8), 0)
+    made = Trial("rtn", synthetic.plan(4, 8), 0)
     noise = torch.randn(6, 40, 192, generator=torch.Generator().manual_seed(1))
 
     def kept(x):
-        h = hessian(made.group, heavy.statistics(x), None, None)
+        h = hessian(made.group, synthetic.statistics(x), None, None)
         off = ~torch.eye(192, dtype=torch.bool)
         return float(h.shrunk[off].norm() / h.exact[off].norm())
 
@@ -129,12 +128,12 @@ def test_error_on_calibration_rows_is_at_most_that_of_nearest(transform):
     """The same change of basis, nearest rounding: `viditq` with the transform fixed."""
     for seed in range(3):
         options = {"transform": transform, "alpha": 0.5}
-        ours = Trial("gptq", heavy.plan(4, None), seed, options)
-        nearest = Trial("viditq", heavy.plan(4, None), seed, options)
+        ours = Trial("gptq", synthetic.plan(4, None), seed, options)
+        nearest = Trial("viditq", synthetic.plan(4, None), seed, options)
         assert ours.error(ours.calibrated) <= nearest.error(nearest.calibrated) * (1 + 1e-5)
         assert ours.error() < nearest.error()
 
 
 def test_it_needs_a_calibration():
     with pytest.raises(BadInput, match="calibrat"):
-        Trial("gptq", heavy.plan(4, 8), 0, seen=False)
+        Trial("gptq", synthetic.plan(4, 8), 0, seen=False)

@@ -301,6 +301,18 @@ def test_saving_makes_the_codes_of_one_layer_at_a_time(packed, model):
         packed.clear()
 
 
+def test_a_checkpoint_makes_the_codes_of_each_layer_once(packed, model, tmp_path):
+    """They were made for the digests of all, and again for the file."""
+    made = quantize(model, "rtn", uniform_plan(model, parse_bits("w4a7")), backend="integer")
+    call(made.transformer)
+    layers = [m for m in made.transformer.modules() if isinstance(m, QuantLinear)]
+    assert all(map(released, layers))
+    packed.clear()
+    save_checkpoint(made, model, tmp_path / "checkpoint")
+    assert sorted(packed) == sorted(m.in_features * m.out_features for m in layers)
+    assert all(map(released, layers)), "nothing is held twice after it"
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("inference", [False, True])
 def test_codes_made_again_in_inference_mode_can_be_loaded_into(bits, inference):

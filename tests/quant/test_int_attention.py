@@ -11,18 +11,21 @@ from torch import nn
 
 from kernels.int_attention import custom_op, int_attention
 from quant.adapters import adapter_for
+from quant.attention_heads import split_heads
+from quant.backend_report import backend_report
 from quant.checkpoint import check_checkpoint, save_checkpoint
 from quant.errors import BadInput
 from quant.fusing import said
 from quant.generation import generate
-from quant.int_attention import IntAttention, attach, choices, heads, run_on
+from quant.int_attention import IntAttention, attach, choices, run_on
 from quant.loading import load_model
 from quant.plans import uniform_plan
-from quant.quantization import backend_report, check_options, quantize, shallow_copy
+from quant.quantization import check_options, quantize
 from quant.schema import Plan, parse_bits
 from quant.sharing import SharedAttention, detach, shared_map
 from quant.sharing import attach as attach_sharing
 from quant.sharing_choice import EVERY_STEP, Sharing
+from quant.swapping import shallow_copy
 
 from .families import FAMILIES, output
 from .test_fusing import assert_same, latents
@@ -65,7 +68,7 @@ def test_it_is_the_operation_on_the_layers_own_rows(model):
     attn: Any = changed.get_submodule(FIRST)
     x = torch.randn(2, 16, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        q, k, v = (heads(attn, linear(x)) for linear in (attn.to_q, attn.to_k, attn.to_v))
+        q, k, v = (split_heads(attn, linear(x)) for linear in (attn.to_q, attn.to_k, attn.to_v))
         expected = attn.to_out[0](int_attention(q, k, v).transpose(1, 2).flatten(2))
         assert torch.equal(attn(x), expected)
 
@@ -74,7 +77,7 @@ def test_a_shared_map_is_an_int8_map_of_the_conditional_half(model):
     attn: Any = model.transformer.get_submodule(FIRST)
     x = torch.randn(2, 16, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        q, k, v = (heads(attn, linear(x)) for linear in (attn.to_q, attn.to_k, attn.to_v))
+        q, k, v = (split_heads(attn, linear(x)) for linear in (attn.to_q, attn.to_k, attn.to_v))
         expected = int_attention(q[1:].repeat(2, 1, 1, 1), k[1:].repeat(2, 1, 1, 1), v)
         expected = attn.to_out[0](expected.transpose(1, 2).flatten(2))
         got = shared_map(attn, x, 1, IntAttention().attend)

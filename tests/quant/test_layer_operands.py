@@ -6,15 +6,14 @@ import pytest
 import torch
 
 import kernels
+from quant.conformance import synthetic
+from quant.conformance.trial import ONE
 from quant.layer_making import layer_of_codes
 from quant.layers import QuantLinear
 from quant.rounding import round_to_nearest
 from quant.schema import Format, SitePlan
 from quant.site_tensors import LowRank
 from quant.transforms import BlockRotation, random_signs
-
-from . import heavy
-from .trial import ONE
 
 CHANNELS, OUTS, RANK = 96, 40, 6
 
@@ -35,7 +34,7 @@ def make(act_bits, backend, *, rank=RANK, scale=False, rotate=False, group=None)
     down = torch.randn(rank, CHANNELS, generator=generator).half()
     up = torch.randn(OUTS, rank, generator=generator).half()
     return layer_of_codes(
-        round_to_nearest(heavy.weight(OUTS, CHANNELS, seed=2), plan.weight),
+        round_to_nearest(synthetic.weight(OUTS, CHANNELS, seed=2), plan.weight),
         torch.linspace(-1, 1, OUTS),
         plan=plan,
         windows=ONE,
@@ -135,7 +134,7 @@ def test_a_block_rotation_and_its_codes_are_one_operation(gpu_here, monkeypatch,
     blocks = BlockRotation(first, torch.randperm(CHANNELS, generator=generator), second)
     plan = SitePlan(weight=Format(bits=4), activations=(Format(bits=8, symmetric=False),))
     layer = layer_of_codes(
-        round_to_nearest(heavy.weight(OUTS, CHANNELS, seed=2), plan.weight),
+        round_to_nearest(synthetic.weight(OUTS, CHANNELS, seed=2), plan.weight),
         None,
         plan=plan,
         windows=ONE,

@@ -9,14 +9,13 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import kernels
+from quant.conformance import synthetic
 from quant.layer_making import layer_of_codes
 from quant.layers import QuantLinear
 from quant.rounding import WeightCodes, grid_of, round_to_nearest
 from quant.schema import Format, SitePlan, Window
 from quant.step import at
 from quant.transforms import random_signs, to_weight
-
-from . import heavy
 
 ONE = (Window(low=-1e9, high=1e9),)
 TWO = (Window(low=500, high=1e9), Window(low=-1e9, high=500))
@@ -36,7 +35,7 @@ def make(
     group=None,
 ):
     """A seeded layer; returns it with the weight that it was made from."""
-    w = heavy.weight(outs, channels, seed=7)
+    w = synthetic.weight(outs, channels, seed=7)
     bias = torch.linspace(-1, 1, outs)
     if plan is None:
         fmt = Format(
@@ -321,7 +320,7 @@ def test_a_layer_that_reads_a_tensor_alone_holds_nothing_of_it():
     group=st.sampled_from([None, 8, 16]),
 )
 def test_weight_rounding_is_within_half_a_step(bits, symmetric, seed, group):
-    w = heavy.weight(5, 32, seed)
+    w = synthetic.weight(5, 32, seed)
     fmt = Format(
         bits=bits, symmetric=symmetric, granularity="group" if group else "row", group_size=group
     )

@@ -7,14 +7,13 @@ import torch
 from torch.nn import functional as F
 
 from kernels.int_linear import cpu
+from quant.conformance import synthetic
 from quant.layer_making import layer_of_codes
 from quant.layers import QuantLinear
 from quant.migration import MOMENTUM, ShiftedStep, choose, factors, midpoints, outlier_channels
 from quant.range_search import searched_grid, searched_range
 from quant.rounding import Ranges, rounded_statically
 from quant.schema import HIGHEST, LOWEST, Format, SitePlan, Window
-
-from . import heavy
 
 ONE = (Window(low=LOWEST, high=HIGHEST),)
 A8 = Format(bits=8, symmetric=False, granularity="tensor", static=True)
@@ -35,7 +34,7 @@ def layer_of(
 ) -> QuantLinear:
     """The second linear as it is stored."""
     plan = SitePlan(weight=Format(bits=bits, symmetric=False), activations=(A8,))
-    weight = heavy.weight(OUT, CHANNELS, seed)
+    weight = synthetic.weight(OUT, CHANNELS, seed)
     grid = searched_grid(weight * step.m, plan.weight)
     v, m = step.stored()
     return layer_of_codes(
@@ -74,7 +73,7 @@ def plain_error(g: torch.Tensor) -> float:
 
 
 def test_t1_without_rounding_the_second_linear_is_what_it_was(g, migrated):
-    weight, bias = heavy.weight(OUT, CHANNELS, 1), torch.randn(OUT)
+    weight, bias = synthetic.weight(OUT, CHANNELS, 1), torch.randn(OUT)
     m, v = migrated.m, migrated.v
     folded = F.linear((g - v) / m, weight * m, bias + (weight * m) @ (v / m))
     exact = F.linear(g, weight, bias)
@@ -217,7 +216,7 @@ def by_the_book(layer: QuantLinear, g: torch.Tensor) -> torch.Tensor:
 
 def test_folding_the_shift_with_the_exact_weight_would_not_do(g, migrated):
     """b + W v in the place of b + W_q v: most g are near 0 while v is large."""
-    layer, weight = layer_of(migrated), heavy.weight(OUT, CHANNELS, 0)
+    layer, weight = layer_of(migrated), synthetic.weight(OUT, CHANNELS, 0)
     exact = F.linear(g, weight, layer.bias)
     right = layer(g)
     v = layer.shift.float()

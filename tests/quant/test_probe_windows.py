@@ -12,13 +12,12 @@ from hypothesis import strategies as st
 
 from dqviz.catalogue import size_report
 from quant.calibration import calibrate
+from quant.conformance import synthetic
 from quant.loading import load_model
 from quant.methods import trdq
 from quant.probes import MOST_BYTES, load_probe
 from quant.schema import parse_bits
 from quant.sizes import open_target, size_of
-
-from . import heavy
 
 windows = load_probe("windows")
 FIXED = trdq.Options(alpha=0.3, windows=1)
@@ -41,13 +40,13 @@ def test_the_runs_hold_all_that_can_be_asked_for(steps, data):
 
 
 def test_a_window_is_judged_by_rows_that_its_transform_was_not_found_on():
-    x = heavy.activations(64, 16, 3, 0)
-    fit, held = windows._halves(heavy.statistics(x))
+    x = synthetic.activations(64, 16, 3, 0)
+    fit, held = windows._halves(synthetic.statistics(x))
     assert len(fit.rows) == len(held.rows) == 24
     for step in range(3):
         both = torch.cat([s.rows[s.row_steps == step] for s in (fit, held)])
         assert torch.equal(both.sort(0).values, x[step].sort(0).values)
-    group = heavy.group(64, (32,), heavy.plan(4, 4), 0)
+    group = synthetic.group(64, (32,), synthetic.plan(4, 4), 0)
     _, own = windows._errors(group, fit, fit, FIXED, (0.3,))
     _, other = windows._errors(group, fit, held, FIXED, (0.3,))
     assert own < other, "on its own rows a transform flatters itself"
@@ -67,8 +66,8 @@ def test_windows_leave_less_where_channels_change_and_not_where_they_stay(change
     x = changing(4, 64, 0)
     if not changes:
         x = x[:1].expand(4, -1, -1) + 0.01 * torch.randn(4, 64, 64, generator=torch.manual_seed(0))
-    fit, held = windows._halves(heavy.statistics(x))
-    group = heavy.group(64, (48,), heavy.plan(4, 4), 0)
+    fit, held = windows._halves(synthetic.statistics(x))
+    group = synthetic.group(64, (48,), synthetic.plan(4, 4), 0)
     _, whole = windows._errors(group, fit, held, FIXED, trdq.ALPHAS)
     halves = [
         windows._errors(group, fit.during(run), held.during(run), FIXED, trdq.ALPHAS)[1]

@@ -8,11 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from quant.conformance import synthetic
+from quant.conformance.trial import Trial
 from quant.errors import BadInput
 from quant.methods.ptq4dit import salience, spearman
-
-from . import heavy
-from .trial import Trial
 
 
 @given(st.lists(st.integers(0, 6), min_size=3, max_size=30), st.integers(0, 1000))
@@ -42,7 +41,7 @@ def test_without_change_over_the_steps_it_is_the_common_scale():
 
 def test_balanced_sides_have_one_salience():
     """max |X / s| and max |W s| are the same curve over the channels, where one step is calibrated."""
-    made = Trial("ptq4dit", heavy.plan(8, 8), 0)
+    made = Trial("ptq4dit", synthetic.plan(8, 8), 0)
     layer = made.layers["site0"]
     w = made.group.sites[0].weight.abs().amax(0)
     a = salience(made.calibrated.abs().amax(1), w)
@@ -56,7 +55,7 @@ def test_balanced_sides_have_one_salience():
 
 def test_weights_of_the_wrong_sign_change_the_scale():
     """Weighing by exp(+rho) would listen to the other steps: the checks above can fail."""
-    made = Trial("ptq4dit", heavy.plan(8, 8), 0)
+    made = Trial("ptq4dit", synthetic.plan(8, 8), 0)
     w = made.group.sites[0].weight.abs().amax(0)
     w = w * made.calibrated[0].abs().amax(0)  # correlated with the first step, not with the last
     per_step = made.calibrated.abs().amax(1)
@@ -68,14 +67,14 @@ def test_weights_of_the_wrong_sign_change_the_scale():
 
 
 def test_static_activations_are_one_range_of_the_balanced_input():
-    made = Trial("ptq4dit", heavy.plan(8, 8), 0, {"activations": "static"})
+    made = Trial("ptq4dit", synthetic.plan(8, 8), 0, {"activations": "static"})
     layer = made.layers["site0"]
     balanced = layer.input_transform(made.calibrated)
     torch.testing.assert_close(layer.act_scale, balanced.abs().amax().view(1, 1) / 127)
-    plain = Trial("static-step", heavy.plan(8, 8), 0, {"ranges": "window"})
+    plain = Trial("static-step", synthetic.plan(8, 8), 0, {"ranges": "window"})
     assert made.error() < 0.5 * plain.error(), "balancing is what makes one range bearable"
 
 
 def test_it_needs_a_calibration():
     with pytest.raises(BadInput, match="calibrat"):
-        Trial("ptq4dit", heavy.plan(8, 8), 0, seen=False)
+        Trial("ptq4dit", synthetic.plan(8, 8), 0, seen=False)

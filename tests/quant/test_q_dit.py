@@ -11,15 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quant.balancing import output_error
+from quant.conformance import synthetic
+from quant.conformance.trial import ONE, Trial
 from quant.errors import BadInput
 from quant.knapsack import cheapest_loss
 from quant.methods import q_dit
 from quant.methods.q_dit import Options, budgeted, sizes_for
 from quant.rounding import rounded_rows
 from quant.schema import Format, Plan
-
-from . import heavy
-from .trial import ONE, Trial
 
 numbers = st.floats(0, 10)
 
@@ -46,10 +45,10 @@ def three_inputs():
     """Inputs of different difficulty: groups, statistics, and an even plan."""
     pairs = []
     for seed in range(3):
-        x = heavy.activations(192, 40, 4, seed) * (1 + 5 * seed)
-        group = heavy.group(192, (48 + 24 * seed,), heavy.plan(4, 6), seed)
+        x = synthetic.activations(192, 40, 4, seed) * (1 + 5 * seed)
+        group = synthetic.group(192, (48 + 24 * seed,), synthetic.plan(4, 6), seed)
         site = replace(group.sites[0], name=f"site{seed}")
-        pairs.append((replace(group, input_of=f"in{seed}", sites=(site,)), heavy.statistics(x)))
+        pairs.append((replace(group, input_of=f"in{seed}", sites=(site,)), synthetic.statistics(x)))
     plan = Plan(model="m", windows=ONE, sites={g.sites[0].name: g.sites[0].plan for g, _ in pairs})
     return pairs, plan
 
@@ -86,7 +85,7 @@ def test_sizes_divide_every_width_and_odd_widths_keep_whole_rows():
 
 
 def test_an_input_and_its_weights_share_the_size():
-    made = Trial("q-dit", heavy.plan(4, 8), 0, outs=(96, 48))
+    made = Trial("q-dit", synthetic.plan(4, 8), 0, outs=(96, 48))
     sizes = {
         f.group_size for site in made.plan.sites.values() for f in (site.weight, *site.activations)
     }
@@ -95,7 +94,7 @@ def test_an_input_and_its_weights_share_the_size():
 
 
 def test_samples_do_not_see_each_other_but_their_tokens_do():
-    made = Trial("q-dit", heavy.plan(8, 8), 0, {"activations": "sample"})
+    made = Trial("q-dit", synthetic.plan(8, 8), 0, {"activations": "sample"})
     layer, x = made.layers["site0"], made.fresh[:2]  # [2 samples, rows, c]
     beside = torch.stack([x[0], 1000 * x[1]])
     torch.testing.assert_close(layer(x)[0], layer(beside)[0])
@@ -103,7 +102,7 @@ def test_samples_do_not_see_each_other_but_their_tokens_do():
     loud[0, 0] *= 1000
     quiet = (layer(loud)[0, 1:] - layer(x)[0, 1:]).norm() / layer(x)[0, 1:].norm()
     assert float(quiet) > 0.05
-    token = Trial("q-dit", heavy.plan(8, 8), 0).layers["site0"]
+    token = Trial("q-dit", synthetic.plan(8, 8), 0).layers["site0"]
     torch.testing.assert_close(token(loud)[0, 1:], token(x)[0, 1:])
 
 
@@ -124,4 +123,4 @@ def test_a_samples_scale_is_its_largest_value(group_size):
 
 def test_it_needs_a_calibration():
     with pytest.raises(BadInput, match="calibrat"):
-        Trial("q-dit", heavy.plan(4, 8), 0, seen=False)
+        Trial("q-dit", synthetic.plan(4, 8), 0, seen=False)

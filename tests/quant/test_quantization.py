@@ -8,9 +8,11 @@ import torch
 from quant.errors import BadInput
 from quant.generation import generate
 from quant.layers import QuantLinear
+from quant.method_options import parse_options
 from quant.plans import check_plan, uniform_plan, windows_for
-from quant.quantization import parse_options, quantize, swap
+from quant.quantization import quantize
 from quant.schema import Plan, SitePlan, parse_bits
+from quant.swapping import swap
 
 
 def quantized(model, seen, method="viditq", bits="w4a8", **plan):

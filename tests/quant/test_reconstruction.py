@@ -19,13 +19,17 @@ from quant.errors import BadCheckpoint, BadInput, Cancelled
 from quant.footprint import input_shapes
 from quant.layers import QuantLinear
 from quant.learning import Asked, Learning, read_log
+from quant.method_options import parse_options
 from quant.plans import uniform_plan
-from quant.quantization import groups_of, parse_options, quantize, shallow_copy, swap
-from quant.reconstruction import Reconstruction, learning_memory
+from quant.quantization import quantize
+from quant.reconstruction import Reconstruction
+from quant.reconstruction_effort import learning_memory
 from quant.schema import parse_bits
 from quant.seen_layout import CalibrationOptions
+from quant.site_groups import groups_of
 from quant.sizes import size_of
 from quant.storage import digest
+from quant.swapping import shallow_copy, swap
 from quant.units import MIB, capture, units_of
 
 from .families import FAMILIES

@@ -8,17 +8,16 @@ from diffusers import DiTTransformer2DModel
 
 import kernels
 from quant.adapters import adapter_for
+from quant.conformance.trial import ONE
 from quant.last_input import LastInput
 from quant.layer_making import layer_of_codes
 from quant.layers import QuantLinear
 from quant.plans import uniform_formats
-from quant.quantization import shallow_copy, swap
 from quant.rounding import round_to_nearest
 from quant.schema import parse_bits
 from quant.shared_inputs import share_bases
+from quant.swapping import shallow_copy, swap
 from quant.transforms import random_signs
-
-from .trial import ONE
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quant.conformance import synthetic
 from quant.rotations import (
     base_rotation,
     block_rotation,
@@ -25,8 +26,6 @@ from quant.transforms import (
     to_input,
     to_weight,
 )
-
-from . import heavy
 
 WIDTHS = (96, 144, 192, 1152)
 
@@ -61,7 +60,7 @@ def check_chain(blocks, x, w):
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_t1_the_rotations_are_orthogonal_and_the_product_is_left_alone(width):
-    x, w = spiked(width), heavy.weight(24, width, 0)
+    x, w = spiked(width), synthetic.weight(24, width, 0)
     blocks = block_rotation(x, 0, "input")
     assert len(blocks.first) == {96: 32, 144: 16, 192: 64, 1152: 128}[width]
     assert torch.equal(blocks.order.sort().values, torch.arange(width))
@@ -101,7 +100,7 @@ def test_blocks_divide_the_width(width, most, block):
 def test_a_width_without_an_even_divisor_is_only_permuted():
     blocks = block_rotation(spiked(63), 0, "input")
     assert torch.equal(blocks.first, torch.ones(1, 1))
-    check_chain(blocks, spiked(63), heavy.weight(8, 63, 0))
+    check_chain(blocks, spiked(63), synthetic.weight(8, 63, 0))
 
 
 # T2
@@ -185,7 +184,7 @@ def check_each_part_helps(x, w, blocks):
 
 
 def test_t4_rotation_then_permutation_then_rotation_lowers_incoherence_and_error():
-    x, w = spiked(rows=512), heavy.weight(96, 1152, 0)
+    x, w = spiked(rows=512), synthetic.weight(96, 1152, 0)
     blocks = block_rotation(x, 0, "input")
     check_each_part_helps(x, w, blocks)
     undone = BlockRotation(blocks.first, torch.arange(1152), blocks.first.T.contiguous())

@@ -21,7 +21,7 @@ from quant.adapters import adapter_for
 from quant.errors import BadInput
 from quant.generation import generate
 from quant.plans import uniform_plan
-from quant.quantization import quantize, shallow_copy
+from quant.quantization import quantize
 from quant.schema import Window, parse_bits
 from quant.sharing import (
     SharedAttention,
@@ -35,6 +35,7 @@ from quant.sharing import (
 )
 from quant.sharing_choice import EVERY_STEP, Sharing
 from quant.similarity import compared
+from quant.swapping import shallow_copy
 
 from .families import FAMILIES, output
 

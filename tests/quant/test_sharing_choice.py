@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quant.errors import BadInput
-from quant.quantization import parse_options
+from quant.method_options import parse_options
 from quant.schema import Window
 from quant.sharing_choice import (
     EVERY_STEP,

@@ -8,11 +8,11 @@ import torch
 from quant.errors import BadInput
 from quant.generation import generate, predict, timesteps_of
 from quant.outliers import inject
-from quant.quantization import shallow_copy
 from quant.schema import Outliers, Sample
 from quant.sharing import attach
 from quant.sharing_choice import EVERY_STEP, Sharing, saving
 from quant.similarity import measure_similarity
+from quant.swapping import shallow_copy
 
 from .test_sharing import counted
 

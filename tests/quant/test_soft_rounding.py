@@ -6,14 +6,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from quant.conformance import synthetic
 from quant.errors import BadInput
 from quant.learned_steps import LearnedStep, Mixing
 from quant.range_search import histogram, searched_grid, searched_range
 from quant.rounding import grid_of
 from quant.schema import Format
 from quant.soft_rounding import SoftWeight, beta_at, logits_of, rectified_sigmoid, undecidedness
-
-from . import heavy
 
 FORMATS = [
     Format(bits=4, symmetric=False),
@@ -25,7 +24,7 @@ FORMATS = [
 @pytest.mark.parametrize("fmt", FORMATS, ids=str)
 def test_before_the_first_step_soft_weights_are_the_clipped_ones(fmt):
     """T9, of whatever was folded into the weight."""
-    w = heavy.weight(24, 64, 0) * torch.arange(1, 65).remainder(3).add(1)
+    w = synthetic.weight(24, 64, 0) * torch.arange(1, 65).remainder(3).add(1)
     soft = SoftWeight(w, searched_grid(w, fmt))
     grid = soft.grid
     ends = torch.tensor([0 if grid.zero is not None else 1, 2**fmt.bits - 1], dtype=torch.uint8)
@@ -60,7 +59,7 @@ def test_learning_leaves_less_output_error_than_nearest_and_decides():
         512, 48, generator=generator
     )
     fresh = torch.randn(256, 12, generator=generator) @ mixing
-    w = heavy.weight(32, 48, 1)
+    w = synthetic.weight(32, 48, 1)
     fmt = Format(bits=3, symmetric=False)
     soft = SoftWeight(w, searched_grid(w, fmt))
     before = (F.linear(fresh, soft.hard() - w)).square().mean()
@@ -85,7 +84,7 @@ def test_learning_leaves_less_output_error_than_nearest_and_decides():
 
 
 def test_floating_formats_have_no_up_and_down():
-    w = heavy.weight(8, 32, 0)
+    w = synthetic.weight(8, 32, 0)
     with pytest.raises(BadInput, match="integers"):
         SoftWeight(w, grid_of(w, Format.of_kind("fp8")))
     with pytest.raises(BadInput, match="per row or group"):
@@ -94,7 +93,7 @@ def test_floating_formats_have_no_up_and_down():
 
 @pytest.mark.parametrize("fmt", FORMATS, ids=str)
 def test_a_searched_grid_loses_less_than_the_one_that_spans_all(fmt):
-    w = heavy.weight(48, 96, 2)
+    w = synthetic.weight(48, 96, 2)
 
     def lost(grid):
         return (grid.values(grid.codes(w)) - w).abs().pow(2.4).sum(1)

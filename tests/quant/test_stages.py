@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dqviz.seen_file import SeenFile
-from quant.calibration import Seen, calibrate, recorded_sites
+from quant.calibration import calibrate, recorded_sites
 from quant.footprint import footprint, input_shapes
 from quant.generation import generate
 from quant.layers import QuantLinear
@@ -16,6 +16,7 @@ from quant.plans import uniform_plan
 from quant.quantization import quantize
 from quant.recording import counts_of
 from quant.schema import parse_bits
+from quant.seen import Seen
 from quant.seen_layout import CalibrationOptions
 from quant.stages import stages_by_input, stages_of, weight_statistics
 from quant.step import window_of

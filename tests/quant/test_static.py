@@ -7,14 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quant.conformance import synthetic
+from quant.conformance.trial import CHANNELS, ONE, STEPS, TIMESTEPS, Trial
 from quant.errors import BadInput
 from quant.plans import HIGHEST, LOWEST, refined, steps_of
 from quant.rounding import ranges_between, rounded_statically
 from quant.schema import Format, SitePlan, Window
 from quant.step import at, window_of
-
-from . import heavy
-from .trial import CHANNELS, ONE, STEPS, TIMESTEPS, Trial
 
 TWO = (Window(low=500, high=HIGHEST), Window(low=LOWEST, high=500))
 
@@ -53,7 +52,7 @@ def test_values_inside_the_range_are_within_half_a_step_and_others_are_clipped(s
 @pytest.mark.parametrize("group_size", [None, 32])
 def test_ranges_are_the_extremes_of_their_own_step(group_size):
     options = {} if group_size is None else {"granularity": "group", "group_size": group_size}
-    made = Trial("static-step", heavy.plan(8, 8), 0, options)
+    made = Trial("static-step", synthetic.plan(8, 8), 0, options)
     layer = made.layers["site0"]
     assert len(made.plan.windows) == STEPS
     peaks = made.calibrated.abs().amax(1)  # [steps, c]
@@ -63,13 +62,13 @@ def test_ranges_are_the_extremes_of_their_own_step(group_size):
 
 def test_a_window_without_a_calibrated_step_takes_all_of_them():
     windows = (Window(low=2000, high=HIGHEST), Window(low=LOWEST, high=2000))
-    made = Trial("static-step", heavy.plan(8, 8, 2), 0, {"ranges": "window"}, windows=windows)
+    made = Trial("static-step", synthetic.plan(8, 8, 2), 0, {"ranges": "window"}, windows=windows)
     scale = made.layers["site0"].act_scale
     assert torch.equal(scale[0], scale[1])
 
 
 def test_each_step_runs_on_its_own_range():
-    made = Trial("static-step", heavy.plan(4, 8), 0)
+    made = Trial("static-step", synthetic.plan(4, 8), 0)
     layer, rows = made.layers["site0"], made.fresh[0]
     for step, t in enumerate(TIMESTEPS):
         fmt = made.plan.sites["site0"].activations[step]
@@ -83,7 +82,7 @@ def test_finer_ranges_leave_less_error(bits):
     """Per step <= per half <= one for all; dynamic rows are finer still."""
 
     def error(key, windows, **options):
-        plan = heavy.plan(8, bits, len(windows))
+        plan = synthetic.plan(8, bits, len(windows))
         return sum(Trial(key, plan, s, options, windows=windows).error() for s in range(4))
 
     step = error("static-step", ONE)
@@ -95,7 +94,7 @@ def test_finer_ranges_leave_less_error(bits):
 
 
 def test_that_order_breaks_when_steps_get_one_anothers_ranges():
-    made = Trial("static-step", heavy.plan(8, 8), 0)
+    made = Trial("static-step", synthetic.plan(8, 8), 0)
     right = made.error()
     made.layers["site0"].act_scale = made.layers["site0"].act_scale.flip(0)
     assert made.error() > 3 * right
@@ -107,7 +106,7 @@ def test_asymmetric_ranges_serve_one_sided_inputs_better():
     )
     made = Trial("static-step", plan, 0)
     assert made.layers["site0"].act_zero.shape == (STEPS, 1)
-    assert made.error() < 1.1 * Trial("static-step", heavy.plan(8, 6), 0).error()
+    assert made.error() < 1.1 * Trial("static-step", synthetic.plan(8, 6), 0).error()
 
 
 def test_a_method_without_ranges_refuses_a_static_plan():
@@ -126,4 +125,4 @@ def test_other_number_formats_have_no_static_ranges():
 
 def test_it_needs_a_calibration():
     with pytest.raises(BadInput, match="calibrat"):
-        Trial("static-step", heavy.plan(8, 8), 0, seen=False)
+        Trial("static-step", synthetic.plan(8, 8), 0, seen=False)

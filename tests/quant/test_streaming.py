@@ -17,6 +17,7 @@ from torch import Tensor
 
 from benchmarks.low_memory import write_model
 from quant import streaming, tensor_files
+from quant.backend_report import backend_report
 from quant.calibration import calibrate
 from quant.cards import methods
 from quant.checkpoint import save_checkpoint
@@ -25,7 +26,7 @@ from quant.generation import generate
 from quant.loading import load_model
 from quant.models import Model
 from quant.plans import uniform_plan
-from quant.quantization import backend_report, quantize
+from quant.quantization import quantize
 from quant.schema import parse_bits
 from tests.kernels.linears import needs_onednn
 
@@ -137,6 +138,39 @@ def test_what_is_asked_of_a_layer_on_disk_does_not_outlive_the_question(
     expected = layer(x)
     layer._ready(0)
     assert torch.equal(layer(x), expected)
+
+
+@pytest.mark.parametrize("backend", ["auto", "simulate"])
+def test_a_layer_on_disk_says_what_runs_once_it_is_read(
+    backend: str, tiny_dit: Path, scratch: Path
+) -> None:
+    """It said that it could not run with tensors on "meta"."""
+    answers = []
+    for model in (load_model(str(tiny_dit)), load_model(str(tiny_dit), scratch=scratch)):
+        made = quantize(model, "rtn", uniform_plan(model, parse_bits("w4a7")), backend=backend)
+        layer: Any = made.transformer.get_submodule("transformer_blocks.0.attn1.to_q")
+        answers.append(layer.why(32))
+    (name, why), asked = answers[0], answers[1]
+    assert asked == (name, f"{why}; the layer lies on disk and is read when it runs")
+    assert streaming.is_on_disk(layer)
+    assert layer.device.type == "meta", "what was read for the answer is let go"
+    with streaming.present(layer):
+        assert layer.why(32) == (name, why)
+
+
+def test_what_was_made_of_a_layer_on_disk_is_forgotten_when_it_is_read(
+    tiny_dit: Path, scratch: Path
+) -> None:
+    model = load_model(str(tiny_dit), scratch=scratch)
+    made = quantize(model, "rtn", uniform_plan(model, parse_bits("w4a8")), backend="simulate")
+    layer: Any = made.transformer.get_submodule("transformer_blocks.0.attn1.to_q")
+    with streaming.present(layer):
+        expected = layer.dequantized_weight().clone()
+    assert layer.dequantized_weight().is_meta, "nothing is there to make it of"
+    assert layer.prepared
+    with streaming.present(layer):
+        assert not layer.prepared
+        assert torch.equal(layer.dequantized_weight(), expected)
 
 
 def test_what_a_lora_changes_lies_on_disk_too(tiny_dit: Path, scratch: Path) -> None:

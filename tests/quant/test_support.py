@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ from quant.sizes import known_shapes, load_shape
 from quant.support import adapted_classes, unsupported
 from tests import aura
 
-from . import heavy
+ROOT = Path(__file__).parents[2]
 
 FAMILIES = {  # by the name that the documentation shows: a tiny pipeline of it
     "DiT": "dit",
@@ -59,7 +60,7 @@ LITTLE: dict[str, dict[str, Any]] = {  # of what takes long, or would be exact o
     "svdquant": {"rank": 4},
     "trdq": {"alpha": 0.5},
 }
-RESULT = heavy.ROOT / "docs" / "results" / "support.json"
+RESULT = ROOT / "docs" / "results" / "support.json"
 CELLS = [(family, method, bits) for family in FAMILIES for method in methods() for bits in BITS]
 
 found: dict[tuple[str, str, str], str] = {}  # the reason of a refusal, "" where it works

@@ -5,20 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 
+from quant.conformance import synthetic
+from quant.conformance.trial import CHANNELS, OUTS, Trial
 from quant.errors import BadInput
 from quant.methods.svdquant import Options, branch
 from quant.schema import SitePlan
 from quant.site_tensors import Transform, buffer_shapes
 from quant.sizes import tensor_bytes
 
-from . import heavy
-from .trial import CHANNELS, OUTS, Trial
-
 
 @pytest.mark.parametrize("shape", [(96, 192), (192, 96), (64, 64)])
 @pytest.mark.parametrize("rank", [1, 8, 500])
 def test_the_branch_is_the_best_approximation_of_its_rank(shape, rank):
-    w = heavy.weight(*shape, seed=3)
+    w = synthetic.weight(*shape, seed=3)
     made = branch(w, rank)
     assert made.down.shape[0] == made.up.shape[1] == min(rank, *shape)
     u, sigma, v = torch.linalg.svd(w, full_matrices=False)
@@ -35,7 +34,7 @@ def test_the_rest_makes_up_for_the_precision_of_the_branch():
 
 
 def test_more_rank_is_less_error_and_the_bytes_say_so():
-    plan = heavy.plan(4, 4)
+    plan = synthetic.plan(4, 4)
     errors, sizes = [], []
     for rank in (1, 8, 32):
         made = Trial("svdquant", plan, 0, {"rank": rank, "alpha": 0.5})
@@ -51,7 +50,7 @@ def test_more_rank_is_less_error_and_the_bytes_say_so():
 
 def test_a_branch_beside_codes_of_the_whole_weight_would_count_twice():
     """The rest is what the branch leaves: the check can fail."""
-    made = Trial("svdquant", heavy.plan(8, None), 0)
+    made = Trial("svdquant", synthetic.plan(8, None), 0)
     right = made.error()
     layer = made.layers["site0"]
     layer.up = 2 * layer.up
@@ -59,7 +58,7 @@ def test_a_branch_beside_codes_of_the_whole_weight_would_count_twice():
 
 
 def test_it_is_better_than_its_scale_alone_and_hessian_rounding_adds_to_it():
-    plan = heavy.plan(4, 4)
+    plan = synthetic.plan(4, 4)
     for seed in range(3):
         alone = Trial("viditq", plan, seed, {"transform": "scale"}).error()
         nearest = Trial("svdquant", plan, seed).error()
@@ -68,7 +67,7 @@ def test_it_is_better_than_its_scale_alone_and_hessian_rounding_adds_to_it():
 
 
 def test_the_search_is_no_worse_than_any_fixed_alpha_on_calibration_rows():
-    plan = heavy.plan(4, 4)
+    plan = synthetic.plan(4, 4)
     best = Trial("svdquant", plan, 0)
     for alpha in (0.0, 0.3, 0.5, 0.9):
         fixed = Trial("svdquant", plan, 0, {"alpha": alpha})
@@ -76,7 +75,7 @@ def test_the_search_is_no_worse_than_any_fixed_alpha_on_calibration_rows():
 
 
 def test_a_cast_leaves_the_branch_exact():
-    layer = Trial("svdquant", heavy.plan(4, 8), 0).layers["site0"]
+    layer = Trial("svdquant", synthetic.plan(4, 8), 0).layers["site0"]
     down = layer.down.clone()
     layer.to(torch.bfloat16)
     assert layer.down.dtype == torch.float16

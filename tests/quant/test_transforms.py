@@ -7,9 +7,8 @@ import torch
 
 import kernels
 from quant.balancing import static_statistic
+from quant.conformance import synthetic
 from quant.transforms import channel_scale, incoherence, random_signs, to_input, to_weight
-
-from . import heavy
 
 ORDERS = (12, 20, 28, 36, 48, 96, 144, 1152, 1536, 2432, 3072, 3456, 4608, 5120, 13824, 15360)
 WIDTHS = (96, 144, 192, 1152)
@@ -17,7 +16,7 @@ WIDTHS = (96, 144, 192, 1152)
 
 def transform(x: torch.Tensor, w: torch.Tensor, kind: str, alpha: float = 0.4):
     """Channel scale and signs of one kind for x [steps, rows, c]."""
-    a = static_statistic(heavy.statistics(x), "max")
+    a = static_statistic(synthetic.statistics(x), "max")
     scale = channel_scale(a, w.abs().amax(0), alpha) if kind in ("scale", "both") else None
     signs = random_signs(w.shape[1], 0, "input") if kind in ("rotate", "both") else None
     return scale, signs
@@ -27,8 +26,8 @@ def transform(x: torch.Tensor, w: torch.Tensor, kind: str, alpha: float = 0.4):
 @pytest.mark.parametrize("channels", WIDTHS)
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 def test_v1_transforms_change_nothing_in_floating_point(kind, channels, dtype, bound):
-    x = heavy.activations(channels, 32, 4, seed=channels)
-    w = heavy.weight(48, channels, seed=1)
+    x = synthetic.activations(channels, 32, 4, seed=channels)
+    w = synthetic.weight(48, channels, seed=1)
     scale, signs = transform(x, w, kind)
     x, w = x.reshape(-1, channels).to(dtype), w.to(dtype)
     exact = x @ w.T
@@ -39,8 +38,8 @@ def test_v1_transforms_change_nothing_in_floating_point(kind, channels, dtype, b
 
 @pytest.mark.parametrize("kind", ["scale", "rotate", "both"])
 def test_v1_can_fail_a_weight_that_is_left_as_it_is(kind):
-    x = heavy.activations(192, 32, 4, seed=0)
-    w = heavy.weight(48, 192, seed=1)
+    x = synthetic.activations(192, 32, 4, seed=0)
+    w = synthetic.weight(48, 192, seed=1)
     exact = x.reshape(-1, 192) @ w.T
     changed = to_input(x.reshape(-1, 192), *transform(x, w, kind)) @ w.T
     assert float((changed - exact).abs().max() / exact.abs().max()) > 0.1
@@ -83,8 +82,8 @@ def test_v2_can_fail_blocks():
 
 def profiles(channels: int, last: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Incoherence over ten steps: of the input, after a scale, and after the transform `last`."""
-    x = heavy.activations(channels, 128, 10, seed=3)
-    w = heavy.weight(64, channels, seed=3)
+    x = synthetic.activations(channels, 128, 10, seed=3)
+    w = synthetic.weight(64, channels, seed=3)
     raw, scaled, both = (
         incoherence(to_input(x, *way)).mean(1)
         for way in ((None, None), transform(x, w, "scale"), transform(x, w, last))
@@ -111,8 +110,8 @@ def test_v3_can_fail_a_scale_alone():
 
 
 def test_v4_weight_incoherence_grows_with_alpha_unless_rotated():
-    x = heavy.activations(1152, 64, 4, seed=5)
-    w = heavy.weight(96, 1152, seed=5)
+    x = synthetic.activations(1152, 64, 4, seed=5)
+    w = synthetic.weight(96, 1152, seed=5)
     alphas = (0.2, 0.4, 0.6, 0.8, 1.0)
     scaled = [float(incoherence(to_weight(w, *transform(x, w, "scale", a))).mean()) for a in alphas]
     both = [float(incoherence(to_weight(w, *transform(x, w, "both", a))).mean()) for a in alphas]

@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 
 from quant.cards import load_method
 from quant.checkpoint import save_checkpoint
+from quant.conformance import synthetic, trial
+from quant.conformance.trial import CHANNELS, STEPS, TIMESTEPS, Trial
 from quant.errors import BadInput
+from quant.group_layers import layers_of
 from quant.layers import QuantLinear
 from quant.plans import HIGHEST, LOWEST, uniform_plan, windows_between, windows_from
-from quant.quantization import layers_of, quantize
+from quant.quantization import quantize
 from quant.schema import Format, Plan, SitePlan, Window, parse_bits
 from quant.site_tensors import Transform
 from quant.sizes import predict_size, size_of
 from quant.stages import stages_of
 from quant.step import at, window_of
-
-from . import heavy, trial
-from .trial import CHANNELS, STEPS, TIMESTEPS, Trial
 
 FIXED = {"alpha": 0.3}  # fast: nothing is searched
 
@@ -47,7 +47,7 @@ def drifting(seed):
 
 def test_t5_a_transform_per_window_leaves_less_error_where_channels_change(monkeypatch):
     monkeypatch.setattr(trial, "inputs", drifting)
-    plan = heavy.plan(4, 4)
+    plan = synthetic.plan(4, 4)
     single, double, swapped = 0.0, 0.0, 0.0
     for seed in range(2):
         single += Trial("trdq", plan, seed, {"windows": 1}).error()
@@ -63,8 +63,8 @@ def test_t5_a_transform_per_window_leaves_less_error_where_channels_change(monke
 
 
 def test_t5_with_one_window_nothing_differs(monkeypatch):
-    plan, x = heavy.plan(4, 4), heavy.activations(CHANNELS, 64, 1, 0)
-    group, seen = heavy.group(CHANNELS, (32,), plan, 0), heavy.statistics(x)
+    plan, x = synthetic.plan(4, 4), synthetic.activations(CHANNELS, 64, 1, 0)
+    group, seen = synthetic.group(CHANNELS, (32,), plan, 0), synthetic.statistics(x)
     module = load_method("trdq")
     window = (Window(low=LOWEST, high=HIGHEST),)
     whole = Plan(model="trial", windows=window, sites={"site0": plan})
@@ -92,7 +92,7 @@ def check_total(windows, t):
 
 @pytest.mark.parametrize("count", [1, 2, 4, "step"])
 def test_t6_every_timestep_is_in_exactly_one_window(count):
-    made = Trial("trdq", heavy.plan(4, 8), 0, {**FIXED, "windows": count})
+    made = Trial("trdq", synthetic.plan(4, 8), 0, {**FIXED, "windows": count})
     windows = made.plan.windows
     assert len(windows) == (STEPS if count == "step" else count)
     borders = [b for w in windows[1:] for b in (w.high, w.high - 1e-3, w.high + 1e-3)]
@@ -102,7 +102,7 @@ def test_t6_every_timestep_is_in_exactly_one_window(count):
 
 @pytest.mark.parametrize("starts", [(1,), (2, 5), (1, 2, 3, 4, 5)])
 def test_t6_windows_begin_where_they_are_said_to(starts):
-    made = Trial("trdq", heavy.plan(4, 8), 0, {**FIXED, "windows": starts})
+    made = Trial("trdq", synthetic.plan(4, 8), 0, {**FIXED, "windows": starts})
     edges = [0, *starts, STEPS]
     assert made.group.steps == tuple(tuple(range(a, b)) for a, b in itertools.pairwise(edges))
     assert made.layers["site0"].codes.shape[0] == len(starts) + 1
@@ -112,7 +112,7 @@ def test_t6_windows_begin_where_they_are_said_to(starts):
 
 def test_t6_equal_runs_are_the_same_windows_by_count_and_by_border():
     counted, said = (
-        Trial("trdq", heavy.plan(4, 8), 0, {**FIXED, "windows": windows})
+        Trial("trdq", synthetic.plan(4, 8), 0, {**FIXED, "windows": windows})
         for windows in (2, (STEPS // 2,))
     )
     assert counted.plan == said.plan
@@ -121,7 +121,7 @@ def test_t6_equal_runs_are_the_same_windows_by_count_and_by_border():
 
 def test_borders_beyond_the_steps_are_one_clear_line():
     with pytest.raises(BadInput, match="begin with step 6 of a sampler of 6 steps") as caught:
-        Trial("trdq", heavy.plan(4, 8), 0, {**FIXED, "windows": (2, STEPS)})
+        Trial("trdq", synthetic.plan(4, 8), 0, {**FIXED, "windows": (2, STEPS)})
     assert "\n" not in str(caught.value)
     with pytest.raises(BadInput, match="steps 1 to 5"):
         windows_from(TIMESTEPS, [0])
@@ -148,7 +148,7 @@ def check_switching(made, x, tier):
     """In window k the layer is, bit for bit, the one that was made for k alone; in any order."""
     module = load_method("trdq")
     alone_in = module.Options(windows=1, tier=tier, **FIXED)
-    seen, layer = heavy.statistics(made.calibrated), made.layers["site0"]
+    seen, layer = synthetic.statistics(made.calibrated), made.layers["site0"]
     for k in (0, 3, 1, 2, 0):
         steps = made.group.steps[k]
         group, window = made.group.in_window(k), made.plan.windows[k : k + 1]
@@ -162,7 +162,7 @@ def check_switching(made, x, tier):
 
 @pytest.mark.parametrize("tier", ["A", "C"])
 def test_t7_every_part_switches_with_the_window(tier, monkeypatch):
-    plan = heavy.plan(4, 8)
+    plan = synthetic.plan(4, 8)
     made = Trial("trdq", plan, 0, {**FIXED, "tier": tier})
     x = made.fresh[0]
     check_switching(made, x, tier)
@@ -182,7 +182,7 @@ def test_t7_every_part_switches_with_the_window(tier, monkeypatch):
 
 
 def test_t7_what_was_prepared_for_another_window_is_caught(monkeypatch):
-    made = Trial("trdq", heavy.plan(4, 8), 0, FIXED)
+    made = Trial("trdq", synthetic.plan(4, 8), 0, FIXED)
 
     def stale(self, name, window, make):
         return self._prepared.setdefault(name, make(0))
@@ -193,7 +193,7 @@ def test_t7_what_was_prepared_for_another_window_is_caught(monkeypatch):
 
 
 def test_tiers_a_and_c_compute_with_the_same_integers():
-    a, c = (Trial("trdq", heavy.plan(4, 8), 0, {**FIXED, "tier": tier}) for tier in "AC")
+    a, c = (Trial("trdq", synthetic.plan(4, 8), 0, {**FIXED, "tier": tier}) for tier in "AC")
     assert torch.equal(a.output("site0", a.fresh), c.output("site0", c.fresh))
     stored = {n for n, _ in a.layers["site0"].named_buffers()}
     assert stored == {"weight", "bias", "channel_scale", "rotations", "order"}
@@ -205,7 +205,7 @@ def test_tiers_a_and_c_compute_with_the_same_integers():
 def test_integer_arithmetic_equals_simulation_in_every_window(tier):
     outputs = []
     for backend in ("simulate", "integer"):
-        made = Trial("trdq", heavy.plan(4, 8), 0, {**FIXED, "tier": tier})
+        made = Trial("trdq", synthetic.plan(4, 8), 0, {**FIXED, "tier": tier})
         layer = made.layers["site0"]
         layer.backend = backend
         assert layer.why(64)[0] == backend
@@ -287,7 +287,7 @@ def test_every_tier_survives_the_round_trip(options, model, seen, sampler, tmp_p
 
 
 def test_windows_share_codes_and_have_ranges_of_their_own():
-    made = Trial("trdq", heavy.plan(4, 8), 0, {**FIXED, "tier": "B", "activations": "static"})
+    made = Trial("trdq", synthetic.plan(4, 8), 0, {**FIXED, "tier": "B", "activations": "static"})
     layer = made.layers["site0"]
     assert layer.act_scale.shape == (4, 1)
     assert layer.act_scale.unique().numel() == 4
@@ -316,15 +316,15 @@ def test_a_plan_with_windows_keeps_its_own_and_their_formats():
 
 
 def test_the_best_alpha_on_the_rows_of_the_window_is_taken():
-    found = Trial("trdq", heavy.plan(4, 4), 0).notes["site0"]["windows"]
-    fixed = Trial("trdq", heavy.plan(4, 4), 0, {"alpha": 0.0}).notes["site0"]["windows"]
+    found = Trial("trdq", synthetic.plan(4, 4), 0).notes["site0"]["windows"]
+    fixed = Trial("trdq", synthetic.plan(4, 4), 0, {"alpha": 0.0}).notes["site0"]["windows"]
     assert {w["alpha"] for w in found} - {0.0}
     assert [w["alpha"] for w in fixed] == [0.0] * 4
 
 
 def test_statistics_of_some_steps_are_those_of_a_calibration_of_these_steps():
-    x = heavy.activations(CHANNELS, 8, 4, 0)
-    part, alone = heavy.statistics(x).during((1, 3)), heavy.statistics(x[[1, 3]])
+    x = synthetic.activations(CHANNELS, 8, 4, 0)
+    part, alone = synthetic.statistics(x).during((1, 3)), synthetic.statistics(x[[1, 3]])
     for name, value in vars(alone).items():
         if name not in ("surface", "surface_steps"):
             torch.testing.assert_close(getattr(part, name), value)
@@ -351,12 +351,12 @@ def test_what_does_not_go_together_is_one_clear_line(options, said):
 
 def test_it_needs_a_calibration():
     with pytest.raises(BadInput, match="calibrate"):
-        Trial("trdq", heavy.plan(4, 8), 0, seen=False)
+        Trial("trdq", synthetic.plan(4, 8), 0, seen=False)
 
 
 @pytest.mark.parametrize("windows", [1, 2])
 def test_a_capture_shows_the_transform_of_every_window(windows):
-    made = Trial("trdq", heavy.plan(4, 8), 0, {**FIXED, "windows": windows})
+    made = Trial("trdq", synthetic.plan(4, 8), 0, {**FIXED, "windows": windows})
     layer, (site,) = made.layers["site0"], made.group.sites
     assert [s.name for s in stages_of(layer)] == ["scaled", "rotated"]
     x = torch.randn(5, CHANNELS, generator=seeded())
@@ -373,7 +373,7 @@ def test_a_capture_shows_the_transform_of_every_window(windows):
 
 
 def test_casting_leaves_rotations_exact():
-    made = Trial("trdq", heavy.plan(4, 8), 0, FIXED)
+    made = Trial("trdq", synthetic.plan(4, 8), 0, FIXED)
     layer = made.layers["site0"]
     before = {n: b.clone() for n, b in layer.named_buffers() if n != "bias"}
     layer.half()

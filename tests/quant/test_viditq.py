@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dqviz.request import split_options
 from quant import balancing
+from quant.backend_report import backend_report
 from quant.balancing import (
     INCOHERENT,
     STATISTICS,
@@ -21,18 +22,19 @@ from quant.balancing import (
     transform_of,
 )
 from quant.checkpoint import save_checkpoint
+from quant.conformance import synthetic
+from quant.conformance.trial import ONE, Trial
 from quant.errors import BadInput
+from quant.group_layers import layers_of
+from quant.method_options import parse_options
 from quant.methods import viditq
 from quant.methods.base import Group
 from quant.methods.viditq import ALPHAS, CARD, Options, planned, quantize_group
 from quant.plans import uniform_plan
-from quant.quantization import backend_report, layers_of, parse_options, quantize
+from quant.quantization import quantize
 from quant.rounding import WeightCodes, round_to_nearest
 from quant.schema import Plan, parse_bits
 from quant.transforms import rotation_of, to_weight
-
-from . import heavy
-from .trial import ONE, Trial
 
 SEEDS = range(5)
 CHANNELS = 192
@@ -40,9 +42,9 @@ CHANNELS = 192
 
 def errors_of(kind: str, seed: int, alpha: float | str = "search") -> float:
     """Output error of the W4A8 layer with one kind of transform."""
-    x = heavy.activations(CHANNELS, 64, 6, seed)
-    seen = heavy.statistics(x)
-    group = heavy.group(CHANNELS, (96,), heavy.plan(4, 8), seed)
+    x = synthetic.activations(CHANNELS, 64, 6, seed)
+    seen = synthetic.statistics(x)
+    group = synthetic.group(CHANNELS, (96,), synthetic.plan(4, 8), seed)
     made = quantize_group(group, seen, Options(transform=kind, alpha=alpha), seed)[0]  # type: ignore[arg-type]
     return output_error(group, seen.rows, seen.row_steps, made.channel_scale, made.signs)
 
@@ -74,8 +76,8 @@ def test_choosing_is_never_worse_than_any_one_kind_on_calibration_rows(seed):
 
 def beaten_alphas(kind: str, seed: int) -> list[float]:
     """The fixed alphas that leave less error on calibration rows than what the search chose."""
-    seen = heavy.statistics(heavy.activations(CHANNELS, 64, 6, seed))
-    group = heavy.group(CHANNELS, (96, 48), heavy.plan(4, 8), seed)
+    seen = synthetic.statistics(synthetic.activations(CHANNELS, 64, 6, seed))
+    group = synthetic.group(CHANNELS, (96, 48), synthetic.plan(4, 8), seed)
     found = quantize_group(group, seen, Options(transform=kind), seed)[0]  # type: ignore[arg-type]
     rows, steps = seen.rows, seen.row_steps
     best = output_error(group, rows, steps, found.channel_scale, found.signs)
@@ -107,7 +109,7 @@ PER_RANGE = {"transform": "scale", "balance": "timestep_aware"}
 
 def calibrated_error(seed: int, options: dict[str, object]) -> float:
     """Of a W4A8 layer on the rows that its scales come from, mean over steps."""
-    trial = Trial("viditq", heavy.plan(4, 8), seed, options)
+    trial = Trial("viditq", synthetic.plan(4, 8), seed, options)
     return trial.error(trial.calibrated)
 
 
@@ -133,13 +135,13 @@ def test_v6_per_range_can_fail_scales_in_the_wrong_range(monkeypatch):
 
 def test_every_range_has_integers_of_its_own_and_they_are_stored():
     """Honest sizes: two ranges hold two weights."""
-    trial = Trial("viditq", heavy.plan(4, 8), 0, {**PER_RANGE, "ranges": 2})
+    trial = Trial("viditq", synthetic.plan(4, 8), 0, {**PER_RANGE, "ranges": 2})
     layer = trial.layers["site0"]
     assert layer.transform.per_window
     assert layer.codes.shape[0] == 2
     assert not torch.equal(layer.codes[0], layer.codes[1])
     assert not torch.equal(layer.channel_scale[0], layer.channel_scale[1])
-    one = Trial("viditq", heavy.plan(4, 8), 0, {"transform": "scale"}).layers["site0"]
+    one = Trial("viditq", synthetic.plan(4, 8), 0, {"transform": "scale"}).layers["site0"]
     assert layer.codes.numel() == 2 * one.codes.numel()
     assert len(trial.plan.windows) == 2
 
@@ -148,13 +150,13 @@ def test_ranges_need_one_kind_of_transform_and_a_calibration():
     with pytest.raises(BadInput, match="transform=scale"):
         Options.parse({"balance": "timestep_aware"}, "options of viditq")
     with pytest.raises(BadInput, match="run calibrate first"):
-        Trial("viditq", heavy.plan(4, 8), 0, PER_RANGE, seen=False)
+        Trial("viditq", synthetic.plan(4, 8), 0, PER_RANGE, seen=False)
 
 
 def test_every_step_counts_alike():
     """A step with inputs a thousand times larger does not decide for the others."""
-    x = heavy.activations(CHANNELS, 16, 2, 0).reshape(2, -1, CHANNELS)
-    group = heavy.group(CHANNELS, (96,), heavy.plan(4, 4), 0)
+    x = synthetic.activations(CHANNELS, 16, 2, 0).reshape(2, -1, CHANNELS)
+    group = synthetic.group(CHANNELS, (96,), synthetic.plan(4, 4), 0)
     rows = torch.cat([x[0], 1000 * x[1]])
     steps = torch.tensor([7, 3]).repeat_interleave(x.shape[1])
     alone = [output_error(group, part, torch.zeros(len(part)), None, None) for part in x]
@@ -162,9 +164,11 @@ def test_every_step_counts_alike():
 
 
 def test_v10_the_weight_is_rounded_once_after_scale_and_rotation():
-    x = heavy.activations(CHANNELS, 32, 4, 0)
-    group = heavy.group(CHANNELS, (64,), heavy.plan(4, 8), 0)
-    made = quantize_group(group, heavy.statistics(x), Options(transform="both", alpha=0.3), 0)[0]
+    x = synthetic.activations(CHANNELS, 32, 4, 0)
+    group = synthetic.group(CHANNELS, (64,), synthetic.plan(4, 8), 0)
+    made = quantize_group(group, synthetic.statistics(x), Options(transform="both", alpha=0.3), 0)[
+        0
+    ]
     assert isinstance(made.weight, WeightCodes)
     folded = to_weight(group.sites[0].weight, made.channel_scale, made.signs)
     once = round_to_nearest(folded, group.sites[0].plan.weight)
@@ -182,9 +186,9 @@ def test_v10_the_weight_is_rounded_once_after_scale_and_rotation():
 
 
 def test_q_k_v_share_one_transform():
-    x = heavy.activations(CHANNELS, 32, 4, 0)
-    group = heavy.group(CHANNELS, (64, 64, 64), heavy.plan(4, 8), 0)
-    made = quantize_group(group, heavy.statistics(x), Options(transform="both"), 0)
+    x = synthetic.activations(CHANNELS, 32, 4, 0)
+    group = synthetic.group(CHANNELS, (64, 64, 64), synthetic.plan(4, 8), 0)
+    made = quantize_group(group, synthetic.statistics(x), Options(transform="both"), 0)
     assert all(torch.equal(m.channel_scale, made[0].channel_scale) for m in made)
     assert all(torch.equal(m.signs, made[0].signs) for m in made)
 
@@ -199,11 +203,11 @@ def test_channel_statistics(name):
         "mean": 7 / 3,
         "ema": 0.95 * (0.95 * 4 + 0.05 * 2) + 0.05 * 1,
     }
-    assert float(static_statistic(heavy.statistics(x), name)) == pytest.approx(expected[name])
+    assert float(static_statistic(synthetic.statistics(x), name)) == pytest.approx(expected[name])
 
 
 def test_statistics_are_asked_for_when_they_are_needed():
-    group = heavy.group(CHANNELS, (32,), heavy.plan(4, 8), 0)
+    group = synthetic.group(CHANNELS, (32,), synthetic.plan(4, 8), 0)
     with pytest.raises(BadInput, match="calibrat"):
         quantize_group(group, None, Options(), 0)
     assert quantize_group(group, None, Options(transform="rotate"), 0)[0].signs is not None
@@ -219,7 +223,7 @@ def profile_of(peaks: tuple[float, ...]) -> Tensor:
     """Incoherence over the steps where one channel of a Gaussian input is this much larger."""
     x = torch.randn(len(peaks), 64, CHANNELS, generator=torch.Generator().manual_seed(1))
     x[:, :, 5] *= torch.tensor(peaks)[:, None]
-    return incoherence_profile(heavy.statistics(x))
+    return incoherence_profile(synthetic.statistics(x))
 
 
 @pytest.mark.parametrize(
@@ -242,22 +246,25 @@ def test_the_mean_over_steps_would_miss_what_one_step_has():
 
 
 def test_choice_by_incoherence_leaves_quiet_inputs_plain():
-    group = heavy.group(CHANNELS, (96,), heavy.plan(4, 8), 0)
+    group = synthetic.group(CHANNELS, (96,), synthetic.plan(4, 8), 0)
     options = Options(transform="incoherence")
     quiet = torch.randn(4, 64, CHANNELS, generator=torch.Generator().manual_seed(3))
-    made = quantize_group(group, heavy.statistics(quiet), options, 0)[0]
+    made = quantize_group(group, synthetic.statistics(quiet), options, 0)[0]
     assert made.channel_scale is None
     assert made.signs is None
     assert made.notes["transform"] == "plain"
     assert made.notes["incoherence"] < INCOHERENT
-    loud = heavy.statistics(heavy.activations(CHANNELS, 64, 6, 0))
+    loud = synthetic.statistics(synthetic.activations(CHANNELS, 64, 6, 0))
     made = quantize_group(group, loud, options, 0)[0]
     assert made.notes["transform"] == "both"
     assert made.notes["incoherence"] > INCOHERENT
     lenient = Options(transform="incoherence", psi=1000, change=1000)
     assert quantize_group(group, loud, lenient, 0)[0].notes["transform"] == "plain"
     strict = Options(transform="incoherence", psi=1, change=1000)
-    assert quantize_group(group, heavy.statistics(quiet), strict, 0)[0].notes["transform"] == "both"
+    assert (
+        quantize_group(group, synthetic.statistics(quiet), strict, 0)[0].notes["transform"]
+        == "both"
+    )
 
 
 @pytest.mark.parametrize("preset", [preset.name for preset in CARD.presets])
@@ -268,7 +275,7 @@ def test_presets_are_options_that_work(preset):
     options = parse_options("viditq", {"preset": preset})
     for name, value in card.options.items():
         assert getattr(options, name) == value
-    trial = Trial("viditq", heavy.plan(bits.weight, bits.activation), 0, card.options)
+    trial = Trial("viditq", synthetic.plan(bits.weight, bits.activation), 0, card.options)
     assert trial.error() < 0.2
 
 
@@ -289,22 +296,22 @@ def test_a_preset_and_what_it_sets_are_not_mixed():
 def test_how_a_width_is_rotated_is_said(width, said):
     """1504 = 47 x 32 has no Hadamard matrix here, 1028 = 257 x 4 not even blocks worth having."""
     assert rotation_of(width) == said
-    group = heavy.group(width, (32,), heavy.plan(4, 8), 0)
+    group = synthetic.group(width, (32,), synthetic.plan(4, 8), 0)
     rotated = Options(transform="rotate")
     if said != "none":
         assert quantize_group(group, None, rotated, 0)[0].notes["rotation"] == said
         return
     with pytest.raises(BadInput, match="no Hadamard rotation here; take transform=scale"):
         quantize_group(group, None, rotated, 0)
-    seen = heavy.statistics(heavy.activations(width, 8, 2, 0))
+    seen = synthetic.statistics(synthetic.activations(width, 8, 2, 0))
     assert quantize_group(group, seen, Options(), 0)[0].signs is None, "others are left to choose"
 
 
 def batch_output(scales: str, x: Tensor) -> Tensor:
     """A W8A8 layer's output of a batch x [b, n, i]."""
-    seen = heavy.statistics(heavy.activations(CHANNELS, 16, 2, 0))
-    site_plan = heavy.plan(8, 8)
-    group = heavy.group(CHANNELS, (96,), site_plan, 0)
+    seen = synthetic.statistics(synthetic.activations(CHANNELS, 16, 2, 0))
+    site_plan = synthetic.plan(8, 8)
+    group = synthetic.group(CHANNELS, (96,), site_plan, 0)
     plan = Plan(model="trial", windows=ONE, sites={"site0": site_plan})
     options = Options(transform="plain", scales=scales)  # type: ignore[arg-type]
     plan = planned(plan, [(group, seen)], (), options, 0)
@@ -318,7 +325,7 @@ def test_what_scales_shared_by_a_batch_cost():
     quiet = torch.randn(2, 16, CHANNELS, generator=torch.Generator().manual_seed(0))
     cond = torch.cat([quiet[:1], 10 * quiet[1:]])  # one sample louder than the other
     batch = torch.cat([cond, 10 * cond])  # and a branch louder than the other
-    exact = quiet[:1] @ heavy.weight(96, CHANNELS, 0).T
+    exact = quiet[:1] @ synthetic.weight(96, CHANNELS, 0).T
     error = {}
     for scales in ("row", "branch", "batch"):
         error[scales] = float((batch_output(scales, batch)[:1] - exact).norm() / exact.norm())

@@ -9,9 +9,10 @@ from quant.calibration import CalibrationOptions, calibrate
 from quant.checkpoint import save_checkpoint
 from quant.errors import BadInput
 from quant.loading import load_model
+from quant.method_options import parse_options
 from quant.methods import viditq_mp
 from quant.plans import uniform_plan, windows_for
-from quant.quantization import check_options, parse_options, quantize
+from quant.quantization import check_options, quantize
 from quant.schema import parse_bits
 from quant.sizes import size_of
 

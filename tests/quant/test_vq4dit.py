@@ -6,6 +6,7 @@ import itertools
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,14 +17,16 @@ from quant.cards import load_method
 from quant.checkpoint import WEIGHTS, save_checkpoint
 from quant.errors import BadInput, Cancelled
 from quant.learning import Asked, Diverged, Learning, learn
+from quant.method_options import parse_options
 from quant.plans import uniform_plan
-from quant.quantization import groups_of, parse_options, quantize
+from quant.quantization import quantize
 from quant.schema import parse_bits
+from quant.site_groups import groups_of
 from quant.sizes import size_of
 from quant.vectors import vectors_of
 from quant.walks import HELD_OUT, Walk, calibration_samples, outputs_of
 
-from . import heavy
+ROOT = Path(__file__).parents[2]
 
 STEPS = 4  # of a trajectory
 BUDGET = {"trajectories": 60, "steps": STEPS, "samples": 2, "iterations": 20}
@@ -428,7 +431,7 @@ def test_one_wide_block_fits_in_four_times_its_weights():
         capture_output=True,
         text=True,
         check=True,
-        cwd=heavy.ROOT,
+        cwd=ROOT,
     )
     weights = 4 * 18 * 1152**2
     cache = 3 * 2 * 2 * 256 * 1152 * 4  # 3 moments, both branches, in and out of the block

@@ -11,7 +11,8 @@ from typing import Any
 
 from quant.errors import BadInput
 
-from ...request import CompareRequest, as_command
+from ...command_lines import as_command
+from ...request import CompareRequest
 from ..view import Section, View
 from .claims import claim, headline
 from .curves import ladder, trajectory

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quant.cards import load_method
-from quant.layers import QuantLinear
-from quant.methods.base import Group
-from quant.plans import HIGHEST, LOWEST, steps_of
-from quant.quantization import layers_of, planned
-from quant.schema import Plan, SitePlan, Window
-from quant.step import at
-
-from . import heavy
+from ..cards import load_method
+from ..group_layers import layers_of
+from ..layers import QuantLinear
+from ..methods.base import Group
+from ..plans import HIGHEST, LOWEST, steps_of
+from ..schema import Plan, SitePlan, Window
+from ..site_groups import planned
+from ..step import at
+from . import synthetic
 
 STEPS, ROWS, FRESH, CHANNELS, OUTS, FACTORS = 6, 64, 32, 192, 96, 16
 TIMESTEPS = tuple(950.0 - 180 * step for step in range(STEPS))
@@ -27,7 +27,7 @@ ONE = (Window(low=LOWEST, high=HIGHEST),)
 
 def inputs(seed: int) -> Tensor:
     """Outlier channels over channels that vary together, as real ones do, [steps, rows, c]."""
-    x = heavy.activations(CHANNELS, ROWS + FRESH, STEPS, seed)
+    x = synthetic.activations(CHANNELS, ROWS + FRESH, STEPS, seed)
     generator = torch.Generator().manual_seed(seed + 77)
     mixing = torch.randn(FACTORS, CHANNELS, generator=generator) * 2 / FACTORS**0.5
     return x + torch.randn(STEPS, ROWS + FRESH, FACTORS, generator=generator) @ mixing
@@ -51,8 +51,8 @@ class Trial:
         self.calibrated, self.fresh = x[:, :ROWS], x[:, ROWS:]  # [steps, rows, c]
         module = load_method(key)
         chosen = module.Options.parse(dict(options or {}), f"options of {key}")
-        statistics = heavy.statistics(self.calibrated) if seen else None
-        group = heavy.group(CHANNELS, outs, site_plan, seed)
+        statistics = synthetic.statistics(self.calibrated) if seen else None
+        group = synthetic.group(CHANNELS, outs, site_plan, seed)
         plan = Plan(model="trial", windows=windows, sites={s.name: s.plan for s in group.sites})
         timesteps = TIMESTEPS if seen else ()
         self.plan = planned(module, plan, [(group, statistics)], timesteps, chosen, seed)

@@ -6,16 +6,12 @@ random, drawn anew at every step; weights have heavy tails.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
-from quant.methods.base import Group, SiteWeight
-from quant.recording import InputStatistics, counts_of
-from quant.schema import Format, SitePlan
-
-ROOT = Path(__file__).parents[2]
+from ..methods.base import Group, SiteWeight
+from ..recording import InputStatistics, counts_of
+from ..schema import Format, SitePlan
 
 
 def activations(channels: int, rows: int, steps: int, seed: int) -> Tensor:

@@ -1,0 +1,1 @@
+"""What every method promises, checked: on synthetic layers, and on a model with its calibration."""
