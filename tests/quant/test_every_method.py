@@ -39,9 +39,9 @@ def key(request):
     return request.param
 
 
-def with_weights(key, width):
-    """Bits with weights of this width, and 8-bit activations where the method rounds any."""
-    return f"w{width}a{16 if methods()[key].weight_only else 8}"
+def with_weights(width):
+    """Bits with weights of this width, and 8-bit activations."""
+    return f"w{width}a8"
 
 
 def plan_of(model, key, bits):
@@ -112,14 +112,14 @@ def test_more_bits_do_not_hurt(key, model, quantized, reference):
     with torch.no_grad():
         exact = model.transformer(x, **arguments).sample
         for width in sorted({2, 3, 4, 6, 8} & set(methods()[key].widths)):
-            made = quantized(key, with_weights(key, width))
+            made = quantized(key, with_weights(width))
             errors.append(float((made.transformer(x, **arguments).sample - exact).norm()))
     assert errors == sorted(errors, reverse=True)
 
 
 def test_the_stored_transform_is_within_what_sizes_are_predicted_from(key, quantized):
     module = load_method(key)
-    made = quantized(key, with_weights(key, 4))
+    made = quantized(key, with_weights(4))
     most = module.stored_transform(module.Options())
     for layer in made.transformer.modules():
         if isinstance(layer, QuantLinear):
@@ -132,9 +132,9 @@ def test_the_stored_transform_is_within_what_sizes_are_predicted_from(key, quant
 
 
 def test_the_size_command_never_promises_too_little(key, model, quantized, tiny_dit, tmp_path):
-    made = quantized(key, with_weights(key, 4))
+    made = quantized(key, with_weights(4))
     stored = save_checkpoint(made, model, tmp_path / "c")
-    predicted = size_of(str(tiny_dit), key, parse_bits(with_weights(key, 4)))
+    predicted = size_of(str(tiny_dit), key, parse_bits(with_weights(4)))
     inside = set(made.scope.quantized)
     codes = sum(s.in_features * s.out_features for s in model.sites if s.name in inside) // 2
     assert stored.total_bytes <= predicted.total_bytes <= stored.total_bytes + codes // 4
