@@ -61,6 +61,7 @@ STORED: dict[
     "int8": ("rtn", "w8a8", {}),
     "int4": ("rtn", "w4a8", {}),
     "2-bit codebook": ("kmeans-vq", "w2a16", {"iterations": 1}),
+    "2-bit codebook, int8 entries": ("kmeans-vq", "w2a8", {"iterations": 1, "codebook": "int8"}),
 }
 MODES: tuple[Residency, ...] = ("memory", "speed")
 

@@ -48,7 +48,7 @@ class Card:
     needs: tuple[str, ...] = ()  # calibration statistics that it reads
     widths: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)  # of weights that it can make
     integers: bool = False  # rounds to integers alone, not to fp8 or block formats
-    weight_only: bool = False  # leaves activations as they are
+    codebooks: bool = False  # makes codebooks in the place of integers, not of fp8 or block formats
     also: tuple[str, ...] = ()  # roles that adapters keep in 16 bit and it quantizes, in blocks
     roles: bool = False  # whether it tells layers apart by their role, so that roles must be known
     one_window: bool = False  # whether each layer has one activation format for all steps

@@ -26,6 +26,7 @@ from .models import Model
 from .quantization import Quantized
 from .schema import Injection, Lora, Plan, Value
 from .sharing_choice import Sharing
+from .site_tensors import Listed
 from .sizes import SizeReport, file_bytes, report
 from .storage import digest, stored_tensors
 from .tensor_files import write_in_turn
@@ -46,7 +47,7 @@ class CheckpointConfig(Value):
     method: str
     options: dict[str, Any]
     plan: Plan
-    transforms: dict[str, dict[str, bool | int | Sequence[str]]]  # site -> `Transform.to_json`
+    transforms: dict[str, dict[str, Listed]]  # site -> `Transform.to_json`
     shared: dict[str, str]  # tensor that is not in the file -> equal tensor that is
     tensors: dict[str, str]  # every tensor in the file -> its `digest`
     base: str | None = None  # the pipeline that this transformer belongs to

@@ -2,7 +2,7 @@
 
 The layouts of the CPU's product and of a GPU's give the codes back to the bit. So once it was made, in mode "speed", the buffer
 `codes` holds no bytes: a tensor without data stands there, with the codes' shape and dtype, and knows the weight
-that makes them again. Whoever asks for them (`layer.codes`, `get_buffer`, `state_dict`) gets them; copies of the
+that makes them again; of codes into a codebook in int8, which its weight holds expanded, by the codebook. Whoever asks for them (`layer.codes`, `get_buffer`, `state_dict`) gets them; copies of the
 layer, pickled ones too, hold them whole, and so does the layer once it is moved, loaded or told to forget. In a graph,
 compiled or of CUDA, nothing is let go: the call before it has done that.
 """
@@ -10,14 +10,32 @@ compiled or of CUDA, nothing is let go: the call before it has done that.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kernels.int_linear import PackedWeight, Prepared, ReleasedWeight
+from kernels.int_linear import Prepared, ReleasedWeight
+from kernels.vq_linear import codes_of
 
 NAME = "codes"
+
+
+@dataclass(frozen=True, eq=False)
+class HeldVectors:
+    """Codes into a codebook, of which only a product's layout holds the vectors."""
+
+    weight: ReleasedWeight
+    codebook: Tensor  # int8 [k, d]
+
+    @property
+    def packed(self) -> Tensor:
+        """The codes as they were stored: each is the number of its codeword."""
+        return codes_of(self.weight, self.codebook)
+
+
+Holder = ReleasedWeight | HeldVectors
 
 
 class HeldCodes(nn.Module):
@@ -45,10 +63,12 @@ class HeldCodes(nn.Module):
     def release_codes(self, ready: Prepared) -> None:
         """Hold the codes where a prepared weight has them, if it let its own go, and they are these still."""
         held, weight = self._buffers.get(NAME), ready.weight
-        if held is None or not isinstance(weight, ReleasedWeight) or _holder(held) is weight:
+        if held is None or not isinstance(weight, ReleasedWeight) or _layout(held) is weight:
             return
-        if weight.let_go() is held or torch.equal(weight.packed, _whole(held)):
-            self._buffers[NAME] = _stand_in(held, weight)
+        codebook = self._buffers.get("codebook")
+        holder = weight if codebook is None else HeldVectors(weight, codebook)
+        if weight.let_go() is held or torch.equal(holder.packed, _whole(held)):
+            self._buffers[NAME] = _stand_in(held, holder)
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies hold their codes: oneDNN's layout cannot be copied."""
@@ -72,21 +92,27 @@ def is_released(buffer: Tensor) -> bool:
     return _holder(buffer) is not None
 
 
-def _holder(buffer: Tensor) -> PackedWeight | None:
+def _holder(buffer: Tensor) -> Holder | None:
     return getattr(buffer, "held_by", None)
 
 
-def _stand_in(codes: Tensor, weight: PackedWeight) -> Tensor:
+def _layout(buffer: Tensor) -> ReleasedWeight | None:
+    """The weight whose layout holds what a buffer stands for."""
+    holder = _holder(buffer)
+    return holder.weight if isinstance(holder, HeldVectors) else holder
+
+
+def _stand_in(codes: Tensor, holder: Holder) -> Tensor:
     empty = torch.empty_like(codes, device="meta")
-    empty.held_by = weight  # type: ignore[attr-defined]
+    empty.held_by = holder  # type: ignore[attr-defined]
     return empty
 
 
 def _whole(held: Tensor) -> Tensor:
     """The codes; an ordinary tensor also where they are made in inference mode, for whoever loads others into it."""
-    weight = _holder(held)
-    if weight is None:
+    holder = _holder(held)
+    if holder is None:
         return held
     with torch.inference_mode(False):
-        codes = weight.packed
+        codes = holder.packed
         return codes.clone() if codes.is_inference() else codes

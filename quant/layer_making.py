@@ -55,7 +55,7 @@ def layer_of_codes(
             0 if low_rank is None else len(low_rank.down),
             0 if blocks is None else len(blocks.first),
             requantized=codes is None and plan.weight is not None,
-            half_codebook=isinstance(codes, VectorCodes) and codes.codebook.dtype == torch.float16,
+            codebook=codes.kind if isinstance(codes, VectorCodes) else "fp32",
             learned_bias=learned_bias,
             shift=shift is not None,
             migration=migration is not None,
@@ -69,7 +69,7 @@ def layer_of_codes(
         values["weight"] = weight
     elif isinstance(codes, VectorCodes):
         packed = kernels.bitpack.pack(codes.codes, codes.code_bits)
-        values |= {"codes": packed, "codebook": codes.codebook}
+        values |= {"codes": packed, "codebook": codes.codebook, "codebook_scale": codes.scale}
     else:
         assert plan.weight is not None
         packed = codes.codes

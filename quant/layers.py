@@ -27,7 +27,7 @@ from .rounding import (
     rounded_statically,
     static_codes,
 )
-from .schema import BLOCK_FORMATS, SitePlan, Window
+from .schema import BLOCK_FORMATS, Format, SitePlan, Window
 from .side_branch import branch_of, multiplied_in
 from .site_tensors import (
     Transform,
@@ -122,7 +122,7 @@ class QuantLinear(StoredSite):
         window = current_window(self.windows)
         fmt = self.plan.activations[window]
         backend = self.backend_for(x, window)
-        if fmt is not None and (backend != "simulate" or has_integer_sums(self.plan.weight, fmt)):
+        if fmt is not None and (backend != "simulate" or self._has_integer_sums(fmt)):
             codes, branch = self.operands(x, window, backend)
             y = self.product(codes, window, backend, dtype=x.dtype, branch=branch)
         else:
@@ -143,11 +143,14 @@ class QuantLinear(StoredSite):
     @property
     def _weight_alone(self) -> str:
         """Why the product is an ordinary one where the input is not quantized."""
-        weight = self.plan.weight
-        if weight is None or weight.kind != "codebook":
+        if not self._in_vectors:
             return EXPANDED
-        how = "by tiles in every call" if self.residency == "memory" else "once"
-        return f"simulate: weight-only, codes into a codebook are decoded {how}"
+        return f"simulate: weight-only, {self._decoded}"
+
+    @property
+    def _decoded(self) -> str:
+        how = "by tiles in every call" if self._by_tiles else "once"
+        return f"codes into a codebook are decoded {how}"
 
     @property
     def _bias(self) -> Tensor | None:
@@ -155,10 +158,9 @@ class QuantLinear(StoredSite):
 
     def _product(self, rows: Tensor, window: int) -> Tensor:
         """With the weight that the codes stand for: kept whole, or decoded tile by tile."""
-        weight, bias = self.plan.weight, self._bias
-        if self.residency == "memory" and weight is not None and weight.kind == "codebook":
-            return kernels.vq_linear(rows, self.vector_weight(window), bias, self.backend)
-        return F.linear(rows, self.dequantized_weight(window), bias)
+        if self._by_tiles:
+            return kernels.vq_linear(rows, self._vectors(window), self._bias, self.backend)
+        return F.linear(rows, self.dequantized_weight(window), self._bias)
 
     def backend_for(self, x: Tensor, window: int) -> str:
         """The version that takes x [..., i]; in a graph, the one that the last call outside graphs took."""
@@ -174,8 +176,13 @@ class QuantLinear(StoredSite):
     def multiplies_codes(self, window: int) -> bool:
         """Whether there is a product of codes in a window: of integers, on ranges of each row or of all, or of 8-bit floats."""
         fmt, weight = self.plan.activations[window], self.plan.weight
-        kinds = (has_integer_sums, has_static_sums, has_float8_sums)
-        return fmt is not None and any(has(weight, fmt) for has in kinds)
+        if fmt is None:
+            return False
+        kinds = (has_static_sums, has_float8_sums)
+        return self._has_integer_sums(fmt) or any(has(weight, fmt) for has in kinds)
+
+    def _has_integer_sums(self, activation: Format) -> bool:
+        return has_integer_sums(self.plan.weight, activation, self.transform.codebook)
 
     def _weight_only(self, window: int) -> bool:
         """Whether the product of a window is one of stored integers with rows that are not quantized."""
@@ -190,10 +197,15 @@ class QuantLinear(StoredSite):
             return Choice("simulate", self._weight_alone)
         if fmt is not None and fmt.kind == "fp8":
             return kernels.fp8_linear.choose(rows, self.backend)
+        if fmt is not None and self._by_tiles:
+            own = self._vectors(window), self.backend, fmt.bits, fmt.symmetric
+            found = kernels.vq_linear.choose(rows, *own)
+            return found._replace(why=f"{found.why}; {self._decoded}")
         ready = self._ready(window)
         if fmt is None:
             return kernels.int_linear.choose(rows, ready, None, backend=self.backend)
-        return kernels.int_linear.choose(rows, ready, fmt.bits, fmt.symmetric, self.backend)
+        found = kernels.int_linear.choose(rows, ready, fmt.bits, fmt.symmetric, self.backend)
+        return found._replace(why=f"{found.why}; {self._decoded}") if self._in_vectors else found
 
     def operands(self, x: Tensor, window: int, backend: str) -> tuple[RowCodes, Branch | None]:
         """What the integer product takes of x [..., i]: codes [m, i], and the branch where there is one."""
@@ -268,6 +280,11 @@ class QuantLinear(StoredSite):
             bias = self._once(f"bias of {window}", window, self._folded_bias)
         else:
             bias = self._bias
+        if self._by_tiles:
+            vectors = self._vectors(window)
+            return kernels.vq_linear.multiply(
+                codes, vectors, bias, fmt.bits, backend, after, dtype, branch
+            )
         ready = self._ready(window)
         if fmt.kind == "fp8" and branch is None:
             return kernels.fp8_linear.multiply(codes, ready, bias, backend, after, dtype)
@@ -355,6 +372,8 @@ class QuantLinear(StoredSite):
             lacks = "has no kernel here: integer products take their row scales from the rows"
         elif weight is not None and weight.kind in BLOCK_FORMATS:
             lacks = "is a simulated format, no kernel here computes with it"
+        elif self._in_vectors and self.transform.codebook != "int8":
+            lacks = f"has no integer sums: its codewords are in {self.transform.codebook}, not int8"
         return "simulate", f"simulate: {weight or 'float'} x {fmt} {lacks}"
 
     def extra_repr(self) -> str:

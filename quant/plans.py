@@ -183,13 +183,12 @@ def check_formats(card: Card, formats: Mapping[str, SitePlan]) -> None:
         for activation in site.activations:
             reason = unfit(card, site.weight, activation)
             if reason:
-                raise BadInput(f"{name}: {card.key} {reason}; try {_instead(card, site.weight)}")
+                raise BadInput(f"{name}: {card.key} {reason}; try w{_near(card, site.weight)}a8")
 
 
-def _instead(card: Card, weight: Format | None) -> str:
-    """Bits that the method can make, near those of a weight."""
-    width = card.widths[-1] if weight is None else min(weight.bits, card.widths[-1])
-    return f"w{width}a{16 if card.weight_only else 8}"
+def _near(card: Card, weight: Format | None) -> int:
+    """Bits of weights that the method can make, near those of a weight."""
+    return card.widths[-1] if weight is None else min(weight.bits, card.widths[-1])
 
 
 def read_plan(path: Path) -> Plan:

@@ -8,7 +8,8 @@ half a byte up to 4 bits, and in the place of the stored codes, which are made o
 them (`held_codes.py`); where the change of basis is per window, beside those of all windows.
 
 A weight of which the product is in floating point is held as float32 in mode "speed", codebooks and
-weight-only sites among them: every call would have to widen anything smaller. Mode "memory" is for those.
+weight-only sites among them: every call would have to widen anything smaller. Mode "memory" is for those. A codebook
+in int8 has integer products with rows of integers: its weight is then held as integers are.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def _weight(site: Site, plan: SitePlan, transform: Transform) -> int:
     count = site.out_features * groups_of(fmt, site.in_features)
     found = 4 * site.in_features * site.out_features
     of_integers = (
-        a is not None and (has_integer_sums(fmt, a) or has_static_sums(fmt, a))
+        a is not None and (has_integer_sums(fmt, a, transform.codebook) or has_static_sums(fmt, a))
         for a in plan.activations
     )
     if any(of_integers):

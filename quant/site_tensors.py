@@ -15,7 +15,9 @@ from torch import Tensor
 from .rounding import groups_of
 from .schema import Format, SitePlan
 from .transforms import block_of
-from .vectors import codebook_shape, index_bits
+from .vectors import DTYPES, CodebookKind, codebook_shape, index_bits
+
+Listed = bool | int | str | Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Transform:
     per_window: bool = False  # transform, codes and scales once for each window of the plan
     requantized: bool = False  # the untransformed weight is stored, its codes made at window entry
     folded_into: tuple[str, ...] = ()  # linears that hold the scale, so that none is stored here
-    half_codebook: bool = False  # a codebook's vectors in float16
+    codebook: CodebookKind = "fp32"  # how the vectors of one are stored
     learned_bias: bool = False  # the bias is the site's own, in float32
     shift: bool = False  # static ranges lie about a middle of each channel's own
     migration: bool = False  # a scale of whole numbers, a byte each
@@ -49,14 +51,17 @@ class Transform:
         return f"{name}, branch of rank {self.rank}" if self.rank else name
 
     @classmethod
-    def from_json(cls, listed: Mapping[str, bool | int | Sequence[str]]) -> Transform:
-        """The inverse of `to_json`."""
+    def from_json(cls, listed: Mapping[str, Listed]) -> Transform:
+        """The inverse of `to_json`; in older checkpoints a codebook in float16 is `half_codebook`."""
+        if listed.get("half_codebook"):
+            listed = {**listed, "codebook": "fp16"}
         known = {name: listed[name] for name in cls.__dataclass_fields__ if name in listed}
         return cls(**known | {"folded_into": tuple(listed.get("folded_into", ()))})  # type: ignore[arg-type]
 
-    def to_json(self) -> dict[str, bool | int | Sequence[str]]:
-        """As a checkpoint lists it; rarer parts that are not there are left out."""
-        present = {name: value for name, value in vars(self).items() if value}
+    def to_json(self) -> dict[str, Listed]:
+        """As a checkpoint lists it; rarer parts that are as usual are left out."""
+        usual = Transform()
+        present = {n: value for n, value in vars(self).items() if value != getattr(usual, n)}
         return {"scale": self.scale, "rotate": self.rotate, **present}
 
 
@@ -75,13 +80,14 @@ class LowRank(NamedTuple):
         return self.up.float() @ self.down.float()
 
 
-def has_integer_sums(weight: Format | None, activation: Format) -> bool:
-    """Whether a product of these formats is a sum of integers per token."""
-    return (
-        weight is not None
-        and weight.kind == activation.kind == "int"
-        and activation.granularity == "row"
+def has_integer_sums(
+    weight: Format | None, activation: Format, codebook: CodebookKind = "fp32"
+) -> bool:
+    """Whether a product of these formats is a sum of integers per token; `codebook` is how one is stored."""
+    whole = weight is not None and (
+        weight.kind == "int" or (weight.kind == "codebook" and codebook == "int8")
     )
+    return whole and activation.kind == "int" and activation.granularity == "row"
 
 
 def has_static_sums(weight: Format | None, activation: Format) -> bool:
@@ -124,7 +130,9 @@ def buffer_shapes(
         k, d = codebook_shape(fmt, out_features, in_features)
         packed = (in_features // d * index_bits(k) + 7) // 8
         shapes["codes"] = (out_features, packed), torch.uint8
-        shapes["codebook"] = (k, d), torch.float16 if transform.half_codebook else torch.float32
+        shapes["codebook"] = (k, d), DTYPES[transform.codebook]
+        if transform.codebook == "int8":
+            shapes["codebook_scale"] = (1,), torch.float32
     else:
         if fmt.kind in ("fp8", "mxfp8"):
             shapes["codes"] = (out_features, in_features), torch.float8_e4m3fn

@@ -304,6 +304,7 @@ def header_bytes(shapes: Shapes) -> int:
 _KINDS = {
     "codes": "codes",
     "codebook": "codebooks",
+    "codebook_scale": "codebooks",
     "weight": "codes",
     "scale": "scales",
     "zero": "zeros",

@@ -14,7 +14,7 @@ from torch import Tensor
 import kernels
 from kernels.fp8_linear import Float8Weight
 from kernels.int_linear import PackedWeight, Residency
-from kernels.vq_linear import VectorWeight
+from kernels.vq_linear import ExpandedWeight, VectorWeight
 
 from .held_codes import HeldCodes
 from .rounding import WeightCodes, round_to_nearest
@@ -37,7 +37,8 @@ class StoredSite(HeldCodes):
         scale   float32 [o, g]; uint8 (mx) or float8_e4m3fn (nvfp4) in block formats
         zero    uint8 [o, g], asymmetric weights only
         outer   float32 [1], nvfp4 only
-        codebook   float32 or float16 [k, d], where codes are of vectors: uint8 [o, ceil(i/d log2(k) / 8)]
+        codebook   float32, float16 or int8 [k, d], where codes are of vectors: uint8 [o, ceil(i/d log2(k) / 8)]
+        codebook_scale   float32 [1], of a codebook in int8
         down, up    float16 [r, i], [o, r], with a low-rank branch only
         act_scale   float32 [k, g], one row per window, with static activation ranges only
         act_zero    uint8 [k, g], where those are asymmetric
@@ -61,6 +62,7 @@ class StoredSite(HeldCodes):
     scale: Tensor
     outer: Tensor
     codebook: Tensor
+    codebook_scale: Tensor
     channel_scale: Tensor
     shift: Tensor
     migration: Tensor
@@ -132,7 +134,21 @@ class StoredSite(HeldCodes):
     def vector_weight(self, window: int = 0) -> VectorWeight:
         """Packed codes of a window with their codebook, as the kernels take them."""
         codes, codebook = self._part("codes", window), self._part("codebook", window)
-        return VectorWeight(codes, codebook, self.in_features)
+        whole = self.transform.codebook == "int8"
+        scale = self._part("codebook_scale", window) if whole else None
+        return VectorWeight(codes, codebook, self.in_features, scale)
+
+    @property
+    def _in_vectors(self) -> bool:
+        return self.plan.weight is not None and self.plan.weight.kind == "codebook"
+
+    @property
+    def _by_tiles(self) -> bool:
+        """Whether codes into a codebook are decoded by tiles in every call."""
+        return self._in_vectors and self.residency == "memory"
+
+    def _vectors(self, window: int) -> VectorWeight:
+        return self._once("vectors", window, self.vector_weight)  # holds nothing but what is stored
 
     def dequantized_weight(self, window: int = 0) -> Tensor:
         """The transformed weight that the codes stand for, without the branch, float32 [o, i]."""
@@ -211,7 +227,11 @@ class StoredSite(HeldCodes):
         if self.plan.weight.kind == "fp8":
             codes, scale, *_ = self._stored(window)
             return Float8Weight(codes, scale)
-        weight = self.packed_weight(window)
+        weight = (
+            ExpandedWeight(self.vector_weight(window))
+            if self._in_vectors
+            else self.packed_weight(window)
+        )
         return kernels.int_linear.prepare(
             weight, residency=self.residency, keeps_codes=self.keeps_codes
         )
@@ -220,7 +240,7 @@ class StoredSite(HeldCodes):
         fmt = self.plan.weight
         if fmt is None:
             return self._part("weight", window).float()
-        if fmt.kind == "codebook":
+        if self._in_vectors:
             return kernels.vq_linear.decode(self.vector_weight(window))
         stored = self._stored(window)
         if stored.codes.dtype == torch.uint8:

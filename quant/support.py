@@ -24,12 +24,14 @@ def unfit(card: Card, weight: Format | None, activation: Format | None) -> str:
     Both are as asked for, before the method gives them granularities of its own.
     """
     for fmt in (weight, activation):
-        if card.integers and fmt is not None and fmt.kind != "int":
+        if fmt is None or fmt.kind == "int":
+            continue
+        if card.integers:
             return f"rounds to integers alone, not {fmt.kind}"
+        if card.codebooks and fmt.kind != "codebook":
+            return f"makes codebooks in the place of integers alone, not {fmt.kind}"
     if weight is not None and weight.bits not in card.widths:
         return f"makes weights of {listed(card.widths)} bits, not {weight.bits}"
-    if card.weight_only and activation is not None:
-        return f"quantizes weights alone, not activations of {activation.bits} bits"
     return ""
 
 

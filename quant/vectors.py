@@ -13,12 +13,15 @@ A [o, i/d] codes; n candidates of a vector.
 Ours: a codeword that no vector takes moves to the vector that is served worst, where the code leaves it
 at zero; seeds are drawn from at most `SEEDED` vectors; k-means stops where nothing moves.
 Nothing is ever larger than a chunk of distances, and sums are in float64.
+
+Codewords are stored in float32, float16 or int8, where one float32 scale is that of the whole codebook. Rounding can make
+codewords equal; codes then name the first of them, so that the weight alone tells its codes (`kernels.vq_linear.codes_of`).
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -31,13 +34,16 @@ from .schema import CODEBOOKS, Format
 
 ITERATIONS = 100
 SEEDED = 2**16  # vectors that seeds are drawn from, at most
+CodebookKind = Literal["fp32", "fp16", "int8"]  # how codewords are stored
+DTYPES = dict(zip(get_args(CodebookKind), (torch.float32, torch.float16, torch.int8), strict=True))
 
 
 class VectorCodes(NamedTuple):
     """Codes of one weight with the vectors that they stand for."""
 
     codes: Tensor  # uint8 [o, i/d]
-    codebook: Tensor  # float32 or float16 [k, d]
+    codebook: Tensor  # float32, float16 or int8 [k, d]
+    scale: Tensor | None = None  # float32 [1], of a codebook in int8
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -50,18 +56,30 @@ class VectorCodes(NamedTuple):
         """Of one code: log2 k."""
         return index_bits(len(self.codebook))
 
+    @property
+    def kind(self) -> CodebookKind:
+        """How the codewords are stored."""
+        return next(kind for kind, dtype in DTYPES.items() if dtype == self.codebook.dtype)
+
     def decode(self) -> Tensor:
         """The weight that the codes stand for, float32 [o, i]."""
-        flat = self.codebook.float().index_select(0, self.codes.reshape(-1).int())
+        words = self.codebook.float()
+        if self.scale is not None:
+            words = words * self.scale
+        flat = words.index_select(0, self.codes.reshape(-1).int())
         return flat.reshape(len(self.codes), -1)
 
-    def stored(self, kind: Literal["fp32", "fp16"]) -> VectorCodes:
-        """With the codebook in the dtype that it is stored in."""
-        return self if kind == "fp32" else self._replace(codebook=self.codebook.half())
+    def stored(self, kind: CodebookKind) -> VectorCodes:
+        """With the codewords of a float32 codebook as they are stored."""
+        if kind != "int8":
+            return self._replace(codebook=self.codebook.to(DTYPES[kind]))
+        codebook, scale = kernels.vq_linear.rounded(self.codebook)
+        first = kernels.vq_linear.first_of_equals(codebook)  # [k]
+        return VectorCodes(first[self.codes.long()], codebook, scale)
 
     def check(self, where: str) -> None:
         """Stop at codes beyond the codebook, and at a codebook that holds NaN or infinity."""
-        check_codebook(self.codebook, where)
+        check_codebook(self.codebook if self.scale is None else self.scale, where)
         largest = int(self.codes.max()) if self.codes.numel() else 0
         if largest >= len(self.codebook):
             raise BadInput(

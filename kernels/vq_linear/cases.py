@@ -23,10 +23,11 @@ def example_weight(n: int, k: int, c: int, d: int, seed: int = 0) -> VectorWeigh
 
 
 def _case(
-    m: int, n: int, k: int, c: int, d: int, act_bits: int | None = None
+    m: int, n: int, k: int, c: int, d: int, act_bits: int | None = None, whole: bool = False
 ) -> Callable[[str], tuple[Tensor, ...]]:
     def run(backend: str) -> tuple[Tensor, ...]:
         weight = example_weight(n, k, c, d)
+        weight = weight.rounded if whole else weight
         generator = torch.Generator().manual_seed(m)
         x, bias = torch.randn(m, k, generator=generator), torch.randn(n, generator=generator)
         return vq_linear(x, weight, bias, backend, act_bits), decode(weight)
@@ -39,6 +40,8 @@ CASES = {
     for m, n, k, c, d in ((3, 5, 16, 256, 4), (7, 12, 18, 64, 2), (1, 4, 8, 2, 4))
 }
 CASES["6x36 by 5, 256 vectors of 4, 8-bit rows"] = _case(6, 5, 36, 256, 4, 8)
+CASES["6x36 by 5, 256 vectors of 4 in int8"] = _case(6, 5, 36, 256, 4, whole=True)
+CASES["6x36 by 5, 64 vectors of 2 in int8, 7-bit rows"] = _case(6, 5, 36, 64, 2, 7, whole=True)
 
 
 def _call(c: int, d: int, dtype: torch.dtype) -> tuple[Any, ...]:
@@ -50,9 +53,8 @@ def _call(c: int, d: int, dtype: torch.dtype) -> tuple[Any, ...]:
 def _integer_call() -> tuple[Any, ...]:
     x, _, packed, _, _, bias, _ = _call(256, 4, torch.float32)
     codes, scale, _ = row_op.as_int8(x, 8, True)
-    whole, codebook_scale = example_weight(9, 24, 256, 4).rounded
-    codebook = whole.codebook.to(torch.int8)
-    return codes, scale, packed, codebook, codebook_scale, bias, torch.bfloat16
+    own = example_weight(9, 24, 256, 4).rounded
+    return codes, scale, packed, own.codebook, own.scale, bias, torch.bfloat16
 
 
 # Arguments of the custom op: name -> f() -> them.

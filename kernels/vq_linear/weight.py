@@ -15,17 +15,31 @@ from ..quantize_rows import quantize_rows
 class VectorWeight:
     """A weight [n, k] as it is stored.
 
-    packed uint8 [n, ceil(k/d log2(c) / 8)]; codebook float32 or float16 [c, d], c a power of two up to 256.
+    packed uint8 [n, ceil(k/d log2(c) / 8)]; codebook [c, d], c a power of two up to 256, in float32 or float16,
+    or in int8 with `scale` float32 [1], which its vectors are multiplied by.
     Raises ValueError, naming the part, if they do not belong together.
     """
 
     packed: Tensor
     codebook: Tensor
     in_features: int
+    scale: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.codebook.dim() != 2 or not self.codebook.is_floating_point():
+        integer = self.codebook.dtype == torch.int8
+        if self.codebook.dim() != 2 or not (integer or self.codebook.is_floating_point()):
             raise ValueError(f"codebook is {self.codebook.dtype} {tuple(self.codebook.shape)}")
+        if integer != (self.scale is not None):
+            raise ValueError(
+                f"codebook is {self.codebook.dtype} {'without' if integer else 'with'} a scale; "
+                "one in int8 has a scale, others have none"
+            )
+        if self.scale is not None and (
+            self.scale.dtype != torch.float32 or tuple(self.scale.shape) != (1,)
+        ):
+            raise ValueError(
+                f"scale is {self.scale.dtype} of shape {tuple(self.scale.shape)}; needs float32 (1,)"
+            )
         c, d = self.codebook.shape
         if not 2 <= c <= 256 or c & (c - 1):
             raise ValueError(f"codebook has {c} vectors; a power of two, 2 to 256")
@@ -48,8 +62,24 @@ class VectorWeight:
         """n."""
         return len(self.packed)
 
+    @property
+    def vectors(self) -> Tensor:
+        """What the codes stand for, float32 [c, d]."""
+        values = self.codebook.float()
+        return values if self.scale is None else values * self.scale
+
+    @property
+    def rounded(self) -> VectorWeight:
+        """With an int8 codebook within -127..127 and its scale: this one, or a float one rounded."""
+        return self._rounded if self.scale is None else self
+
     @cached_property
-    def rounded(self) -> tuple[VectorWeight, Tensor]:
-        """With whole numbers within -127..127 in its codebook, and their scale float32 [1, 1]."""
-        rows = quantize_rows(self.codebook.reshape(1, -1), 8, backend="simulate")
-        return replace(self, codebook=rows.codes.view(self.codebook.shape)), rows.scale
+    def _rounded(self) -> VectorWeight:
+        codebook, scale = rounded(self.codebook)
+        return replace(self, codebook=codebook, scale=scale)
+
+
+def rounded(codebook: Tensor) -> tuple[Tensor, Tensor]:
+    """A codebook float [c, d] in int8 within -127..127, with its scale float32 [1]: the largest element is at 127."""
+    rows = quantize_rows(codebook.reshape(1, -1), 8, backend="simulate")
+    return rows.codes.view(codebook.shape).to(torch.int8), rows.scale.view(1)

@@ -68,8 +68,8 @@ class Subject:
         return load_method(self.key)
 
     def bits(self, width: int) -> str:
-        """With weights of this width, and 8-bit activations where the method rounds any."""
-        return f"w{width}a{16 if self.card.weight_only else 8}"
+        """With weights of this width, and 8-bit activations."""
+        return f"w{width}a8"
 
     def plan(self, bits: str) -> Plan:
         """Every site that the method quantizes, at the same bits."""

@@ -10,15 +10,15 @@ Shapes: W [o, i] weight; d neighbours of a row per vector v; C [k, d] codebook; 
     bits   2           3          4
     k, d   256, 4      64, 2      256, 2
 
-All linear layers of the blocks, adaLN included; the weight alone, no scales, nothing calibrated
-(2 and 3 bits: read in the released code; 4 bits, float16 codebooks: ours). The steps of k-means are in
-`quant.vectors`.
+All linear layers of the blocks, adaLN included; no scales, nothing calibrated (2 and 3 bits: read in the released
+code). The steps of k-means are in `quant.vectors`. Ours: 4 bits, codebooks in float16 and int8, inputs of 8 bits and
+fewer, rounded as they come. Where both are integers so are the products.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 from torch import Tensor
@@ -30,23 +30,24 @@ from ..effort import GroupShape, Work
 from ..learning import Asked
 from ..schema import Plan, SitePlan, Value
 from ..site_tensors import Transform
+from ..vectors import CodebookKind
 from .base import Group, Rounded
 
 CARD = Card(
     key="kmeans-vq",
     title="k-means VQ",
     paper="https://arxiv.org/abs/2408.17131",
-    bits=("w2a16", "w3a16", "w4a16"),
+    bits=("w2a16", "w3a16", "w4a16", "w2a8"),
     beats="rtn",
     beats_at=("w2a16",),
     widths=(2, 3, 4),
-    weight_only=True,
+    codebooks=True,
     also=("adaln",),
     learns=True,
-    summary="Vectors of neighbouring weights stand for codewords that k-means found; weight-only.",
+    summary="Vectors of neighbouring weights stand for codewords that k-means found.",
     options=(
         Option("iterations", 100, "steps of k-means, 1 to 1000"),
-        Option("codebook", "fp32", "how codewords are stored: fp32 or fp16"),
+        Option("codebook", "fp32", "how codewords are stored: fp32, fp16 or int8"),
     ),
 )
 
@@ -55,7 +56,7 @@ class Options(Value):
     """Knobs; see the card for what they mean."""
 
     iterations: int = Field(default=100, ge=1, le=1000)
-    codebook: Literal["fp32", "fp16"] = "fp32"
+    codebook: CodebookKind = "fp32"
 
 
 def planned(
@@ -76,7 +77,7 @@ def stored_formats(site: SitePlan, in_features: int, options: Options, steps: in
 
 def stored_transform(options: Options) -> Transform:
     """Nothing is stored beside codes and codebook."""
-    return Transform(half_codebook=options.codebook == "fp16")
+    return Transform(codebook=options.codebook)
 
 
 def work(shape: GroupShape, options: Options) -> Work:

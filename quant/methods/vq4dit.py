@@ -22,7 +22,8 @@ which everything is decided. Ours, as options: `annealing` lowers the 0.99 linea
 that codebooks and the undecided follow what is decided; `order=shuffled` draws all trajectories first
 and learns from their moments at random, as else what is decided last suits one picture at low noise;
 `loss=relative` divides each block's error by mean(h_l^teacher ^ 2); `block_input=teacher` has each block learn
-alone on the teacher's inputs, at shuffled moments too, so that one block is in memory at a time.
+alone on the teacher's inputs, at shuffled moments too, so that one block is in memory at a time. Inputs of 8 bits
+and fewer are rounded as they come, beside what was learned without; codewords in int8 are rounded after learning.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from ..effort import GroupShape, Work
 from ..learning import Asked
 from ..schema import CODEBOOKS, Plan, SitePlan, Value
 from ..site_tensors import Transform
+from ..vectors import CodebookKind
 from .base import Group, Rounded
 
 DECODE, CHOOSE, AMONG = (
@@ -54,15 +56,15 @@ CARD = Card(
     key="vq4dit",
     title="VQ4DiT",
     paper="https://arxiv.org/abs/2408.17131",
-    bits=("w2a16", "w3a16", "w4a16"),
+    bits=("w2a16", "w3a16", "w4a16", "w2a8"),
     beats="rtn",
     beats_at=("w2a16",),
     widths=(2, 3, 4),
-    weight_only=True,
+    codebooks=True,
     also=("adaln",),
     learns=True,
     trajectories=True,
-    summary="Codebooks and the codeword of every vector learned together, from the model's own trajectories; weight-only.",
+    summary="Codebooks and the codeword of every vector learned together, from the model's own trajectories.",
     options=(
         Option(
             "candidates",
@@ -97,7 +99,7 @@ CARD = Card(
         Option("codebook_rate", 0.0001, "learning rate of the codebooks"),
         Option("bias_rate", 0.0001, "learning rate of the biases"),
         Option("iterations", 100, "steps of k-means, 1 to 1000"),
-        Option("codebook", "fp32", "how codewords are stored: fp32 or fp16"),
+        Option("codebook", "fp32", "how codewords are stored: fp32, fp16 or int8"),
     ),
     presets=(
         Preset(
@@ -153,7 +155,7 @@ class Options(Value):
     codebook_rate: float = Field(default=1e-4, ge=0)
     bias_rate: float = Field(default=1e-4, ge=0)
     iterations: int = Field(default=100, ge=1, le=1000)
-    codebook: Literal["fp32", "fp16"] = "fp32"
+    codebook: CodebookKind = "fp32"
 
 
 def planned(
@@ -174,7 +176,7 @@ def stored_formats(site: SitePlan, in_features: int, options: Options, steps: in
 
 def stored_transform(options: Options) -> Transform:
     """Beside codes and codebook, biases in float32."""
-    return Transform(half_codebook=options.codebook == "fp16", learned_bias=True)
+    return Transform(codebook=options.codebook, learned_bias=True)
 
 
 def work(shape: GroupShape, options: Options) -> Work:

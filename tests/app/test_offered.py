@@ -93,31 +93,33 @@ def test_every_method_makes_its_own_bits_and_says_why_it_refuses_others():
     refused = {m["key"]: set(m["refused"]) for m in offered(list_methods())}
     assert refused["viditq"] == set()
     assert refused["taqdit"] == {"fp8", "mxfp8", "mxfp4", "nvfp4"}
-    assert refused["vq4dit"] == set(PRESETS) - {"w4a16"}
+    assert refused["vq4dit"] == set(PRESETS) - {"w4a8", "w4a4", "w4a16"}
     assert refused.keys() == methods().keys()
 
 
 def test_the_command_says_at_once_what_a_method_refuses():
-    runs = [{"method": "vq4dit", "bits": "w4a8"}]
+    runs = [{"method": "vq4dit", "bits": "w8a8"}]
     said = Form("dit-emoji", runs, "0-3", (), "", 20, 4.0).command()
-    assert said.startswith("# bits 'w4a8': vq4dit quantizes weights alone")
-    assert "try w2a16, w3a16, w4a16" in said
+    assert said.startswith("# bits 'w8a8': vq4dit makes weights of 2, 3 or 4 bits, not 8")
+    assert "try w2a16, w3a16, w4a16, w2a8" in said
 
 
 @pytest.mark.browser
 def test_a_method_brings_bits_that_it_can_make(serve, new_page: Pages) -> None:
     page = opened(new_page(), serve())
     method, bits = page.get_by_label("Method of run 2"), page.get_by_label("Bits of run 2")
-    assert "VQ4DiT · w2a16, w3a16, w4a16" in method.inner_text()
+    bits.fill("w8a8")
+    page.keyboard.press("Tab")
+    assert "VQ4DiT · w2a16, w3a16, w4a16, w2a8" in method.inner_text()
     method.select_option("vq4dit")
     assert bits.input_value() == "w2a16"
     page.wait_for_function(
         "document.querySelector('#dq-line code').textContent.includes('--bits w4a8,w2a16')"
     )
-    bits.fill("w4a8")
+    bits.fill("w6a6")
     page.keyboard.press("Tab")
     why = page.locator(".dq-why:visible")
-    said = "quantizes weights alone, not activations of 8 bits; try w2a16, w3a16, w4a16"
+    said = "makes weights of 2, 3 or 4 bits, not 6; try w2a16, w3a16, w4a16, w2a8"
     assert why.inner_text() == said
     assert bits.get_attribute("aria-invalid") == "true"
     page.wait_for_function(
@@ -125,7 +127,7 @@ def test_a_method_brings_bits_that_it_can_make(serve, new_page: Pages) -> None:
     )
     page.get_by_role("button", name="W8A8", exact=True).click()
     assert page.get_by_label("Bits of run 1").input_value() == "w8a8"
-    assert bits.input_value() == "w4a8", "what cannot be made is not set"
+    assert bits.input_value() == "w6a6", "what cannot be made is not set"
     method.select_option("vq4dit")
     bits.fill("w2a16")
     page.keyboard.press("Tab")

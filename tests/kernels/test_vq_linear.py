@@ -7,8 +7,19 @@ import torch
 from torch.nn import functional as F
 
 import kernels
-from kernels import bitpack
-from kernels.vq_linear import VectorWeight, decode, reference, vq_linear
+from kernels import bitpack, int_linear
+from kernels.int_linear import Branch, GatedResidual
+from kernels.quantize_rows import RowCodes, quantize_rows
+from kernels.vq_linear import (
+    ExpandedWeight,
+    VectorWeight,
+    codes_of,
+    decode,
+    first_of_equals,
+    multiply,
+    reference,
+    vq_linear,
+)
 from kernels.vq_linear.cases import example_weight
 
 
@@ -106,7 +117,127 @@ def test_rows_of_8_bits_multiply_a_codebook_of_8_bits(c, d, stored):
 
 def test_a_codebook_of_zeros_is_rounded_to_zeros():
     weight = VectorWeight(example_weight(4, 16, 16, 4).packed, torch.zeros(16, 4), 16)
-    whole, scale = weight.rounded
-    assert not whole.codebook.any()
+    assert not weight.rounded.codebook.any()
     assert torch.equal(vq_linear(torch.ones(2, 16), weight, act_bits=8), torch.zeros(2, 4))
-    assert float(scale) > 0
+    assert float(weight.rounded.scale) > 0
+
+
+def whole(n: int, k: int, c: int, d: int, seed: int = 0) -> VectorWeight:
+    """A weight with a codebook in int8, the largest operands among its words."""
+    generator = torch.Generator().manual_seed(seed)
+    codebook = torch.randint(-127, 128, (c, d), generator=generator, dtype=torch.int8)
+    codebook[0], codebook[-1] = 127, -127
+    packed = example_weight(n, k, c, d, seed).packed
+    return VectorWeight(packed, codebook, k, torch.tensor([0.01]))
+
+
+def integers(weight: VectorWeight) -> torch.Tensor:
+    """q [n, k] in float64, word by word."""
+    d = weight.codebook.shape[1]
+    codes = bitpack.unpack(weight.packed, weight.bits, weight.in_features // d)
+    return weight.codebook.double()[codes.long()].flatten(1)
+
+
+SHAPES = [(7, 36, 5, 256, 4), (33, 132, 90, 64, 2), (1, 16, 3, 2, 8), (5, 11, 4, 16, 1)]
+
+
+@pytest.mark.parametrize(("m", "k", "n", "c", "d"), SHAPES)
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_integer_sums_are_exact_whoever_adds_them(m, k, n, c, d, symmetric):
+    """Definition, custom op, and both products of a byte for each weight."""
+    weight, generator = whole(n, k, c, d), torch.Generator().manual_seed(k)
+    x = torch.randn(m, k, generator=generator)
+    x[0] = x[0].sign()
+    rows = quantize_rows(x, 8, symmetric)
+    a = rows.codes.double() - (0 if rows.zero is None else rows.zero.double())
+    expected = a @ integers(weight).T
+    ones = RowCodes(rows.codes, torch.ones(m, 1), rows.zero)
+    plain = VectorWeight(weight.packed, weight.codebook, k, torch.ones(1))
+    assert torch.equal(multiply(ones, plain).double(), expected)
+    backends = ["simulate"]
+    if int_linear.cpu.available() and not int_linear.cpu.saturates():
+        backends.append("integer")
+    for backend in backends:
+        sums = int_linear.accumulate(x, ExpandedWeight(weight), 8, symmetric, backend)
+        assert torch.equal(sums.double(), expected)
+    if symmetric:
+        parts = (weight.packed, weight.codebook, torch.ones(1), None, torch.float32)
+        told = torch.ops.dqviz.vq_linear(rows.codes.to(torch.int8), ones.scale, *parts)
+        assert torch.equal(told.double(), expected)
+
+
+@pytest.mark.parametrize(("m", "k", "n", "c", "d"), SHAPES)
+def test_what_a_codebook_in_int8_stands_for(m, k, n, c, d):
+    weight, x = whole(n, k, c, d), torch.randn(m, k)
+    values = integers(weight) * float(weight.scale)
+    assert torch.allclose(decode(weight).double(), values, rtol=1e-6)
+    assert weight.rounded is weight
+    assert torch.allclose(ExpandedWeight(weight).dequantize().double(), values, rtol=1e-6)
+    assert torch.allclose(vq_linear(x, weight).double(), x.double() @ values.T, atol=1e-4)
+    told = torch.ops.dqviz.vq_linear(x, None, weight.packed, weight.vectors, None, None, x.dtype)
+    assert torch.allclose(told.double(), x.double() @ values.T, atol=1e-4)
+
+
+@pytest.mark.parametrize("act_bits", [8, 5, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_what_comes_after_is_that_of_the_expanded_product(act_bits, dtype):
+    """GELU, gate and residual, a branch: the same numbers as of a byte for each weight."""
+    weight, x, bias = whole(12, 48, 64, 2), torch.randn(6, 48), torch.randn(12)
+    rows, expanded = quantize_rows(x, act_bits), ExpandedWeight(weight)
+    gated = GatedResidual(torch.randn(2, 12), torch.randn(6, 12))
+    branch = Branch(torch.randn(6, 3), torch.randn(12, 3))
+    for after in (None, "gelu", gated):
+        for beside in (None, branch):
+            ends = (bias, act_bits, "simulate", after, dtype, beside)
+            got, expected = (
+                multiply(rows, weight, *ends),
+                int_linear.multiply(rows, expanded, *ends),
+            )
+            assert got.dtype == dtype
+            assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize(("c", "d"), [(256, 4), (64, 2), (2, 8), (16, 1)])
+@pytest.mark.parametrize("words", ["distinct", "equal in pairs", "all zero"])
+def test_codes_are_found_again_where_they_name_the_first_of_equals(c, d, words):
+    weight = whole(9, 24, c, d, seed=c)
+    codebook = weight.codebook.clone()
+    if words == "equal in pairs":
+        codebook[1::2] = codebook[::2]
+    elif words == "all zero":
+        codebook.zero_()
+    first = first_of_equals(codebook)
+    assert all(int(a) == (codebook == word).all(1).nonzero()[0, 0] for a, word in zip(first, codebook, strict=True))  # fmt: skip
+    codes = bitpack.unpack(weight.packed, weight.bits, 24 // d)
+    own = VectorWeight(bitpack.pack(first[codes.long()], weight.bits), codebook, 24, weight.scale)
+    expanded = ExpandedWeight(own)
+    assert torch.equal(codes_of(expanded, codebook), own.packed)
+    other = VectorWeight(weight.packed, codebook, 24, weight.scale)
+    assert torch.equal(expanded.codes(), ExpandedWeight(other).codes())
+
+
+def test_scales_belong_to_codebooks_of_integers():
+    weight = whole(4, 16, 16, 4)
+    with pytest.raises(ValueError, match=r"codebook is torch.int8 without a scale"):
+        VectorWeight(weight.packed, weight.codebook, 16)
+    with pytest.raises(ValueError, match=r"codebook is torch.float32 with a scale"):
+        VectorWeight(weight.packed, weight.vectors, 16, weight.scale)
+    with pytest.raises(ValueError, match=r"shape \(1, 1\); needs float32 \(1,\)"):
+        VectorWeight(weight.packed, weight.codebook, 16, weight.scale.view(1, 1))
+    with pytest.raises(ValueError, match=r"codebook is torch.float32; integers are made of one in int8"):  # fmt: skip
+        ExpandedWeight(VectorWeight(weight.packed, weight.vectors, 16))
+    with pytest.raises(ValueError, match="vectors of 3 elements"):
+        first_of_equals(torch.zeros(4, 3, dtype=torch.int8))
+
+
+def test_rows_that_do_not_fit_are_named():
+    weight = whole(4, 16, 16, 4)
+    with pytest.raises(ValueError, match=r"shape \(2, 12\); needs \(m, 16\)"):
+        multiply(quantize_rows(torch.ones(2, 12), 8), weight)
+    with pytest.raises(ValueError, match="float16; needs integers"):
+        multiply(RowCodes(torch.ones(2, 16).half(), torch.ones(2, 1)), weight)
+    gated = GatedResidual(torch.ones(1, 4), torch.ones(3, 4))
+    with pytest.raises(ValueError, match=r"residual has shape"):
+        multiply(quantize_rows(torch.ones(2, 16), 8), weight, after=gated)
+    with pytest.raises(RuntimeError, match="zeros of their own have no Triton version"):
+        multiply(quantize_rows(torch.ones(2, 16), 8, False), weight, backend="triton")

@@ -26,7 +26,7 @@ ENDS = 8  # weight bits of what reads the first and the last tensor, with taqdit
 def mixed_plan(model: Model, card: Card, sampler: Any, seed: int) -> Plan:
     """Weights of 2 to 8 bits, activations of 4 to 8 bits or none: as the method can, site by site."""
     chance = random.Random(f"{card.key} {seed}")
-    bits = parse_bits(f"w{card.widths[-1]}a{16 if card.weight_only else 8}")
+    bits = parse_bits(f"w{card.widths[-1]}a8")
     plan = uniform_plan(model, bits, sampler=sampler, windows=WINDOWS, also=card.also)
 
     def one(site: SitePlan) -> SitePlan:

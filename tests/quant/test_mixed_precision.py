@@ -150,8 +150,7 @@ def test_cells_that_a_method_cannot_have_are_no_choice(swept) -> None:
     weight, activation = problem.items[0], problem.items[1]
     assert weight.labels == (3, 4)
     assert "makes weights of" in weight.illegal[8]
-    assert activation.labels == (FULL,)
-    assert "quantizes weights alone" in activation.illegal[8]
+    assert 8 in activation.labels
 
 
 @pytest.mark.parametrize("method", ["rtn", "viditq"])

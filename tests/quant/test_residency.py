@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import DiTTransformer2DModel
 
+from quant.cards import methods
 from quant.checkpoint import save_checkpoint
 from quant.layers import QuantLinear
 from quant.plans import uniform_plan
@@ -28,6 +29,7 @@ WAYS = [
     ("rtn", {}),
     ("svdquant", {"alpha": 0.5}),
     ("static-step", {}),
+    ("kmeans-vq", {"iterations": 1, "codebook": "int8"}),
 ]
 
 
@@ -57,7 +59,8 @@ def run_every_window(transformer, timesteps):
 
 @pytest.mark.parametrize(("method", "options"), WAYS, ids=lambda v: v if isinstance(v, str) else "")
 def test_t10_what_is_said_to_be_held_is_held(method, options, model, seen, target, tmp_path):
-    made = quantize(model, method, uniform_plan(model, parse_bits("w4a8")), options, seen)
+    plan = uniform_plan(model, parse_bits("w4a8"), also=methods()[method].also)
+    made = quantize(model, method, plan, options, seen)
     size = save_checkpoint(made, model, tmp_path / "c")
     loaded = DiTTransformer2DModel.from_pretrained(tmp_path / "c", dtype=torch.float16).eval()
     layers = [m for m in loaded.modules() if isinstance(m, QuantLinear)]

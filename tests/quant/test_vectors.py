@@ -221,7 +221,7 @@ def test_a_damaged_checkpoint_is_one_clear_error(model, tmp_path, fault):
 
 
 def test_widths_that_have_no_codebook_are_refused(model):
-    with pytest.raises(BadInput, match="weights of 2, 3 or 4 bits, not 8; try w4a16"):
+    with pytest.raises(BadInput, match="weights of 2, 3 or 4 bits, not 8; try w4a8"):
         quantize(model, "kmeans-vq", uniform_plan(model, parse_bits("w8a16")))
     with pytest.raises(BadInput, match="2, 3 or 4 bits"):
         size_of("dit-xl-2", "kmeans-vq", parse_bits("w6a16"))

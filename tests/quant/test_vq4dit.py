@@ -113,9 +113,9 @@ def test_a_loss_that_grows_is_told_with_its_block(model):
 
 
 @pytest.mark.parametrize("method", ["vq4dit", "kmeans-vq"])
-def test_weights_alone_are_quantized_and_activation_bits_are_refused(model, method):
-    plan = uniform_plan(model, parse_bits("w4a8"), also=("adaln",))
-    with pytest.raises(BadInput, match=r"quantizes weights alone.*8 bits; try w4a16"):
+def test_codebooks_are_made_in_the_place_of_integers_alone(model, method):
+    plan = uniform_plan(model, parse_bits("mxfp4"))
+    with pytest.raises(BadInput, match=r"place of integers alone, not mxfp4; try w4a8"):
         quantize(model, method, plan)
 
 

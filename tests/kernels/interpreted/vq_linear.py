@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from kernels import bitpack
+from kernels.int_linear import GatedResidual
+from kernels.quantize_rows import RowCodes, quantize_rows
 from kernels.quantize_rows import custom_op as row_op
-from kernels.vq_linear import VectorWeight, custom_op, triton_impl, vq_linear
+from kernels.vq_linear import VectorWeight, custom_op, multiply, triton_impl, vq_linear
 from kernels.vq_linear.cases import CALLS, example_weight
 
 # m, k, n, vectors, elements; the last has more rows of tiles than one group of the order in which they run
@@ -40,9 +42,8 @@ def integer_product(
 ) -> Tensor:
     """What the kernel gives of rows and a codebook in int8."""
     codes, scale, _ = row_op.as_int8(x, 8, True)
-    whole, codebook_scale = weight.rounded
-    codebook = whole.codebook.to(torch.int8)
-    return triton_impl.vq_linear(codes, scale, weight.packed, codebook, codebook_scale, bias, dtype)
+    own = weight.rounded
+    return triton_impl.vq_linear(codes, scale, own.packed, own.codebook, own.scale, bias, dtype)
 
 
 def exact(x: Tensor, weight: VectorWeight, bias: Tensor | None = None) -> Tensor:
@@ -180,3 +181,26 @@ def test_the_custom_op_says_what_the_kernel_computes(monkeypatch: pytest.MonkeyP
         (8, exact_of_integers(x, weight, bias)),
     ):
         assert_close(vq_linear(x, weight, bias, "triton", act_bits), expected, 1e-6)
+
+
+@pytest.mark.parametrize(("m", "k", "n", "c", "d"), [SHAPES[1], SHAPES[3]])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_rows_made_elsewhere_meet_a_stored_int8_codebook(
+    monkeypatch: pytest.MonkeyPatch, m: int, k: int, n: int, c: int, d: int, bits: int
+) -> None:
+    """Sums as the definition's, whether codes come in int8 or in float32; gate and residual after them."""
+    monkeypatch.setattr(custom_op, "vq_linear", triton_impl.vq_linear)
+    monkeypatch.setattr(custom_op, "triton_obstacle", lambda *about: None)
+    own, x = example_weight(n, k, c, d).rounded, rows_of(m, k)
+    unit = VectorWeight(own.packed, own.codebook, k, torch.ones(1))
+    rows = quantize_rows(x, bits)
+    for codes in (rows.codes, rows.codes.to(torch.int8)):
+        ones = RowCodes(codes, torch.ones(m, 1))
+        sums = multiply(ones, unit, None, bits, "triton")
+        assert torch.equal(sums, multiply(ones, unit, None, bits, "simulate"))
+    whole = VectorWeight(own.packed, own.codebook.float(), k)
+    assert torch.equal(sums.double(), exact(rows.codes, whole))
+    gated = GatedResidual(torch.ones(1, n), torch.ones(m, n))
+    got = multiply(rows, own, None, bits, "triton", gated)
+    expected = exact(rows.codes, whole) * rows.scale.double() * float(own.scale) + 1
+    assert_close(got, expected, 1e-6)
