@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import NamedTuple
 
-from . import ops
+from . import ops, tables
 from .dispatch import Op, triton_obstacle
 
 
@@ -42,7 +42,7 @@ def _of(op: Op) -> OpHere:
     said = [f"{backend}: {reason}" for backend, reason in reasons.items() if reason]
     if "triton" not in op.versions:
         said.append("triton: not written")
-    faster = [b for b in usable if b != "simulate"] if "integer" in op.versions else []
+    faster = [b for b in usable if b != "simulate"] if op.name in tables.COLUMNS else []
     if faster:
         listed = " or ".join(faster)
         said.append(f"auto: {listed} where it was measured faster here, else simulate")
