@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from diffusers.models.attention_processor import Attention
 from torch import nn
 
 from quant.adapters import Adapter, Site, adapter_for
@@ -108,17 +109,17 @@ class Subject:
     def attentions(self, batch: int) -> list[Heads]:
         """Distinct shapes of the self-attentions over picture tokens alone, which can take int8 scores."""
         _, frames = shapes_of(self.transformer, self.sites, self.sampler.size, self.sampler.frames)
-        network = Network(self.sites, self.adapter)
+        network = Network(list(self.sites), self.adapter)
         known = {a.name: a for a in attentions_of(network, self._rows(), frames)}
         each = batch * self.adapter.branches(self.sampler.guidance)
-        found: Counter[tuple[int, ...]] = Counter()
+        found: Counter[Heads] = Counter()
         for name in self.adapter.spatial_attentions(self.transformer):
-            if name in known:
-                one, module = known[name], self.transformer.get_submodule(name)
-                heads = int(module.heads)  # type: ignore[arg-type]
-                samples = each * one.queries // one.seen
-                found[samples, heads, one.seen, one.channels // heads] += 1
-        return [Heads(*shape, count) for shape, count in found.items()]
+            module = self.transformer.get_submodule(name)
+            if name in known and isinstance(module, Attention):  # others have no such processor
+                one = known[name]
+                samples, width = each * one.queries // one.seen, one.channels // module.heads
+                found[Heads(samples, module.heads, one.seen, width)] += 1
+        return [shape._replace(count=count) for shape, count in found.items()]
 
     def _rows(self) -> Mapping[str, InputShape]:
         """Of every input, per sample and branch: as a model has them, from the configuration where it cannot draw."""

@@ -54,6 +54,11 @@ class Case(NamedTuple):
 
 def cases(layers: Iterable[Layer], device: torch.device) -> list[Case]:
     """Of layers, and of their larger batches."""
+    return of_shapes(spread(layers), device)
+
+
+def of_shapes(shapes: Iterable[tuple[int, int, int]], device: torch.device) -> list[Case]:
+    """Of every kind that a device tells apart, at shapes (m, k, n)."""
     if measured.version(device) == "integer":
         kinds = [(*bits, None, fixed) for bits in BITS for fixed in (False, True)]
     else:
@@ -65,7 +70,7 @@ def cases(layers: Iterable[Layer], device: torch.device) -> list[Case]:
             for fixed in (False, True)
             if act_bits or not (fixed and _has_zeros_inside(bits, group))
         ]
-    return [Case(*shape, *kind) for shape in spread(layers) for kind in kinds]
+    return [Case(*shape, *kind) for shape in shapes for kind in kinds]
 
 
 def _has_zeros_inside(bits: int, group: int | None) -> bool:

@@ -163,8 +163,9 @@ def test_attentions_are_counted_by_shape_with_their_samples(tiny_dit: Path) -> N
     assert one.samples * one.tokens == rows
     assert one.count == blocks
     assert four == one._replace(samples=4 * one.samples)
-    flux = subject_of("flux-dev", "cuda")
-    assert flux.attentions(1) == []  # its attentions are over text too
+    assert subject_of("latte-1", "cuda").attentions(1) == [Heads(32, 16, 1024, 72, 28)]
+    for other in ("flux-dev", "wan2.1-1.3b"):  # over text too; of another class
+        assert subject_of(other, "cuda").attentions(1) == []
 
 
 @pytest.mark.usefixtures("gpu_here")
@@ -210,6 +211,16 @@ def test_wrong_floats_and_attentions_get_no_row_either(monkeypatch: pytest.Monke
     monkeypatch.setattr(int_attention.custom_op, "int_attention", lambda *given: 1.1 * other(*given))  # fmt: skip
     for said in (floats.measure(product, 1, CPU), heads.measure(attention, 1, CPU)):
         assert str(said).startswith("its numbers are off by 1.0e-01")
+
+
+def test_a_definition_that_does_not_fit_costs_its_rows_alone() -> None:
+    def fails() -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    one = torch.ones(2)
+    assert linears.doubt(fails, lambda: one, one.dtype) == "CUDA out of memory"
+    assert linears.doubt(lambda: one, fails, one.dtype) == "CUDA out of memory"
+    assert linears.doubt(lambda: one, lambda: one, one.dtype) is None
 
 
 def faster(*lowered: int) -> Callable[..., dict[str, float]]:

@@ -193,11 +193,14 @@ def test_a_broken_table_is_an_error_that_names_it(name: str, gpu: Callable[..., 
 
 
 def test_the_list_of_ops_says_which_have_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    floats = "kernels.quantize_rows.custom_op.float8_obstacle"
     monkeypatch.setattr(overview, "triton_obstacle", lambda device: None)
+    monkeypatch.setattr(floats, lambda device: None)
     said = {op.name: op.why for op in overview.here()}
     for op in ("fp8_linear", "int_attention"):
         assert said[op] == "auto: triton where it was measured faster here, else simulate"
     assert said["quantize_rows"] == "auto: simulate, no other version was measured faster here"
-    monkeypatch.setattr(overview, "triton_obstacle", lambda device: "no CUDA device")
+    monkeypatch.setattr(floats, lambda device: "a GPU of compute capability 8.0 has none")
     said = {op.name: op.why for op in overview.here()}
-    assert said["fp8_linear"].endswith("auto: simulate, no other version was measured faster here")
+    assert said["fp8_linear"] == "triton: a GPU of compute capability 8.0 has none; auto: simulate, no other version was measured faster here"  # fmt: skip
+    assert said["int_attention"].startswith("auto: triton")
