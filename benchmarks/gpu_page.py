@@ -3,7 +3,7 @@
     make gpu-results FROM=gpu-run           (python -m benchmarks.gpu_page gpu-run)
 
 Writes gpu.json, with every row, gpu.md and gpu.svg into --out (docs/results), and the tiles that were found into
-kernels/configs/<architecture>/int_linear_tiles.json. A dry run is refused: its times are of the CPU and of the ops' definitions.
+kernels/configs/<architecture>/int_linear_tiles.json and fp8_linear_tiles.json. A dry run is refused: its times are of the CPU and of the ops' definitions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from dqviz.files import write_json
-from kernels.int_linear.tiles import TABLE
 from kernels.tables import file
 from quant.errors import BadInput, DQVizError
 
@@ -53,16 +52,15 @@ def result(folder: Path) -> dict[str, Any]:
     }
 
 
-def save_tiles(found: dict[str, Any], configs: Path) -> Path | None:
-    """The table that the launcher reads on this kind of GPU; None where no tile gained."""
-    best = tables(found["rows"])
-    if not best:
-        return None
-    path = file(configs, found["architecture"], TABLE)
-    path.parent.mkdir(parents=True, exist_ok=True)
+def save_tiles(found: dict[str, Any], configs: Path) -> list[Path]:
+    """The tables that the launchers read on this kind of GPU; none of an op where no tile gained."""
     head = {name: found[name] for name in ("device", "date", "versions")}
-    write_json(path, {**head, "rows": best})
-    return path
+    paths = []
+    for table, best in tables(found["rows"]).items():
+        paths.append(file(configs, found["architecture"], table))
+        paths[-1].parent.mkdir(parents=True, exist_ok=True)
+        write_json(paths[-1], {**head, "rows": best})
+    return paths
 
 
 def main() -> int:
@@ -77,8 +75,8 @@ def main() -> int:
     except DQVizError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    tiles = save_tiles(found, given.configs)
-    print("no tile gained" if tiles is None else f"written: {tiles}", file=sys.stderr)
+    said = [f"written: {path}" for path in save_tiles(found, given.configs)]
+    print("\n".join(said) or "no tile gained", file=sys.stderr)
     return written("gpu", given.out, lambda: found, markdown, figure, CAPTION)
 
 

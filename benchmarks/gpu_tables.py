@@ -35,7 +35,7 @@ def markdown(found: dict[str, Any]) -> str:
             if any(g.ratios for g in figure(found))
             else []
         ),
-        *correctness(rows.get("correctness", [])),
+        *correctness(rows.get("correctness", []), found.get("lacks_floats")),
         *steps(rows),
         *products(rows.get("ops", [])),
         *passes(rows.get("ops", [])),
@@ -87,7 +87,7 @@ def by_stage(rows: Iterable[Row]) -> dict[str, list[Row]]:
     return found
 
 
-def correctness(rows: list[Row]) -> list[str]:
+def correctness(rows: list[Row], lacks_floats: str | None) -> list[str]:
     """First, because times of what is wrong are not taken."""
     right = sum(bool(row.get("right")) for row in rows)
     lines = [
@@ -96,6 +96,7 @@ def correctness(rows: list[Row]) -> list[str]:
         f"{right} of {len(rows)} checks are right. An output is held against the definition in float64; a compiled call and a replayed "
         "CUDA graph have to give the same bits as the eager call.",
         "",
+        *([f"8-bit floats are left out: {lacks_floats}.", ""] if lacks_floats else []),
         *head("check", "numbers", "found", "compiled", "CUDA graph"),
     ]
     for row in rows:
@@ -167,7 +168,8 @@ def products(rows: list[Row]) -> list[str]:
     lines = [
         "## int_linear",
         "",
-        "From row codes to bfloat16, with bias and what comes after (GELU; gate and residual); w8a8 e4m3 is `fp8_linear`. Share: of the data sheet's peaks.",
+        "From row codes to bfloat16, with bias and what comes after (GELU; gate and residual); w8a16 and w4a16 from rows in bfloat16, which "
+        "are not quantized; w8a8 e4m3 is `fp8_linear`. Share: of the data sheet's peaks.",
         "",
         *head("layer", "m x k x n", "ours", "µs", *(f"over {p}" for p in peers), "share"),
     ]
@@ -259,7 +261,11 @@ def tiles(rows: list[Row]) -> list[str]:
             tried.setdefault(layer, []).append(row)
     if not tried:
         return []
-    lines = ["## Tiles of int_linear", "", *head("layer", "tried", "best tile", "default / best")]
+    lines = [
+        "## Tiles of int_linear and fp8_linear",
+        "",
+        *head("layer", "tried", "best tile", "default / best"),
+    ]
     for layer, found in tried.items():
         best = max(found, key=lambda row: row["ratio"])
         said = ", ".join(f"{name} {value}" for name, value in best["tile"].items())

@@ -18,10 +18,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 
 from dqviz import machine
-from dqviz.benching import tuning
+from dqviz.benching import stored, tuning
 from dqviz.benching.request import FEWEST_TUNED
 from dqviz.benching.run import IDLE
-from dqviz.benching.subject import Layer
 from kernels import tables
 from kernels.int_linear import cpu, tuned
 from quant.errors import DQVizError
@@ -82,15 +81,15 @@ def main() -> int:
     torch.manual_seed(0)
     threads = machine.with_threads(tuned.device_name(), torch.get_num_threads())
     print(f"{threads}, {busy:.0f} % busy, torch {torch.__version__}")
-    layers = [Layer(m, k, n) for k, n in SHAPES for m in options.rows]
-    cases = tuning.cases(layers, tuned.CPU, (1,))
+    cases = tuning.of_shapes([(m, k, n) for k, n in SHAPES for m in options.rows], tuned.CPU)
+    path, place = stored.file(tables.PACKAGED, tuned.CPU, tuned.OP), stored.place(tuned.CPU)
     try:
         if options.save:
-            tuning.check(tables.PACKAGED, tuned.CPU)
+            stored.check(path, place)
         with torch.inference_mode():
             rows = measured(cases, max(options.runs, FEWEST_TUNED))
         if options.save:
-            print(f"written: {tuning.save(cases, rows, tables.PACKAGED, tuned.CPU)}")
+            print(f"written: {stored.save(path, place, cases, rows)}")
     except DQVizError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import NamedTuple
 
-from . import ops
+from . import ops, tables
 from .dispatch import Op, triton_obstacle
 
 
@@ -37,12 +37,12 @@ def here() -> list[OpHere]:
 
 
 def _of(op: Op) -> OpHere:
-    reasons = {backend: _obstacle(backend) for backend in op.versions}
+    reasons = {backend: _obstacle(op.name, backend) for backend in op.versions}
     usable = tuple(backend for backend, reason in reasons.items() if reason is None)
     said = [f"{backend}: {reason}" for backend, reason in reasons.items() if reason]
     if "triton" not in op.versions:
         said.append("triton: not written")
-    faster = [b for b in usable if b != "simulate"] if "integer" in op.versions else []
+    faster = [b for b in usable if b != "simulate"] if op.name in tables.COLUMNS else []
     if faster:
         listed = " or ".join(faster)
         said.append(f"auto: {listed} where it was measured faster here, else simulate")
@@ -51,11 +51,14 @@ def _of(op: Op) -> OpHere:
     return OpHere(op.name, usable, "; ".join(said))
 
 
-def _obstacle(backend: str) -> str | None:
+def _obstacle(op: str, backend: str) -> str | None:
     import torch
 
+    from .quantize_rows.custom_op import float8_obstacle
+
     if backend == "triton":
-        return triton_obstacle(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        find = float8_obstacle if op == "fp8_linear" else triton_obstacle
+        return find(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     if backend == "integer":
         from .int_linear import cpu
 

@@ -31,6 +31,11 @@ def _whole(value: object) -> bool:
     return type(value) is int and value > 0
 
 
+def _bits(value: object) -> bool:
+    """Of an input; null where it is not quantized."""
+    return value is None or _whole(value)
+
+
 def _number(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
@@ -46,14 +51,18 @@ def _tile(value: object) -> bool:
 
 
 _SHAPE = dict.fromkeys("mkn", _whole)
+_TILE = {"after": lambda value: isinstance(value, str), "tile": _tile}
 _SECONDS = "seconds_"  # how columns of measured times begin; a device has its own
 COLUMNS: Mapping[str, Mapping[str, Callable[[object], bool]]] = {  # of every row, by op
     "int_linear": _SHAPE
-    | dict.fromkeys(("weight_bits", "act_bits"), _whole)
-    | {"corrected": _flag, "ratio": _number},
+    | {"weight_bits": _whole, "act_bits": _bits, "corrected": _flag, "ratio": _number},
+    "fp8_linear": _SHAPE | {"ratio": _number},
+    "int_attention": dict.fromkeys(("samples", "heads", "queries", "keys", "channels"), _whole)
+    | {"ratio": _number},
     "int_linear_tiles": _SHAPE
-    | {"packed": _flag, "group": lambda value: type(value) is int and value >= 0}
-    | {"after": lambda value: isinstance(value, str), "tile": _tile},
+    | _TILE
+    | {"packed": _flag, "group": lambda value: type(value) is int and value >= 0},
+    "fp8_linear_tiles": _SHAPE | _TILE,
 }
 
 
@@ -138,5 +147,5 @@ def rows(device: str, op: str, among: Sequence[Path]) -> Iterator[tuple[Row, ...
 
 
 def distance(one: Sequence[int], other: Sequence[int]) -> float:
-    """Of two shapes (m, k, n): the most doublings of any one dimension."""
+    """Of two shapes, such as (m, k, n): the most doublings of any one dimension."""
     return max(abs(math.log2(max(a, 1) / max(b, 1))) for a, b in zip(one, other, strict=True))

@@ -40,6 +40,7 @@ class IntAttention:
         """`backend` as `kernels.dispatch` has them; None: what the environment says."""
         self.backend = backend
         self.taken: str | None = None  # by the last call outside graphs
+        self.choice: Choice | None = None  # likewise, with the reason
 
     def __call__(
         self,
@@ -64,7 +65,8 @@ class IntAttention:
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """softmax(Q K^T / sqrt(d)) V; two halves of V [2n, h, t, d] take the map of Q and K [n, h, t, d]."""
         if not torch.compiler.is_compiling():
-            self.taken = choose(q, self.backend).backend
+            self.choice = choose(q, self.backend, k.shape[2])
+            self.taken = self.choice.backend
         if self.taken is None:
             raise RuntimeError(
                 "call the transformer once eagerly before it is compiled or exported"
@@ -109,16 +111,16 @@ def attach(
 def run_on(transformer: nn.Module, backend: str) -> None:
     """From now on on a backend."""
     for _, processor in _attached(transformer):
-        processor.backend, processor.taken = backend, None
+        processor.backend, processor.taken, processor.choice = backend, None, None
 
 
 def choices(transformer: nn.Module) -> Iterator[Choice]:
-    """What computes each of them, and why; BadInput as a call."""
+    """What computes each of them, and why: in the last call, else with one token; BadInput as a call."""
     _check(transformer)
     for module, processor in _attached(transformer):
         size = module.inner_dim // module.heads
         q = torch.empty(1, module.heads, 1, size, device=device_of(module))
-        found = choose(q, processor.backend)
+        found = processor.choice or choose(q, processor.backend)
         yield Choice(found.backend, f"int8 attention: {found.why}")
 
 

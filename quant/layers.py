@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import kernels
+from kernels import measured
 from kernels.dispatch import Choice, requested
 from kernels.int_linear import After, Branch
 from kernels.int_linear.branch import with_branch
@@ -71,6 +72,7 @@ class QuantLinear(StoredSite):
         super().__init__(in_features, out_features, bias, plan, transform, dtype)
         self.windows, self.backend = tuple(windows), backend
         self._taken: dict[int, str] = {}  # backend by window
+        self._stream = torch.float32  # the dtype of the last input
         self._sharer: tuple[QuantLinear, ...] = ()  # the site whose change of basis this one reads
         self._transformed: LastInput[Tensor] = LastInput()
         self._codes: LastInput[RowCodes] = LastInput()
@@ -170,6 +172,7 @@ class QuantLinear(StoredSite):
             if window not in self._taken:
                 raise RuntimeError(UNPREPARED)
             return self._taken[window]
+        self._stream = x.dtype
         self._taken[window] = self.choice(x, window).backend
         return self._taken[window]
 
@@ -193,10 +196,13 @@ class QuantLinear(StoredSite):
         """The version of the product with stored integers for as many rows as x [..., any] has, and why."""
         fmt = self.plan.activations[window]
         rows = x.reshape(-1, x.shape[-1])
-        if fmt is None and requested(self.backend) != "triton":
+        wanted = requested(self.backend)
+        if wanted == "auto" and measured.version(x.device) == "triton":
+            wanted = "triton"  # where it was measured faster
+        if fmt is None and wanted != "triton":
             return Choice("simulate", self._weight_alone)
         if fmt is not None and fmt.kind == "fp8":
-            return kernels.fp8_linear.choose(rows, self.backend)
+            return kernels.fp8_linear.choose(rows, self.out_features, self.backend)
         if fmt is not None and self._by_tiles:
             own = self._vectors(window), self.backend, fmt.bits, fmt.symmetric
             found = kernels.vq_linear.choose(rows, *own)
@@ -357,7 +363,7 @@ class QuantLinear(StoredSite):
         return folded if bias is None else bias + folded
 
     def why(self, rows: int) -> tuple[str, str]:
-        """Backend that runs for `rows` rows in the first window, and one sentence why."""
+        """Backend that runs for `rows` rows like those of the last call, in the first window, and one sentence why."""
         if is_on_disk(self):
             with present(self):
                 backend, why = self.why(rows)
@@ -366,7 +372,8 @@ class QuantLinear(StoredSite):
         if fmt is None and not self._weight_only(0):
             return "simulate", self._weight_alone
         if fmt is None or self.multiplies_codes(0):
-            return self.choice(torch.empty(rows, self.in_features, device=self.device))
+            x = torch.empty(rows, self.in_features, device=self.device, dtype=self._stream)
+            return self.choice(x)
         lacks = "has no integer sums per row"
         if fmt.static:
             lacks = "has no kernel here: integer products take their row scales from the rows"

@@ -34,16 +34,18 @@ class Linear(NamedTuple):
 
 
 class Variant(NamedTuple):
-    """Formats of a weight, and the op that multiplies them; activations are 8-bit row codes."""
+    """Formats of a weight, and the op that multiplies them; rows are 8-bit codes, or bfloat16 where they are no `codes`."""
 
     name: str
     bits: int
     group: int = 0
     op: str = "int_linear"
+    codes: bool = True
 
 
 W8A8, W4A8, GROUPS = Variant("w8a8", 8), Variant("w4a8", 4), Variant("w4a8, groups of 128", 4, 128)
 VARIANTS = (W8A8, W4A8, GROUPS)  # of integers
+WEIGHT_ONLY = (Variant("w8a16", 8, codes=False), Variant("w4a16", 4, codes=False))
 FLOATS = Variant("w8a8 e4m3", 8, op="fp8_linear")
 FLOAT8 = torch.float8_e4m3fn
 QKV = Linear("dit-xl-2 q, k, v in one", 1152, 3456)
@@ -63,6 +65,11 @@ LAYERS = (
     *((layer, 32768) for layer in BLOCK),
 )
 TINY = ((Linear("tiny fc1", 192, 96, "gelu"), 16), (Linear("tiny fc2", 256, 64, "gate"), 16))
+
+
+def coded(place: Place) -> tuple[Variant, ...]:
+    """Variants on row codes that a device multiplies."""
+    return VARIANTS if place.lacks_floats else (*VARIANTS, FLOATS)
 
 
 def layers(place: Place) -> tuple[tuple[Linear, int], ...]:
@@ -110,15 +117,17 @@ class Problem(NamedTuple):
 
 
 def arguments(place: Place, problem: Problem, variant: Variant, m: int, k: int) -> tuple[Any, ...]:
-    """Of the variant's op: random rows of codes, a random weight."""
+    """Of the variant's op: random rows, a random weight."""
     if variant == FLOATS:
         rows, weight = (float8(place, count, k) for count in (m, len(problem.bias)))
         return (*rows, *weight, *problem[:3], problem.gelu, torch.bfloat16)
     own = operand(weight_of(place, variant, k, len(problem.bias)))
-    codes = place.integers(-127, 128, m, k)
-    row_scale = place.normal(m, 1, dtype=torch.float32).abs() * 0.01 + 0.001
+    rows: tuple[Tensor, Tensor | None] = (place.normal(m, k), None)
+    if variant.codes:
+        row_scale = place.normal(m, 1, dtype=torch.float32).abs() * 0.01 + 0.001
+        rows = place.integers(-127, 128, m, k), row_scale
     return (
-        *(codes, row_scale, None, *own[:4], problem.bias, problem.gate, problem.residual),
+        *(*rows, None, *own[:4], problem.bias, problem.gate, problem.residual),
         *(own.group, problem.gelu, torch.bfloat16),
     )
 

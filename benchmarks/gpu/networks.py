@@ -15,7 +15,7 @@ from functools import cached_property, partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from .wheels import APART
 
 CLASSES = 1000
 SHAPE = "dit-xl-2"
+INT_ATTENTION = "w8a8, int8 attention"
 TINY = {"num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 16, "sample_size": 4}
 
 
@@ -98,8 +99,8 @@ class Network:
 
         return self._by_block(shallow_copy(self.transformer), mode)
 
-    def ours(self, bits: str) -> Built:
-        """Nearest rounding, symmetric, a scale for each output and each row, on the GPU's kernels."""
+    def ours(self, bits: str, attention: Literal["int8"] | None = None) -> Built:
+        """Nearest rounding, symmetric, a scale for each output and each row, on the GPU's kernels; `attention` as of plans."""
         from dqviz.benching.subject import alone
         from quant.backend_report import backend_report
         from quant.plans import uniform_plan
@@ -107,7 +108,7 @@ class Network:
         from quant.schema import parse_bits
 
         model = alone(self.transformer, SHAPE, "DiT-XL/2, random")
-        plan = uniform_plan(model, parse_bits(bits), weight_symmetric=True)
+        plan = uniform_plan(model, parse_bits(bits), weight_symmetric=True, attention=attention)
         backend = "simulate" if self.place.dry else "triton"
         made = quantize(model, "rtn", plan, backend=backend).transformer
         call = self.step(made)
@@ -199,5 +200,6 @@ def builders(network: Network) -> dict[str, Callable[[], Built]]:
         "bf16 compiled, max-autotune": partial(network.compiled, "max-autotune-no-cudagraphs"),
         "w8a8": partial(network.ours, "w8a8"),
         "w4a8": partial(network.ours, "w4a8"),
+        INT_ATTENTION: partial(network.ours, "w8a8", "int8"),
         **{name: partial(network.torchao, config) for name, config in PEERS.items()},
     }

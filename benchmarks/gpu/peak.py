@@ -14,6 +14,8 @@ BITS = {
     "w8a8": "w8a8",
     "w4a8": "w4a8",
     "w4a8, groups of 128": "w4a8",
+    "w8a16": "w8a16",
+    "w4a16": "w4a16",
     "cuBLAS bf16": None,
     "compiled bf16": None,
 }

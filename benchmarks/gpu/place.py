@@ -33,9 +33,21 @@ class Place:
     @property
     def architecture(self) -> str:
         """As tables are filed: ``sm_90``; ``dry`` where there is no GPU."""
-        from kernels.int_linear.tiles import architecture
+        from kernels.measured import architecture
 
         return "dry" if self.dry else architecture(self.device.index or 0)
+
+    @cached_property
+    def lacks_floats(self) -> str | None:
+        """Why this device, or that of the rows, has no products of 8-bit floats, or None; a dry run has the definition's."""
+        if self.dry:
+            return None
+        for row in self.rows:
+            if row["key"].startswith("call "):
+                return row.get("lacks_floats")
+        from kernels.quantize_rows.custom_op import float8_obstacle
+
+        return float8_obstacle(self.device)
 
     def normal(self, *shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
         """Gaussian numbers."""

@@ -108,6 +108,7 @@ def header(place: Place) -> dict[str, Any]:
         "date": datetime.now(UTC).date().isoformat(),
         **identity(place),
         "clocks": place.clocks(),
+        **({"lacks_floats": place.lacks_floats} if place.lacks_floats else {}),
         **dry_mark(place.dry),
     }
 

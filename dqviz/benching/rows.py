@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from math import fsum
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import fsum, prod
 from typing import Any
 
 from ..tables import table
 from .evaluations import METHOD, Evaluated
 from .linears import Timed
 from .peaks import Peaks
-from .subject import Layer
+from .subject import Heads, Layer
 
 Row = dict[str, Any]
+Counts = Mapping[tuple[int, ...], int]  # of layers or attentions, by shape
+PRODUCT = ("m", "k", "n")
+ATTENTION = ("samples", "heads", "queries", "keys", "channels")
+BITS = {"fp8_linear": "w8a8 e4m3", "int_attention": "q8k8"}
 
 
 def of_layer(found: Timed, peaks: Peaks) -> Iterator[Row]:
@@ -60,20 +64,20 @@ def of_evaluation(
         yield from _beside(about, seconds, found.peers, floor)
 
 
-def of_table(row: Mapping[str, Any], layers: Mapping[tuple[int, ...], int]) -> Iterator[Row]:
+def of_table(op: str, row: Mapping[str, Any], counts: Counts) -> Iterator[Row]:
     """A row of the table that `auto` decides by: the faster path beside its definition and full precision."""
-    shape = {name: row[name] for name in "mkn"}
+    shape = {name: row[name] for name in (PRODUCT if "m" in row else ATTENTION)}
     backend = next(b for b in ("integer", "triton") if f"seconds_{b}" in row)
+    bits = f"w{row['weight_bits']}a{row['act_bits'] or 16}" if "act_bits" in row else BITS[op]
     about = {
-        "op": "int_linear",
+        "op": op,
         "shape": shape,
-        "count": layers.get(tuple(shape.values()), 0),
-        "bits": f"w{row['weight_bits']}a{row['act_bits']}",
-        "group": row["group"],
-        "corrected": row["corrected"],
+        "count": counts.get(tuple(shape.values()), 0),
+        "bits": bits,
+        **{name: row[name] for name in ("group", "corrected") if name in row},
         "backend": backend,
         "bytes": None,
-        "flops": 2 * row["m"] * row["k"] * row["n"],
+        "flops": (2 if "m" in row else 4) * prod(shape.values()),
     }
     full = {"float32": "fp32", "bfloat16": "bf16"}
     peers = {"simulate": "simulate"} | {
@@ -83,14 +87,15 @@ def of_table(row: Mapping[str, Any], layers: Mapping[tuple[int, ...], int]) -> I
     yield from _beside(about, row[f"seconds_{backend}"], others, None)
 
 
-def of_tile(row: Mapping[str, Any], layers: Mapping[tuple[int, ...], int]) -> Iterator[Row]:
+def of_tile(table: str, row: Mapping[str, Any], counts: Counts) -> Iterator[Row]:
     """A tile beside the default one; seconds are not kept, the gain is."""
-    shape = {name: row[name] for name in "mkn"}
+    op = table.removesuffix("_tiles")
+    shape = {name: row[name] for name in PRODUCT}
     yield {
-        "op": "int_linear",
+        "op": op,
         "shape": shape,
-        "count": layers.get(tuple(shape.values()), 0),
-        "bits": "w4a8" if row["packed"] else "w8a8",
+        "count": counts.get(tuple(shape.values()), 0),
+        "bits": ("w4a8" if row["packed"] else "w8a8") if "packed" in row else BITS[op],
         "after": row["after"],
         "tile": row["tile"],
         "backend": "triton",
@@ -118,9 +123,15 @@ def _beside(
         }
 
 
-def counts(layers: Sequence[Layer]) -> dict[tuple[int, ...], int]:
-    """How many layers have a shape."""
-    return {(layer.m, layer.k, layer.n): layer.count for layer in layers}
+def counts(shapes: Iterable[Layer | Heads]) -> dict[tuple[int, ...], int]:
+    """How many layers, or attentions, have a shape; queries and keys of these are as many."""
+    found = {}
+    for one in shapes:
+        if isinstance(one, Layer):
+            found[one.m, one.k, one.n] = one.count
+        else:
+            found[one.samples, one.heads, one.tokens, one.tokens, one.channels] = one.count
+    return found
 
 
 def shown(made: Mapping[str, Any]) -> str:
@@ -142,6 +153,8 @@ def shown(made: Mapping[str, Any]) -> str:
 
 
 def _shape(shape: Mapping[str, int]) -> str:
+    if "heads" in shape:
+        return " x ".join(str(size) for size in shape.values())
     if "samples" in shape:
         return f"{shape['samples']} sample{'' if shape['samples'] == 1 else 's'}"
     return " x ".join(str(shape[name]) for name in "mkn")

@@ -18,20 +18,27 @@ from quant.loading import check_device
 from .. import machine
 from ..events import OnEvent
 from ..watch import Watch
-from . import rows, tiling, tuning
+from . import float_tiling, floats, heads, rows, stored, tiling, tuning
 from .evaluations import evaluated
 from .linears import BITS, timed
 from .peaks import peaks_of
 from .request import BenchRequest, check_fields
-from .subject import Layer, Subject, require_memory_for, subject_of
+from .subject import SPREAD, Layer, Subject, require_memory_for, subject_of
 
 IDLE = 10.0  # largest share of the processor, in per cent, that others may use when a table is made
 UNIT = 10**6  # operations that count as one step of progress
 WAYS = 2 * len(BITS) + 2  # of a layer, about: ours and peers
 WHOLE_WAYS = 6  # of an evaluation
-TABLES = {  # what makes them and tells of their rows; tiles first, for the speeds that they give
-    "cpu": ((tuning, rows.of_table),),
-    "cuda": ((tiling, rows.of_tile), (tuning, rows.of_table)),
+# What makes a table, tells of its rows, and of which shapes it is; tiles first, for the speeds that they give.
+TABLES = {
+    "cpu": ((tuning, rows.of_table, Subject.layers),),
+    "cuda": (
+        (tiling, rows.of_tile, Subject.layers),
+        (float_tiling, rows.of_tile, Subject.layers),
+        (tuning, rows.of_table, Subject.layers),
+        (floats, rows.of_table, Subject.layers),
+        (heads, rows.of_table, Subject.attentions),
+    ),
 }
 
 
@@ -44,7 +51,7 @@ def bench(
 
     Raises BadInput for what cannot be asked, EnvironmentFault where memory does not suffice, or a table is asked of a
     busy machine, before the start or at the end, Cancelled. A table
-    is written when all of it is measured, or not at all; that of a GPU's tiles before that of its speeds.
+    is written when all of it is measured, or not at all; those of a GPU's tiles before those of its speeds.
     """
     check_fields(request)
     check_device(request.device)
@@ -60,7 +67,7 @@ def bench(
     torch.manual_seed(0)
     with torch.inference_mode():
         if request.tune:
-            made = _tuned(request, watch, layers, device)
+            made = _tuned(request, watch, subject, device)
         else:
             made = _timed(request, watch, subject, layers, device)
     return {
@@ -103,13 +110,13 @@ def _check_tuning(device: torch.device, busy: float) -> None:
         reason = None if cpu.available() else "this build of torch lacks oneDNN's integer linear"
     if reason is not None:
         raise EnvironmentFault(f"{reason}, so there is nothing to choose; leave --tune away")
-    for maker, _ in TABLES[device.type]:
-        maker.check(tables.own(), device)
+    for maker, *_ in TABLES[device.type]:
+        stored.check(stored.file(tables.own(), device, maker.TABLE), stored.place(device))
 
 
 def _check_memory(request: BenchRequest, subject: Subject, layers: Sequence[Layer]) -> None:
     """Stop before anything is measured where memory does not suffice for all of it."""
-    times = max(tuning.SPREAD) if request.tune else 1
+    times = max(SPREAD) if request.tune else 1
     largest = max(layers, key=lambda layer: layer.memory)
     require_memory_for(largest._replace(m=times * largest.m))
     if not request.tune:
@@ -168,17 +175,24 @@ def _timed(
 
 
 def _tuned(
-    request: BenchRequest, watch: Watch, layers: Sequence[Layer], device: torch.device
+    request: BenchRequest, watch: Watch, subject: Subject, device: torch.device
 ) -> dict[str, Any]:
-    """Every case of every table of the device, each kept at its end; none while other work goes on."""
-    todo = [(*made_by, made_by[0].cases(layers, device)) for made_by in TABLES[device.type]]
+    """Every case of every table of the device, each kept at its end; none while other work goes on.
+
+    A table that no case has a row for is not begun; one that is there loses its rows of these cases.
+    """
+    todo = []
+    for maker, told, of in TABLES[device.type]:
+        shapes = of(subject, request.batch_size)
+        todo.append((maker, told, rows.counts(shapes), maker.cases(shapes, device)))
     watch.plan(sum(case.work // UNIT + 1 for *_, cases in todo for case in cases))
-    listed, left_out, paths, counts = [], {}, [], rows.counts(layers)
+    listed, left_out, paths = [], {}, []
     others = machine.Others()
-    for maker, told, cases in todo:
+    for maker, told, counts, cases in todo:
         kept = []
         for case in cases:
-            said = ", ".join(f"{name} {value}" for name, value in case._asdict().items())
+            named = {"table": maker.TABLE, **case._asdict()}
+            said = ", ".join(f"{name} {value}" for name, value in named.items())
             watch.stage("bench", said, case.work // UNIT + 1)
             row = maker.measure(case, request.runs, device, watch.check)
             if isinstance(row, str):
@@ -187,7 +201,9 @@ def _tuned(
                 kept.append(row)
             watch.advance(case.work // UNIT + 1)
         _check_idle(others.percent(), "while it measured")
-        paths.append(str(maker.save(cases, kept, tables.own(), device)))
-        listed += [line for row in kept for line in told(row, counts)]
+        path = stored.file(tables.own(), device, maker.TABLE)
+        if cases and (kept or path.is_file()):
+            paths.append(str(stored.save(path, stored.place(device), cases, kept)))
+        listed += [line for row in kept for line in told(maker.TABLE, row, counts)]
     watch.finish()
     return {"rows": listed, "left_out": left_out, "peaks": None, "tables": paths}

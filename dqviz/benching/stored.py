@@ -9,12 +9,29 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
+import torch
+
 from kernels import tables
+from kernels.int_linear import tuned
 from quant.errors import BadInput
 
+from .. import machine
 from ..files import write_text
 
 Row = Mapping[str, Any]
+
+
+def file(folder: Path, device: torch.device, table: str) -> Path:
+    """Where a table of this kind of device lies."""
+    return tables.file(folder, tuned.device_name(device), table)
+
+
+def place(device: torch.device) -> dict[str, Any]:
+    """Where rows are measured; cores are the threads that compute."""
+    found: dict[str, Any] = {"torch": torch.__version__}
+    if device.type == "cuda":
+        return {**found, "device": torch.cuda.get_device_name(device)}
+    return {**found, "cpu": machine.processor(), "cores": torch.get_num_threads()}
 
 
 def save(path: Path, place: Mapping[str, Any], cases: Collection[Any], rows: Iterable[Row]) -> Path:

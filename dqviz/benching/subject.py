@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +12,15 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from diffusers.models.attention_processor import Attention
 from torch import nn
 
 from quant.adapters import Adapter, Site, adapter_for
-from quant.effort import shapes_of
+from quant.effort import Network, shapes_of
 from quant.errors import BadInput
 from quant.footprint import input_shapes
 from quant.models import Model, ModelCard
+from quant.roofline import attentions_of
 from quant.sizes import known_shapes, open_target
 from quant.sources import Source, check_source
 
@@ -36,6 +38,9 @@ HELD_BY_WEIGHT = (
 SLACK = 64 * machine.MIB  # small things
 DRAWN = 8  # tensors of the widest input, in float32, that one evaluation holds at once
 WAYS_HELD = 28  # bytes of memory for each weight: float32, ours in four ways, a peer and the copy that it is made of
+
+
+SPREAD = (1, 4)  # times the rows of a layer: with a doubling to either side, batches of 1 to 8
 
 
 class Layer(NamedTuple):
@@ -56,6 +61,21 @@ class Layer(NamedTuple):
         """Bytes that timing it in every way takes on a CPU, at most."""
         outside = self.m * (self.k + self.n)
         return HELD_BY_LAYER * outside + HELD_BY_WEIGHT * self.k * self.n + SLACK
+
+
+class Heads(NamedTuple):
+    """Self-attentions of one shape: q, k and v [samples, heads, tokens, channels]."""
+
+    samples: int  # times branches, and frames that attend apart
+    heads: int
+    tokens: int
+    channels: int
+    count: int = 1
+
+
+def spread(layers: Iterable[Layer]) -> list[tuple[int, int, int]]:
+    """Distinct shapes (m, k, n) of layers, and of their larger batches."""
+    return list(dict.fromkeys((times * x.m, x.k, x.n) for x in layers for times in SPREAD))
 
 
 def require_memory_for(layer: Layer) -> None:
@@ -85,6 +105,21 @@ class Subject:
             if s.kept_reason is None
         )
         return [Layer(*shape, count) for shape, count in found.items()]
+
+    def attentions(self, batch: int) -> list[Heads]:
+        """Distinct shapes of the self-attentions over picture tokens alone, which can take int8 scores."""
+        _, frames = shapes_of(self.transformer, self.sites, self.sampler.size, self.sampler.frames)
+        network = Network(list(self.sites), self.adapter)
+        known = {a.name: a for a in attentions_of(network, self._rows(), frames)}
+        each = batch * self.adapter.branches(self.sampler.guidance)
+        found: Counter[Heads] = Counter()
+        for name in self.adapter.spatial_attentions(self.transformer):
+            module = self.transformer.get_submodule(name)
+            if name in known and isinstance(module, Attention):  # others have no such processor
+                one = known[name]
+                samples, width = each * one.queries // one.seen, one.channels // module.heads
+                found[Heads(samples, module.heads, one.seen, width)] += 1
+        return [shape._replace(count=count) for shape, count in found.items()]
 
     def _rows(self) -> Mapping[str, InputShape]:
         """Of every input, per sample and branch: as a model has them, from the configuration where it cannot draw."""

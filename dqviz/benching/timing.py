@@ -30,6 +30,12 @@ def fastest(
     return best
 
 
+def columns(seconds: Mapping[str, float], version: str = "triton") -> dict[str, float]:
+    """Columns of a table: the seconds of each way, and the gain of a version over the definition."""
+    found = {f"seconds_{name}": round(taken, 7) for name, taken in seconds.items()}
+    return {**found, "ratio": round(seconds["simulate"] / seconds[version], 3)}
+
+
 def _seconds(call: Callable[[], object], device: torch.device | None) -> float:
     if device is None or device.type != "cuda":
         began = time.perf_counter()

@@ -23,7 +23,7 @@ def bench(
         bool,
         typer.Option(
             "--tune",
-            help="Write the table that --backend auto decides by; on a GPU that of its tiles too.",
+            help="Write the tables that --backend auto decides by; on a GPU those of its tiles too.",
         ),
     ] = False,
     runs: Annotated[

@@ -1,7 +1,7 @@
 """Linear layer whose weight and input are 8-bit floats (e4m3): y = deq(x) deq(W)^T + bias.
 
 ``simulate`` is the definition, in float32; ``triton`` multiplies the codes on GPUs that have them, and scales the
-sums. A GELU, or a gate with the residual, can come after in the same pass (`kernels.int_linear.After`).
+sums; ``auto`` takes it where a table of the kind of GPU says that it was faster (`kernels.measured`). A GELU, or a gate with the residual, can come after in the same pass (`kernels.int_linear.After`).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .. import measured
 from ..dispatch import Choice, Op, callable_module
 from ..int_linear import After, check_after
 from ..quantize_rows import RowCodes
@@ -38,7 +39,7 @@ def fp8_linear(
     if x.element_size() == 1:
         raise ValueError(f"x is {x.dtype}; rows that are quantized already go to `multiply`")
     check_after(after, len(x), weight.out_features)
-    version = OP.version(choose(x, backend).backend)
+    version = OP.version(choose(x, weight.out_features, backend).backend)
     return version.linear(x, weight, None if bias is None else bias.float(), after, x.dtype)
 
 
@@ -55,21 +56,23 @@ def multiply(
     if rows.codes.dtype != torch.float8_e4m3fn or rows.zero is not None:
         raise ValueError(f"codes of rows are {rows.codes.dtype}; needs float8_e4m3fn without zeros")
     check_after(after, len(rows.codes), weight.out_features)
-    version = OP.version(choose(rows.codes, backend).backend)
+    version = OP.version(choose(rows.codes, weight.out_features, backend).backend)
     return version.multiply(rows, weight, None if bias is None else bias.float(), after, dtype)
 
 
-def choose(x: Tensor, backend: str | None = None) -> Choice:
-    """The version that multiplies rows x [m, k], and why. Raises RuntimeError as `fp8_linear` does."""
+def choose(x: Tensor, out_features: int, backend: str | None = None) -> Choice:
+    """The version that multiplies rows x [m, k] with a weight [n, k], and why. Raises RuntimeError as `fp8_linear` does."""
+
+    def obstacle(version: str) -> str | None:
+        return custom_op.float8_obstacle(x.device, x.shape[1])
 
     def prefer() -> Choice:
-        return Choice("simulate", "simulate: 8-bit floats multiply with --backend triton alone")
+        if measured.version(x.device) != "triton":
+            return Choice("simulate", "simulate: GPUs alone multiply 8-bit floats")
+        shape = ("m", len(x)), ("k", x.shape[1]), ("n", out_features)
+        return measured.on_gpu(OP.name, x.device, shape, obstacle("triton"))
 
-    return OP.choose(
-        backend,
-        obstacle=lambda version: custom_op.float8_obstacle(x.device, x.shape[1]),
-        prefer=prefer,
-    )
+    return OP.choose(backend, obstacle=obstacle, prefer=prefer)
 
 
 def _check(x: Tensor, weight: Float8Weight, bias: Tensor | None) -> None:

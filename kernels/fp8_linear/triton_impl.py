@@ -10,6 +10,7 @@ add in float32.
 # pyright: reportGeneralTypeIssues=false
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,7 +19,9 @@ import triton.language as tl
 from torch import Tensor
 
 from ..ahead import Build
+from ..int_linear import tiles
 from ..int_linear.epilogue import finish
+from ..int_linear.launch import Ends, launched
 from ..triton_functions import loadable, product_tile, row_pointers
 
 
@@ -66,30 +69,20 @@ def fp8_linear(
     residual: Tensor | None,
     gelu: bool,
     dtype: torch.dtype,
+    tile: Mapping[str, Any] | None = None,
 ) -> Tensor:
-    """As the custom op."""
+    """As the custom op. `tile` replaces constants of the launch; None: those of `kernels.int_linear.tiles`."""
     (m, k), n = codes.shape, len(data)
     codes, data = loadable(codes), loadable(data)
-    row_scale, scale = row_scale.contiguous(), scale.contiguous()
-    bias = None if bias is None else bias.contiguous()
-    gate = None if gate is None else loadable(gate)
-    residual = None if residual is None else loadable(residual)
-    y = torch.empty((m, n), dtype=dtype, device=codes.device)
-    if not y.numel():
-        return y
+    if tile is None and any(t is not None and t.element_size() > 2 for t in (gate, residual)):
+        tile = {}  # tiles are measured with those in 16 bit, which take fewer registers
+    elif tile is None:
+        after = tiles.after(gelu, gate)
+        tile = tiles.tile("fp8_linear", codes.device, m, k, n, after=after)
     constants = _constants(k, gelu, gate is not None, _promoted(codes.device))
-    grid = (triton.cdiv(m, constants["BM"]) * triton.cdiv(n, constants["BN"]),)
-    strides = (
-        codes.stride(0),
-        data.stride(0),
-        0 if gate is None else gate.stride(0),
-        0 if residual is None else residual.stride(0),
-    )
-    sizes = (m, n, k, 1 if gate is None else m // len(gate))
-    _fp8_linear[grid](
-        codes, row_scale, data, scale, bias, gate, residual, y, *strides, *sizes, **constants
-    )
-    return y
+    own = row_scale.contiguous(), data, scale.contiguous()
+    ends = Ends(bias, gate, residual, None, None, dtype)
+    return launched(_fp8_linear, codes, own, data, ends, {**constants, **tile}, branched=False)
 
 
 def _promoted(device: torch.device) -> bool:

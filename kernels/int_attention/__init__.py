@@ -8,15 +8,35 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from .. import measured
 from ..dispatch import Choice, Op, callable_module
 from . import custom_op
 
 OP = Op(__name__, {"simulate": "reference", "triton": "custom_op"}, tolerance=3e-6)
 
 
-def choose(q: Tensor, backend: str | None = None) -> Choice:
-    """The version that `int_attention` takes for heads like those of q, and why. Raises RuntimeError as it does."""
-    return OP.choose(backend, obstacle=lambda backend: custom_op.obstacle(q))
+def choose(q: Tensor, backend: str | None = None, keys: int | None = None) -> Choice:
+    """The version that `int_attention` takes for q [b, h, t, d] and so many keys, and why. Raises RuntimeError as it does.
+
+    keys: as many as queries, unless said. ``auto`` goes by times of a map for its own values; for those of two halves
+    the definition multiplies the scores twice.
+    """
+
+    def prefer() -> Choice:
+        (b, h, t, d), reason = q.shape, custom_op.obstacle(q)
+        if reason is None and q.dtype.itemsize != 2:
+            reason = f"heads in {str(q.dtype).removeprefix('torch.')} were not measured, those in 16 bit are"
+        tokens = ("queries", t), ("keys", t if keys is None else keys)
+        shape = ("samples", b), ("heads", h), *tokens
+        kind = measured.Kind((("channels", d),))
+        return measured.on_gpu(OP.name, q.device, shape, reason, kind)
+
+    on_gpu = measured.version(q.device) == "triton"
+    return OP.choose(
+        backend,
+        obstacle=lambda backend: custom_op.obstacle(q),
+        prefer=prefer if on_gpu else None,
+    )
 
 
 def int_attention(q: Tensor, k: Tensor, v: Tensor, backend: str | None = None) -> Tensor:
@@ -27,7 +47,7 @@ def int_attention(q: Tensor, k: Tensor, v: Tensor, backend: str | None = None) -
     Raises ValueError for shapes and dtypes that do not belong together, RuntimeError if the backend cannot do it.
     """
     _check(q, k, v)
-    return OP.version(choose(q, backend).backend).attention(q, k, v)
+    return OP.version(choose(q, backend, k.shape[2]).backend).attention(q, k, v)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor) -> None:

@@ -2,8 +2,8 @@
 
 All backends compute from one set of stored integers: their integer sums are equal bit for bit and
 their float32 outputs within 1e-6. ``simulate`` is the definition, ``integer`` uses 8-bit products of
-the CPU, ``triton`` those of a GPU. ``auto`` takes ``integer`` on a CPU, ``triton`` on a GPU, only where it was measured
-faster on this kind of device. A low-rank product (`Branch`) can be added in the same pass, and a GELU, or a gate with the residual,
+the CPU, ``triton`` those of a GPU. ``auto`` takes ``integer`` on a CPU, ``triton`` on a GPU, also of rows that are not
+quantized, only where it was measured faster on this kind of device. A low-rank product (`Branch`) can be added in the same pass, and a GELU, or a gate with the residual,
 can come after (`After`).
 """
 
@@ -14,6 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from .. import measured
 from ..dispatch import Choice, Op, callable_module
 from ..quantize_rows import RowCodes
 from . import cpu, custom_op, tuned
@@ -146,10 +147,12 @@ def choose(
         return prepared.fact(key, partial(find, stored, act_bits, x.device))
 
     def prefer() -> Choice:
-        if act_bits is None:
+        version = measured.version(x.device)
+        if act_bits is None and version == "integer":
             return Choice("simulate", "simulate: activations are not quantized")
-        version = tuned.path(x.device)
         reason = obstacle(version)
+        if reason is None and act_bits is None:
+            reason = tuned.unmeasured(x.dtype)
         if reason is None and prepared.residency == "memory":
             reason = f"{version} was not measured with weights expanded in every call"
         if reason is not None:

@@ -31,25 +31,28 @@ def launched(
     data: Tensor,
     ends: Ends,
     constants: Mapping[str, Any],
+    branched: bool = True,
 ) -> Tensor:
     """y [m, n] of a kernel on rows [m, k] and data [n, any].
 
     Kernels take pointers to rows, `own`, bias, both factors of a branch, gate, residual and y; strides of rows, data,
-    factors, gate and residual; m, n, k, rows of a sample and rank.
+    factors, gate and residual; m, n, k, rows of a sample and rank. What belongs to a branch only where `branched`.
     """
     (m, k), n = rows.shape, len(data)
     y = torch.empty((m, n), dtype=ends.dtype, device=rows.device)
     if not y.numel():
         return y
     bias = None if ends.bias is None else ends.bias.contiguous()
-    streams = tuple(
-        None if t is None else loadable(t) for t in (ends.branch, ends.up, ends.gate, ends.residual)
-    )
-    branch, _, gate, _ = streams
+    streams = [ends.branch, ends.up] if branched else []
+    streams = [None if t is None else loadable(t) for t in (*streams, ends.gate, ends.residual)]
     strides = (0 if t is None else t.stride(0) for t in (rows, data, *streams))
-    rank = 0 if branch is None else branch.shape[1]
-    sizes = (m, n, k, 1 if gate is None else m // len(gate), rank)
-    constants = {**constants, **branch_constants(rank, None if branch is None else branch.dtype)}
+    sizes = [m, n, k, 1 if ends.gate is None else m // len(ends.gate)]
+    if branched:
+        branch = streams[0]
+        rank = 0 if branch is None else branch.shape[1]
+        sizes.append(rank)
+        kind = None if branch is None else branch.dtype
+        constants = {**constants, **branch_constants(rank, kind)}
     launch_tiles(kernel, (rows, *own, bias, *streams, y, *strides, *sizes), m, n, constants)
     return y
 

@@ -1,10 +1,10 @@
-"""Tiles of the Triton version that were found by trying, per kind of GPU.
+"""Tiles of products that were found by trying, per kind of GPU; `kernels.fp8_linear` has its own.
 
-A table is ``<folder>/<architecture>/int_linear_tiles.json`` (`kernels.tables` says where), written by ``dqviz bench --tune`` or from
+A table is ``<folder>/<architecture>/<op>_tiles.json`` (`kernels.tables` says where), written by ``dqviz bench --tune`` or from
 the rows of ``make gpu``:
 ``{"device", "date", "versions", "rows": [{"m", "k", "n", "packed", "group", "after", "tile": {"BM", "BN", "num_warps",
-"num_stages", ..}, "ratio"}, ...]}`` with ratio = time of the default tile / time of this one. A shape takes the row of its own
-m, else that of the nearest m with the same k, n and kind, else the default.
+"num_stages", ..}, "ratio"}, ...]}`` with ratio = time of the default tile / time of this one; 8-bit floats have no "packed" and no
+"group". A shape takes the row of its own m, else that of the nearest m with the same k, n and kind, else the default.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from .. import tables
+from .. import measured, tables
 
-TABLE = "int_linear_tiles"
 WORTH = 1.02  # smallest gain over the default for which a tile is kept
 
 
@@ -47,32 +47,35 @@ TRIED = (
 )
 
 
-@lru_cache(maxsize=16)
-def architecture(index: int) -> str:
-    """Of a GPU, as tables are filed: ``sm_90``, ``gfx942``."""
-    if torch.version.hip:
-        return torch.cuda.get_device_properties(index).gcnArchName.partition(":")[0]
-    return "sm_{}{}".format(*torch.cuda.get_device_capability(index))
+def table(op: str) -> str:
+    """Name of the table of an op."""
+    return f"{op}_tiles"
+
+
+def after(gelu: bool, gate: Tensor | None, branch: Tensor | None = None) -> str:
+    """What the same pass does after a product, as rows name it: "gelu", "gate", "branch", "branch, gate"; "" for nothing."""
+    parts = ["branch"] if branch is not None else []
+    parts += ["gate"] if gate is not None else ["gelu"] if gelu else []
+    return ", ".join(parts)
 
 
 def tile(
-    device: torch.device, m: int, k: int, n: int, packed: bool, group: int, after: str
+    op: str, device: torch.device, m: int, k: int, n: int, **like: object
 ) -> Mapping[str, Any]:
-    """Launch constants for a product [m, k] x [n, k]^T, empty where nothing is known; `after`: "", "gelu" or "gate"."""
+    """Launch constants for a product [m, k] x [n, k]^T of a kind, empty where nothing is known."""
     if device.type != "cuda":
         return {}
-    name = architecture(device.index or 0)
-    found = (nearest(f / name, m, k, n, packed, group, after) for f in tables.folders())
+    name = measured.architecture(device.index or 0)
+    paths = (tables.file(folder, name, table(op)) for folder in tables.folders())
+    found = (nearest(path, m, k, n, **like) for path in paths)
     return next((tile for tile in found if tile), {})
 
 
 @lru_cache(maxsize=4096)
-def nearest(
-    folder: Path, m: int, k: int, n: int, packed: bool, group: int, after: str
-) -> Mapping[str, Any]:
-    """From the table in a folder."""
-    like = {"k": k, "n": n, "packed": packed, "group": group, "after": after}
-    rows = tables.read(folder / f"{TABLE}.json")["rows"]
+def nearest(path: Path, m: int, k: int, n: int, **like: object) -> Mapping[str, Any]:
+    """From one table: of the rows that agree in k, n and all of `like`."""
+    like = {"k": k, "n": n, **like}
+    rows = tables.read(path)["rows"]
     fitting = [row for row in rows if all(row[name] == like[name] for name in like)]
     if not fitting:
         return {}

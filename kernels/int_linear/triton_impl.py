@@ -167,13 +167,15 @@ def int_linear(
     packed = data.dtype == torch.uint8
     codes, row_scale = loadable(codes), row_scale.contiguous()
     row_zero = None if row_zero is None else row_zero.contiguous()
-    if tile is None and branch is not None:
-        tile = {}  # tiles were measured without one, which takes registers of its own
-    elif tile is None:
-        after = "gate" if gate is not None else "gelu" if gelu else ""
-        tile = tiles.tile(codes.device, m, k, n, packed, group, after)
     gated = max((t.element_size() for t in (gate, residual) if t is not None), default=0)
     whole = branch is not None and branch.dtype == torch.float32
+    if tile is None and (whole or gated > 2):
+        tile = {}  # tiles are measured with those in 16 bit, which take fewer registers
+    elif tile is None:
+        after = tiles.after(gelu, gate, branch)
+        tile = tiles.tile(
+            "int_linear", codes.device, m, k, n, packed=packed, group=group, after=after
+        )
     constants = {**_constants(k, packed, group, gelu, gated, whole), **tile}
     weight = data.view(torch.int8), scale, sums, shift
     if group:

@@ -20,6 +20,7 @@ from benchmarks.gpu.rows import Rows
 from benchmarks.gpu.stage import Row, Stage, stages
 from benchmarks.gpu.stages import attention, ops, step, tuning
 from benchmarks.gpu.supervise import supervise
+from kernels.tables import COLUMNS
 
 NEVER = float("inf")
 
@@ -80,7 +81,9 @@ def test_a_dry_run_does_every_row_and_says_what_it_is(whole: dict[str, dict[str,
 
 def test_its_times_come_with_their_spread_and_ratios(whole: dict[str, dict[str, Any]]) -> None:
     found = whole["ops/int_linear, tiny fc1, m=16"]
-    assert {"w8a8", "w4a8", "w8a8 e4m3", "cuBLAS bf16", "compiled bf16"} <= set(found["times"])
+    ours = {"w8a8", "w4a8", "w8a8 e4m3", "w8a16", "w4a16"}
+    assert ours | {"cuBLAS bf16", "compiled bf16"} <= set(found["times"])
+    assert ours <= set(found["ratios"])
     for time in found["times"].values():
         assert 0 < time["low_us"] <= time["median_us"] <= time["high_us"]
     ratio = found["times"]["cuBLAS bf16"]["median_us"] / found["times"]["w8a8"]["median_us"]
@@ -89,6 +92,8 @@ def test_its_times_come_with_their_spread_and_ratios(whole: dict[str, dict[str, 
     assert set(network["ratios"]["w8a8"]) == {"bf16 compiled", "bf16"}
     assert network["difference"] < 0.05  # the same network, rounded
     assert network["memory"]["weights"] > 0
+    attention = whole["step/32 px, 2 samples, w8a8, int8 attention"]
+    assert attention["difference"] not in (0, network["difference"])
 
 
 def test_attention_is_checked_at_its_shape_and_held_against_pytorchs(
@@ -183,6 +188,8 @@ def test_what_is_wrong_is_not_timed(tmp_path: Path) -> None:
         "w4a8": "its numbers are wrong here",
         "w4a8, groups of 128": "its numbers were not checked",
         "w8a8 e4m3": "its numbers were not checked",
+        "w8a16": "its numbers were not checked",
+        "w4a16": "its numbers were not checked",
     }
     assert not set(found["left_out"]) & set(found["times"])
 
@@ -192,7 +199,7 @@ def test_what_is_wrong_at_its_shape_is_not_timed(
 ) -> None:
     place = dry(tmp_path)
     layer, m = linears.TINY[0]
-    variants = (*linears.VARIANTS, linears.FLOATS)
+    variants = (*linears.VARIANTS, linears.FLOATS, *linears.WEIGHT_ONLY)
     for variant in variants:
         key = f"correctness/{variant.op}, {variant.name}, gelu"
         place.rows.append({"key": key, "right": True})
@@ -237,13 +244,14 @@ def test_a_step_whose_output_is_off_is_not_timed(
 def test_a_step_of_blocks_whose_parts_are_wrong_is_not_timed(
     tmp_path: Path, whole: dict[str, dict[str, Any]]
 ) -> None:
-    for wrong in step.checks("w4a8"):
-        assert f"correctness/{wrong}" in whole, "it is checked under this name"
-        place = dry(tmp_path / wrong)
-        for check in step.checks("w4a8"):
-            place.rows.append({"key": f"correctness/{check}", "right": check != wrong})
-        told = step.Stand(place, step.TINY[0]).row("w4a8")
-        assert told == {"left_out": {"w4a8": "its numbers are wrong here"}}
+    for way in ("w4a8", "w8a8, int8 attention"):
+        for wrong in step.checks(way):
+            assert f"correctness/{wrong}" in whole, "it is checked under this name"
+            place = dry(tmp_path / way / wrong)
+            for check in step.checks(way):
+                place.rows.append({"key": f"correctness/{check}", "right": check != wrong})
+            told = step.Stand(place, step.TINY[0]).row(way)
+            assert told == {"left_out": {way: "its numbers are wrong here"}}
 
 
 def test_a_way_that_fails_stands_beside_the_others(tmp_path: Path) -> None:
@@ -294,7 +302,7 @@ def test_an_assignment_is_right_where_codes_and_distances_are() -> None:
 
 def test_the_first_rows_of_a_product_are_the_product_of_its_first_rows(tmp_path: Path) -> None:
     place = dry(tmp_path)
-    for variant in (linears.W4A8, linears.FLOATS):
+    for variant in (linears.W4A8, linears.FLOATS, *linears.WEIGHT_ONLY):
         for layer, m in linears.TINY:
             problem = linears.Problem.of(place, layer, m)
             given = linears.arguments(place, problem, variant, m, layer.k)
@@ -392,15 +400,51 @@ def test_without_a_gpu_it_says_what_there_is(
 
 def tuned(m: int, ratio: float | None, bm: int, **other: Any) -> dict[str, Any]:
     shape = {"m": m, "k": 128, "n": 64, "after": ""}
-    kind = {"packed": False, "group": 0, "tile": {"BM": bm}, "ratio": ratio}
-    return {"key": f"tuning/{m}, {bm}", "shape": shape, **kind, **other}
+    found = {"op": "int_linear", "shape": shape, "kind": {"packed": False, "group": 0}}
+    return {"key": f"tuning/{m}, {bm}", **found, "tile": {"BM": bm}, "ratio": ratio, **other}
 
 
 def test_tables_hold_the_best_tile_of_a_shape_where_one_gains() -> None:
     made = [tuned(16, 1.1, 64), tuned(16, 1.3, 128), tuned(32, 1.0, 64), tuned(64, None, 64)]
-    assert tuning.tables([*made, {"key": "ops/other"}]) == [
-        {"m": 16, "k": 128, "n": 64, "after": "", "packed": False, "group": 0, "tile": {"BM": 128}, "ratio": 1.3},
-    ]  # fmt: skip
+    made.append(tuned(16, 1.2, 64, op="fp8_linear", kind={}))
+    shape = {"m": 16, "k": 128, "n": 64, "after": ""}
+    found = tuning.tables([*made, {"key": "ops/other"}])
+    assert found == {
+        "int_linear_tiles": [{**shape, "packed": False, "group": 0, "tile": {"BM": 128}, "ratio": 1.3}],
+        "fp8_linear_tiles": [{**shape, "tile": {"BM": 64}, "ratio": 1.2}],
+    }  # fmt: skip
+    assert all(set(rows[0]) >= set(COLUMNS[table]) for table, rows in found.items())
+
+
+def test_a_gpu_without_8_bit_floats_is_asked_for_none_and_says_so_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the rows are read, on a machine without a GPU."""
+    said = "a GPU of compute capability 8.0 has no 8-bit floats, 8.9 and above do"
+    monkeypatch.setattr("kernels.quantize_rows.custom_op.float8_obstacle", lambda *about: said)
+    rows = Rows(tmp_path)
+    rows.open()
+    place = Place(torch.device("cpu"), rows)
+    monkeypatch.setattr(work, "identity", lambda place: {})
+    monkeypatch.setattr(Place, "clocks", lambda place: {})
+    rows.append(work.header(place))
+    assert next(iter(rows))["lacks_floats"] == said
+    monkeypatch.setattr("kernels.quantize_rows.custom_op.float8_obstacle", lambda *about: None)
+    found = [row.key for module in stages().values() for row in module.rows(Place(torch.device("cpu"), rows))]  # fmt: skip
+    assert not [key for key in found if "fp8" in key or "e4m3" in key]
+    other = Rows(tmp_path / "other")
+    other.open()
+    whole = [row.key for module in stages().values() for row in module.rows(Place(torch.device("cpu"), other))]  # fmt: skip
+    lost = {key.partition("/")[0] for key in set(whole) - set(found)}
+    assert lost == {"correctness", "step", "tuning"}
+    assert all("fp8" in key or "e4m3" in key for key in set(whole) - set(found))
+
+
+def test_attention_in_int8_is_timed_where_there_is_much_of_it(tmp_path: Path) -> None:
+    rows = Rows(tmp_path)
+    rows.open()
+    found = [row.key for row in step.rows(Place(torch.device("cpu"), rows)) if "int8 attention" in row.key]  # fmt: skip
+    assert found == [f"step/512 px, {n} samples, w8a8, int8 attention" for n in (8, 32)]
 
 
 @pytest.mark.parametrize(

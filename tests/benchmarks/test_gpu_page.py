@@ -49,8 +49,16 @@ STEP = {
 PRODUCT = {
     "key": "ops/int_linear, dit-xl-2 fc1, m=16384",
     "shape": {"m": 16384, "k": 1152, "n": 4608, "after": "gelu"},
-    "times": {"w8a8": time(100), "cuBLAS bf16": time(150), "_int_mm, compiled": {"error": "no |"}},
-    "ratios": {"w8a8": {"cuBLAS bf16": 1.5, "compiled bf16": 1.45}},
+    "times": {
+        "w8a8": time(100),
+        "w4a16": time(160),
+        "cuBLAS bf16": time(150),
+        "_int_mm, compiled": {"error": "no |"},
+    },
+    "ratios": {
+        "w8a8": {"cuBLAS bf16": 1.5, "compiled bf16": 1.45, "w4a16": 1.6},
+        "w4a16": {"cuBLAS bf16": 0.94, "compiled bf16": 0.9},
+    },
     "share_of_peak": {"w8a8": 0.6},
     "left_out": {"w4a8": "its numbers are wrong here"},
 }
@@ -72,8 +80,8 @@ ATTENTION = {
 TILE = {
     "key": "tuning/w8a8, dit-xl-2 fc1, m=16384, 128x64, 4 warps, 4 stages",
     "shape": {"m": 16384, "k": 1152, "n": 4608, "after": "gelu"},
-    "packed": False,
-    "group": 0,
+    "op": "int_linear",
+    "kind": {"packed": False, "group": 0},
     "tile": {"BM": 128, "BN": 64, "num_warps": 4, "num_stages": 4},
     "ratio": 1.2,
 }
@@ -104,6 +112,10 @@ def test_the_page_says_what_the_rows_say(run: Rows) -> None:
     step = "| 256 px, 32 samples | w8a8, CUDA graph | 20.00 (20.00 to 20.00) | 1.30 |  |"
     assert step in page  # over the faster of both compiled ways
     assert "| w8a8 | 100.0 (99.0 to 101.0) | 1.50 | 1.45 | 60% |" in page
+    assert "| w4a16 | 160.0 (159.0 to 161.0) | 0.94 | 0.90 |  |" in page
+    assert "8-bit floats" not in page
+    lacking = gpu_tables.markdown({**found, "lacks_floats": "a GPU of compute capability 8.0"})
+    assert "8-bit floats are left out: a GPU of compute capability 8.0.\n" in lacking
     assert "| adaln_quantize, 64x256x1152 | 15.0 (14.0 to 16.0) |  | 1.30 |  | 0.87 | 4.30 |" in page  # fmt: skip
     assert "| heads of 72, 16x1024 | ours | 150.0 (149.0 to 151.0) | 1.20 | 515 |" in page
     assert "| heads of 72, 16x1024 | ours, one map | 120.0 (119.0 to 121.0) | 1.50 |  |" in page
@@ -155,7 +167,8 @@ def test_results_and_tiles_are_written_where_they_are_read(
     assert {"1.20", "1.30", "1.45"} < set(said)  # a graph's is over the faster compiled way
     assert "Step, 256 px, 32 samples" in said
     assert "![Bars of the ratios below](gpu.svg)" in (out / "gpu.md").read_text(encoding="utf-8")
-    read = tiles.nearest(configs / "sm_90", 16000, 1152, 4608, False, 0, "gelu")
+    path = configs / "sm_90" / "int_linear_tiles.json"
+    read = tiles.nearest(path, 16000, 1152, 4608, packed=False, group=0, after="gelu")
     assert read == TILE["tile"]
 
 

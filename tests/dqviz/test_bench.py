@@ -24,6 +24,7 @@ from dqviz.benching import (  # fmt: skip
     rows,
     run,
     stored,
+    subject,
     timing,
     tuning,
 )
@@ -55,7 +56,7 @@ def _an_idle_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """One format, no larger batches."""
     monkeypatch.setattr(tuning, "BITS", ((4, 8),))
-    monkeypatch.setattr(tuning.cases, "__defaults__", ((1,),))
+    monkeypatch.setattr(subject, "SPREAD", (1,))
 
 
 def asked(model: object, **more: Any) -> BenchRequest:
@@ -279,10 +280,10 @@ def test_auto_decides_by_the_table_that_tune_wrote(
 def test_new_rows_stand_beside_those_that_are_there(tmp_path: Path) -> None:
     cases = [tuning.Case(m, 8, 8, 8, 8, None, False) for m in (1, 2, 3)]
     rows = [{**case._asdict(), "ratio": 1.0} for case in cases]
-    tuning.save(cases, rows, tmp_path, tuned.CPU)
-    path = tuning.save(
-        cases[1:], [{**rows[1], "ratio": 2.0}], tmp_path, tuned.CPU
-    )  # the third is not exact any more
+    path, place = stored.file(tmp_path, tuned.CPU, tuned.OP), stored.place(tuned.CPU)
+    stored.save(path, place, cases, rows)
+    # the third is not exact any more
+    stored.save(path, place, cases[1:], [{**rows[1], "ratio": 2.0}])
     assert [(row["m"], row["ratio"]) for row in tables.read(path)["rows"]] == [(1, 1.0), (2, 2.0)]
     assert [entry.name for entry in path.parent.iterdir()] == ["int_linear.json"]
 
@@ -290,7 +291,8 @@ def test_new_rows_stand_beside_those_that_are_there(tmp_path: Path) -> None:
 @needs_onednn
 def test_a_table_of_another_place_stays_as_it_is(tiny_dit: Path, tmp_path: Path) -> None:
     case = tuning.Case(1, 8, 8, 8, 8, None, False)
-    path = tuning.save([case], [{**case._asdict(), "ratio": 1.0}], tables.own(), tuned.CPU)
+    path = stored.file(tables.own(), tuned.CPU, tuned.OP)
+    stored.save(path, stored.place(tuned.CPU), [case], [{**case._asdict(), "ratio": 1.0}])
     told = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**told, "torch": "1.0"}), encoding="utf-8")
     before = path.read_bytes()

@@ -91,11 +91,11 @@ def test_who_asks_for_nothing_gets_the_definition_and_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     x = rows_of(2, 64)
-    said = "simulate: 8-bit floats multiply with --backend triton alone"
-    assert choose(x) == choose(x, "auto") == Choice("simulate", said)
-    assert choose(x, "integer").backend == "simulate"
+    said = "simulate: GPUs alone multiply 8-bit floats"
+    assert choose(x, 3) == choose(x, 3, "auto") == Choice("simulate", said)
+    assert choose(x, 3, "integer").backend == "simulate"
     with pytest.raises(RuntimeError, match="fp8_linear cannot run with backend triton: "):
-        choose(x, "triton")
+        choose(x, 3, "triton")
     monkeypatch.setenv("DQVIZ_BACKEND", "triton")
     with pytest.raises(RuntimeError, match="fp8_linear cannot run with backend triton: "):
         fp8_linear(x, example_weight(3, 64))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from kernels import overview, tables
+from kernels import measured, overview, tables
 from kernels.int_linear import choose, cpu, custom_op, int_linear, prepare, tiles, tuned, why
 from kernels.int_linear.cases import example_weight
 from tests.kernels.linears import relative, rows_of
@@ -18,6 +18,7 @@ from tests.kernels.linears import relative, rows_of
 Table = Callable[..., None]
 ROW = {"m": 64, "k": 128, "n": 256, "weight_bits": 4, "act_bits": 8, "group": None}
 GPU = torch.device("cuda", 0)
+TILES = tiles.table("int_linear")
 
 
 def written(folder: Path, rows: list[dict[str, Any]], table: str = tuned.OP) -> None:
@@ -37,12 +38,10 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Table:
         monkeypatch.setattr(tables, "folders", lambda: (place,))
 
     monkeypatch.setattr(tables, "folders", lambda: (tmp_path / "none",))
-    monkeypatch.setattr(tiles, "architecture", lambda index: "sm_90")
+    monkeypatch.setattr(measured, "architecture", lambda index: "sm_90")
     monkeypatch.setattr(custom_op, "triton_obstacle", lambda *about: None)
     monkeypatch.setattr("kernels.quantize_rows.triton_obstacle", lambda *about: None)
-    choice = tuned.choice
-    monkeypatch.setattr(tuned, "path", lambda device: "triton")
-    monkeypatch.setattr(tuned, "choice", lambda device, *about: choice(GPU, *about))
+    monkeypatch.setattr(measured, "version", lambda device: "triton")
     return only
 
 
@@ -117,13 +116,14 @@ def test_what_was_not_measured_is_simulated_with_its_reason(table: Table) -> Non
     table({}, {"group": 32})
     x, w = rows_of(64, 128), example_weight(256, 128, 4)
     assert why(x, w) == "simulate: triton was not measured with weights expanded in every call"
-    assert why(x, prepare(w), None) == "simulate: activations are not quantized"
+    assert (
+        why(x, prepare(w), None) == "simulate: float32 rows were not measured, those of 16 bit are"
+    )
     groups = prepare(example_weight(256, 128, 4, group_size=32))
     assert why(x, groups).startswith("simulate: weight groups of 32 have no Triton version")
 
 
 def test_the_list_of_ops_says_what_auto_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only this op has tables."""
     monkeypatch.setattr(cpu, "available", lambda: True)
     monkeypatch.setattr(overview, "triton_obstacle", lambda device: None)
     said = {op.name: op.why for op in overview.here()}
@@ -140,17 +140,17 @@ def test_a_gpu_reads_tables_of_its_architecture(
     """Speeds and tiles lie beside each other, and none is taken for the other."""
     monkeypatch.setenv(tables.VARIABLE, str(tmp_path))
     names = ["sm_80", "sm_90"]
-    monkeypatch.setattr(tiles, "architecture", names.__getitem__)
-    assert [tuned.path(torch.device(d)) for d in ("cuda", "cpu")] == ["triton", "integer"]
+    monkeypatch.setattr(measured, "architecture", names.__getitem__)
+    assert [measured.version(torch.device(d)) for d in ("cuda", "cpu")] == ["triton", "integer"]
     assert tuned.device_name(torch.device("cuda", 1)) == "sm_90"
     assert tuned.device_name().startswith("cpu-")
     kind = tuned.kind("triton", example_weight(256, 128, 4), 8, True)
     own = {"k": 128, "n": 256, "packed": True, "group": 0, "after": "", "tile": {"BM": 64}}
-    written(tmp_path, [{"m": 64, **own}], tiles.TABLE)
+    written(tmp_path, [{"m": 64, **own}], TILES)
     shape, second = (64, 128, 256), torch.device("cuda", 1)
-    assert tiles.tile(second, *shape, True, 0, "") == {"BM": 64}
+    assert tiles.tile("int_linear", second, *shape, packed=True, group=0, after="") == {"BM": 64}
     assert "was not measured" in tuned.choice(second, (63, 128, 256), kind).why
     written(tmp_path, [{**ROW, "corrected": False, "ratio": 2.0}])
     assert tuned.choice(second, shape, kind).backend == "triton"
     assert "was not measured" in tuned.choice(GPU, shape, kind).why, "an sm_80 has none"
-    assert tiles.tile(second, *shape, True, 0, "") == {"BM": 64}
+    assert tiles.tile("int_linear", second, *shape, packed=True, group=0, after="") == {"BM": 64}

@@ -14,6 +14,7 @@ from kernels.int_linear import tiles, tuned
 from kernels.tables import BrokenTable
 
 SPEED = {"m": 64, "k": 64, "n": 32, "weight_bits": 4, "act_bits": 8, "corrected": False, "ratio": 2.0}  # fmt: skip
+TILES = tiles.table("int_linear")
 TILE = {"m": 64, "k": 64, "n": 32, "packed": True, "group": 0, "after": "", "tile": {"BM": 64}}
 
 
@@ -41,6 +42,7 @@ def one(row: dict[str, Any], **other: Any) -> str:
         (one({n: x for n, x in SPEED.items() if n != "corrected"}), "row 1 lacks 'corrected'"),
         (one(SPEED, m=0), "row 1 has m 0"),
         (one(SPEED, k=True), "row 1 has k True"),
+        (one(SPEED, act_bits=0), "row 1 has act_bits 0"),
         (one(SPEED, corrected=1), "row 1 has corrected 1"),
         (one(SPEED, ratio=float("nan")), "row 1 has ratio nan"),
         (one(SPEED, seconds_fp32="fast"), "row 1 has seconds_fp32 'fast'"),
@@ -56,12 +58,12 @@ def test_what_is_no_table_says_so(tmp_path: Path, text: str, says: str) -> None:
 
 @pytest.mark.parametrize("wrong", [{"packed": 1}, {"group": None}, {"after": 0}, {"tile": 64}, {"tile": {"BM": "64"}}])  # fmt: skip
 def test_a_row_of_tiles_has_columns_of_its_own(tmp_path: Path, wrong: dict[str, Any]) -> None:
-    given = (64, 64, 32, True, 0, "")
-    sound = written(tmp_path, one(TILE), op=tiles.TABLE)
-    assert tiles.nearest(sound.parent, *given) == {"BM": 64}
-    broken = written(tmp_path, one(TILE, **wrong), "sm_80", tiles.TABLE)
+    like: Any = {"packed": True, "group": 0, "after": ""}
+    sound = written(tmp_path, one(TILE), op=TILES)
+    assert tiles.nearest(sound, 64, 64, 32, **like) == {"BM": 64}
+    broken = written(tmp_path, one(TILE, **wrong), "sm_80", TILES)
     with pytest.raises(BrokenTable, match=f"row 1 has {next(iter(wrong))}"):
-        tiles.nearest(broken.parent, *given)
+        tiles.nearest(broken, 64, 64, 32, **like)
 
 
 def test_tables_that_come_along_are_sound() -> None:

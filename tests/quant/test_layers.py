@@ -352,7 +352,7 @@ def test_why_says_what_stands_in_the_way():
     )
     assert make(plan=FP8)[0].why(256) == (
         "simulate",
-        "simulate: 8-bit floats multiply with --backend triton alone",
+        "simulate: GPUs alone multiply 8-bit floats",
     )
     whole = Format(kind="fp8", granularity="tensor")
     mixed = SitePlan(weight=Format(kind="fp8"), activations=(whole,))

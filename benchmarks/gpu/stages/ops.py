@@ -27,7 +27,7 @@ from .correctness import linear_check, pass_check
 STAGE = Stage(
     order=20,
     title="Operations",
-    what="`int_linear` and `fp8_linear` beside cuBLAS, `torch._int_mm` and `torch._scaled_mm`; the passes before it beside PyTorch's operations and a copy; `vq_linear` beside decoding first",
+    what="`int_linear`, on row codes and with weights alone, and `fp8_linear` beside cuBLAS, `torch._int_mm` and `torch._scaled_mm`; the passes before it beside PyTorch's operations and a copy; `vq_linear` beside decoding first",
     minutes=8,
     needs=("wrapt", "pydantic"),
 )
@@ -66,7 +66,8 @@ def product(place: Place, layer: Linear, m: int) -> dict[str, Any]:
     checked: dict[str, Any] = {}
     out: dict[str, str] = {}
     w8a8 = None
-    for variant in (*linears.VARIANTS, linears.FLOATS):
+    variants = (*linears.coded(place), *linears.WEIGHT_ONLY)
+    for variant in variants:
         doubt = place.doubt(linear_check(variant, layer.after))
         if doubt is not None:
             out[variant.name] = doubt
@@ -85,11 +86,11 @@ def product(place: Place, layer: Linear, m: int) -> dict[str, Any]:
     given = w8a8 or linears.arguments(place, problem, W8A8, m, layer.k)
     for name, rows_first in (("_int_mm, compiled", False), ("_int_mm [k, n], compiled", True)):
         ways[name] = place.compiled(linears.int_mm(given, problem, rows_first))
-    if not place.dry:  # the CPU has no such product
+    if not (place.dry or place.lacks_floats):  # the CPU has no such product
         fp8 = linears.scaled_mm(place, problem, m, layer.k)
         ways["_scaled_mm fp8, compiled"] = place.compiled(fp8)
     times = interleaved(place, ways, runs_of(place))
-    names = [variant.name for variant in (*linears.VARIANTS, linears.FLOATS)]
+    names = [variant.name for variant in variants]
     return {
         "shape": {"m": m, "k": layer.k, "n": layer.n, "after": layer.after},
         "times": times,

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from kernels.int_linear.tiles import TABLE
 from kernels.tables import VARIABLE, file
 
 from ..place import Place
@@ -41,11 +40,12 @@ def with_tiles(place: Place, stand: step.Stand, way: str) -> dict[str, Any]:
     if not found:
         return {"left_out": {way: "no tile was found to be faster"}}
     folder = place.rows.folder / CONFIGS
-    path = file(folder, place.architecture, TABLE)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"rows": found}), encoding="utf-8")
+    for table, tiles in found.items():
+        path = file(folder, place.architecture, table)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"rows": tiles}), encoding="utf-8")
     os.environ[VARIABLE] = str(folder)
     try:
-        return {**stand.row(way), "tiles": len(found)}
+        return {**stand.row(way), "tiles": sum(map(len, found.values()))}
     finally:
         del os.environ[VARIABLE]

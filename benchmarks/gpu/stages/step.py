@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels.int_attention.cases import CALLS
+
 from ..linears import W4A8, W8A8
-from ..networks import Built, Network, Scene, builders, torchao_is_here
+from ..networks import INT_ATTENTION, Built, Network, Scene, builders, torchao_is_here
 from ..place import Place
 from ..stage import Row, Stage
 from ..timing import interleaved, line, ratio
@@ -22,15 +24,19 @@ from .correctness import linear_check
 STAGE = Stage(
     order=10,
     title="Whole step",
-    what="a whole step of DiT-XL/2 on random weights: ours at W8A8 and W4A8, torchao's int8 and fp8; each in turn with eager and compiled bfloat16",
+    what="a whole step of DiT-XL/2 on random weights: ours at W8A8, also with int8 attention, and W4A8, torchao's int8 and fp8; each in turn with eager and compiled bfloat16",
     minutes=7,
     needs=("diffusers", "pydantic", "wrapt", "psutil"),
 )
 SCENES = (Scene(256, 32), Scene(256, 8), Scene(512, 8), Scene(512, 32))
 TINY = (Scene(32, 2),)
-WAYS = ("w8a8", "w4a8", "torchao fp8 row-wise", "torchao int8dq", "bf16 compiled, max-autotune")
+WAYS = (
+    *("w8a8", "w4a8", INT_ATTENTION),
+    *("torchao fp8 row-wise", "torchao int8dq", "bf16 compiled, max-autotune"),
+)
 BASE, GRAPH = "bf16 compiled", ", CUDA graph"
-VARIANTS = {"w8a8": W8A8, "w4a8": W4A8}
+VARIANTS = {"w8a8": W8A8, "w4a8": W4A8, INT_ATTENTION: W8A8}
+WEIGHTY = 512  # pixels from which attention takes enough of a step to time it in int8
 RUNS = 20
 # Of outputs, relative: far above what rounding makes, far below what a wrong kernel does.
 MOST_DIFFERENCE = 0.3
@@ -43,14 +49,24 @@ def rows(place: Place) -> Iterator[Row]:
         for stand in stands.values():
             seconds = 150 if "max-autotune" in way else 75
             key = f"step/{stand.scene.name}, {way}"
-            if "max-autotune" not in way or stand.scene == SCENES[0]:
+            if is_timed(way, stand.scene, place):
                 yield Row(key, seconds, partial(stand.row, way))
+
+
+def is_timed(way: str, scene: Scene, place: Place) -> bool:
+    """Whether a way is timed at a size: the long search at the first, int8 attention where there is much of it."""
+    if "max-autotune" in way:
+        return scene == SCENES[0]
+    if way == INT_ATTENTION:
+        return place.dry or scene.pixels >= WEIGHTY
+    return not ("fp8" in way and place.lacks_floats)
 
 
 def checks(way: str) -> list[str]:
     """Of what the fused blocks of ours call (`quant/fusing.py`), each of which has to be right."""
     linears = [linear_check(VARIANTS[way], after) for after in ("", "gate")]
-    return [*linears, "adaln_quantize", "gelu_quantize", "quantize_rows"]
+    attention = [f"int_attention, {name}" for name in CALLS] if way == INT_ATTENTION else []
+    return [*linears, "adaln_quantize", "gelu_quantize", "quantize_rows", *attention]
 
 
 class Stand:
@@ -103,7 +119,7 @@ class Stand:
         times = interleaved(
             self.place, {**ways, **bases["calls"]}, 2 if self.place.dry else RUNS, cold=False
         )
-        floor = network.floor_seconds(way if way in VARIANTS else None)
+        floor = network.floor_seconds(VARIANTS[way].name if way in VARIANTS else None)
         against = [name for name in (f"{BASE}{GRAPH}", BASE, "bf16") if name in times]
         return {
             "scene": self.scene._asdict(),

@@ -1,15 +1,16 @@
-"""Tiles of `int_linear`: a few for each shape, in turn with the default one; ratio = its time / this tile's.
+"""Tiles of `int_linear` and `fp8_linear`: a few for each shape, in turn with the default one; ratio = its time / this tile's.
 
-A row is one tile. `tables` makes of them what the launcher reads (`kernels/int_linear/tiles.py`).
+A row is one tile. `tables` makes of them what the launchers read (`kernels/int_linear/tiles.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from importlib import import_module
 from typing import Any
 
-from kernels.int_linear.tiles import TRIED, WORTH
+from kernels.int_linear.tiles import TRIED, WORTH, table
 
 from .. import linears
 from ..checks import output_checked
@@ -22,7 +23,7 @@ from .correctness import linear_check
 STAGE = Stage(
     order=30,
     title="Tiles",
-    what="a dozen tiles of `int_linear` for each shape, beside the default one",
+    what="a dozen tiles of `int_linear` and of `fp8_linear` for each shape, beside the default one",
     minutes=5,
 )
 SECONDS = 10
@@ -32,14 +33,14 @@ TOGETHER = 5  # shapes: those of a block
 
 
 def rows(place: Place) -> Iterator[Row]:
-    """The first tile on every shape, then the shapes of a block after another's: all tiles at 8 bits, then at 4."""
+    """The first tile on every shape, then the shapes of a block after another's: all tiles at 8 bits, then at 4, then of 8-bit floats."""
     shapes = [(layer, m) for layer, m in linears.layers(place) if m <= MOST_ROWS]
     tiles = TRIED[:2] if place.dry else TRIED
     first = [(W8A8, *shape, tiles[0]) for shape in shapes]
     others = [
         (variant, *shape, tile)
         for start in range(0, len(shapes), TOGETHER)
-        for variant in linears.VARIANTS
+        for variant in linears.coded(place)
         for shape in shapes[start : start + TOGETHER]
         for tile in tiles
     ]
@@ -68,15 +69,15 @@ def tried(
     if place.dry:
         default = this = linears.ours(given)
     else:
-        from kernels.int_linear.triton_impl import int_linear
-
-        default, this = (partial(int_linear, *given, tile=t) for t in ({}, dict(tile)))
+        launch = getattr(import_module(f"kernels.{variant.op}.triton_impl"), variant.op)
+        default, this = (partial(launch, *given, tile=t) for t in ({}, dict(tile)))
     shape = {"m": m, "k": layer.k, "n": layer.n, "after": layer.after}
     kind = {"packed": variant.bits <= 4, "group": variant.group}
-    found = {"shape": shape, **kind, "tile": dict(tile)}
+    kind = kind if variant.op == "int_linear" else {}
+    found = {"op": variant.op, "shape": shape, "kind": kind, "tile": dict(tile)}
     try:
         on_cpu = linears.first_rows(given)
-        checked = output_checked("int_linear", this()[: len(on_cpu[0])], linears.ours(on_cpu)())
+        checked = output_checked(variant.op, this()[: len(on_cpu[0])], linears.ours(on_cpu)())
     except Exception as error:  # registers and shared memory run out in many manners
         place.synchronize()
         return {**found, "error": line(error)}
@@ -86,14 +87,15 @@ def tried(
     return {**found, "checked": checked, "times": times, "ratio": ratio(times, "default", "tile")}
 
 
-def tables(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The best tile of every shape and kind that gains by one, as the launcher reads them."""
-    best: dict[tuple[Any, ...], dict[str, Any]] = {}
+def tables(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """By the name of a table: the best tile of every shape and kind that gains by one, as the launchers read them."""
+    best: dict[str, dict[tuple[Any, ...], dict[str, Any]]] = {}
     for row in rows:
         if not row["key"].startswith("tuning/") or (row.get("ratio") or 0) < WORTH:
             continue
-        entry = {**row["shape"], **{n: row[n] for n in ("packed", "group", "tile", "ratio")}}
-        shape = tuple(entry[name] for name in ("m", "k", "n", "packed", "group", "after"))
-        if shape not in best or entry["ratio"] > best[shape]["ratio"]:
-            best[shape] = entry
-    return list(best.values())
+        entry = {**row["shape"], **row["kind"], "tile": row["tile"], "ratio": row["ratio"]}
+        kind = tuple({**row["shape"], **row["kind"]}.items())
+        own = best.setdefault(table(row["op"]), {})
+        if kind not in own or entry["ratio"] > own[kind]["ratio"]:
+            own[kind] = entry
+    return {name: list(own.values()) for name, own in best.items()}

@@ -177,3 +177,27 @@ def test_the_custom_op_says_what_the_kernel_computes(monkeypatch: pytest.MonkeyP
     got = fp8_linear(x, weight, None, "triton")
     assert_close(got, exact(rows_of(8, 100), weight), EXACT)
     assert_close(got, fp8_linear(x, weight, None, "simulate").double(), EXACT)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")  # numpy interprets: exp(100) is inf
+def test_a_tile_is_looked_up_by_what_comes_after_and_changes_no_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Tiles are measured with gates in 16 bit: those in 32 are not asked for."""
+    asked: list[tuple[object, ...]] = []
+
+    def tile(op: str, device: torch.device, *shape: int, after: str) -> dict[str, int]:
+        asked.append((op, *shape, after))
+        return {"BM": 64, "BN": 32, "num_warps": 4, "num_stages": 2}
+
+    weight, rows = example_weight(40, 128), rows_of(70, 128)
+    gate, residual = torch.ones(2, 40), torch.ones(70, 40)
+    afters = (None, "gelu", GatedResidual(gate.half(), residual.half()))
+    expected = [product(rows, weight, None, after) for after in afters]
+    monkeypatch.setattr(triton_impl.tiles, "tile", tile)
+    got = [product(rows, weight, None, after) for after in afters]
+    for a, b in zip(got, expected, strict=True):
+        assert_close(a, b.double(), EXACT)
+    assert asked == [("fp8_linear", 70, 128, 40, after) for after in ("", "gelu", "gate")]
+    product(rows, weight, None, GatedResidual(gate, residual))
+    assert len(asked) == 3

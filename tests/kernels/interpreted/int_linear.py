@@ -198,6 +198,33 @@ def test_branches_in_half_precision_and_views_of_them(dtype: torch.dtype, tolera
         assert_close(got, expected, tolerance)
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered")  # numpy interprets: exp(100) is inf
+def test_a_tile_is_looked_up_by_what_comes_after_and_changes_no_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Tiles are measured with branches and gates in 16 bit: those in 32 are not asked for."""
+    asked: list[str] = []
+
+    def tile(op: str, *about: object, after: str, **kind: object) -> dict[str, int]:
+        assert (op, *about[1:], kind) == ("int_linear", 70, 128, 40, {"packed": True, "group": 0})
+        asked.append(after)
+        return {"BM": 64, "BN": 32, "num_warps": 4, "num_stages": 2}
+
+    weight, rows = example_weight(40, 128, 4), rows_of(70, 128, True)
+    gated = GatedResidual(torch.ones(2, 40).half(), torch.ones(70, 40).half())
+    branch = branch_of(70, 40, 8, torch.float16)
+    calls = [(None, None), ("gelu", None), (gated, None), (None, branch), (gated, branch)]
+    expected = [product(rows, weight, None, after, branch=b) for after, b in calls]
+    monkeypatch.setattr(triton_impl.tiles, "tile", tile)
+    got = [product(rows, weight, None, after, branch=b) for after, b in calls]
+    for a, b in zip(got, expected, strict=True):
+        assert_close(a, b.double(), 2e-6)
+    assert asked == ["", "gelu", "gate", "branch", "branch, gate"]
+    product(rows, weight, branch=branch_of(70, 40, 8))
+    product(rows, weight, None, GatedResidual(gated.gate.float(), gated.residual.float()))
+    assert len(asked) == len(calls)
+
+
 # The interpreter cuts bfloat16 off where a GPU rounds: one unit in the last place instead of half.
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 8e-3), (torch.float16, 1e-3)])
 def test_half_precision_streams_and_outputs(dtype: torch.dtype, tolerance: float) -> None:
