@@ -11,11 +11,12 @@ import torch
 import kernels
 from kernels import measured, tables
 from kernels.dispatch import Choice
+from quant.backend_report import backend_report
 from quant.fusing import said
 from quant.held_codes import is_released
 from quant.layers import QuantLinear
 from quant.plans import uniform_plan
-from quant.quantization import backend_report, quantize
+from quant.quantization import quantize
 from quant.schema import parse_bits
 
 from .families import output
