@@ -11,6 +11,7 @@ from quant.errors import Cancelled, unknown
 from quant.sources import Source, check_source
 
 from .events import OnEvent, Stage
+from .planning import load
 
 MODEL = "dit-emoji"
 
@@ -41,7 +42,6 @@ def check_method(
 
     from quant.conformance.check import check_method as verdicts
     from quant.conformance.method_files import file_method
-    from quant.loading import load_model
 
     def tell(name: str, text: str) -> None:
         if cancelled is not None and cancelled():
@@ -50,7 +50,7 @@ def check_method(
             on_event(Stage(name, f"{name}: {text}"))
 
     with file_method(Path(method)) if is_file else nullcontext(method) as key:
-        opened = load_model(model, device=device, dtype=dtype)
+        opened = load(model, device, dtype)
         found = verdicts(key, opened, tell)
     return {
         "method": key,

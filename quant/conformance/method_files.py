@@ -30,10 +30,7 @@ def file_method(file: Path) -> Iterator[str]:
         raise BadInput(
             f"{file}: its key '{card.key}' is that of a method that is here; choose another"
         )
-    if importlib.util.find_spec(file.stem) is not None:
-        raise BadInput(
-            f"{file}: '{file.stem}' is the name of an installed module; rename the file, e.g. my_{file.stem}.py"
-        )
+    _check_name(file)
     with TemporaryDirectory() as folder:
         _register(Path(folder), card.key, file.stem)
         added = [folder, str(file.parent)]
@@ -67,6 +64,17 @@ def _card(file: Path) -> Card:
             f"{file}: no method, it has no line CARD = Card(...); see docs/adding-a-method.md"
         )
     return card
+
+
+def _check_name(file: Path) -> None:
+    """Stop at a name under which another module, or none, would be imported."""
+    if not file.stem.isidentifier():
+        raise BadInput(f"{file}: '{file.stem}' is no module's name; rename it, e.g. my_method.py")
+    found = importlib.util.find_spec(file.stem)
+    if found is not None and (found.origin is None or Path(found.origin).resolve() != file):
+        raise BadInput(
+            f"{file}: '{file.stem}' is the name of an installed module; rename the file, e.g. my_{file.stem}.py"
+        )
 
 
 def _register(folder: Path, key: str, module: str) -> None:

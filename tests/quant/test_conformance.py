@@ -172,12 +172,25 @@ def test_what_is_no_method_is_one_line(old, new, said, tmp_path):
     assert "mine" not in methods()
 
 
-def test_a_file_that_is_not_there_or_named_like_a_module_is_one_line(tmp_path):
-    with pytest.raises(BadInput, match="there is no file"), file_method(tmp_path / "none.py"):
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("json.py", "'json' is the name of an installed module"),
+        ("my-method.py", "'my-method' is no module's name"),
+    ],
+)
+def test_a_name_that_cannot_be_imported_is_one_line(name, said, tmp_path):
+    file = written(tmp_path).rename(tmp_path / name)
+    with pytest.raises(BadInput, match=said), file_method(file):
         pass
-    file = written(tmp_path).rename(tmp_path / "json.py")
-    with (
-        pytest.raises(BadInput, match="'json' is the name of an installed module"),
-        file_method(file),
-    ):
+
+
+def test_a_file_in_the_current_folder_is_one_like_others(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with file_method(written(tmp_path)) as key:
+        assert key in methods()
+
+
+def test_a_file_that_is_not_there_is_one_line(tmp_path):
+    with pytest.raises(BadInput, match="there is no file"), file_method(tmp_path / "none.py"):
         pass
