@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import threading
 
 import pytest
 import torch
@@ -149,6 +150,8 @@ def test_every_backend_multiplies_the_same_integers(gpu_here, bits, act_bits):
         for mode in MODES:
             hold(layer, mode)
             outputs[backend, mode] = layer(inputs())
+            assert released(layer) == (mode == "speed" and layer.why(66)[0] != "simulate")
+            assert torch.equal(layer.codes, bitpack.pack(codes.codes, codes.code_bits))
     assert all(relative(y, exact(codes, inputs(), act_bits)) <= 1e-6 for y in outputs.values())
     for mode in MODES:
         assert torch.equal(outputs["integer", mode], outputs["simulate", "speed"])
@@ -277,6 +280,30 @@ def test_layers_that_ran_are_put_on_disk_whole(tmp_path):
         assert torch.equal(network(inputs()), y)
         assert counted(network).stored_bytes == 0
         assert value(network, "0.codes").equal(bitpack.pack(codes.codes, codes.code_bits))
+
+
+@needs_onednn
+def test_two_forwards_at_once_while_codes_come_and_go():
+    codes = found().stored("int8")
+    layer, stored = layer_from(codes, 7, "integer"), bitpack.pack(codes.codes, codes.code_bits)
+    expected, stop, faults = layer(inputs()), threading.Event(), []
+
+    def forwards():
+        while not stop.is_set():
+            if not torch.equal(layer(inputs()), expected):
+                faults.append("output")
+
+    threads = [threading.Thread(target=forwards) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in range(40):
+        layer.forget()
+        if not torch.equal(layer.codes, stored):
+            faults.append("codes")
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not faults
 
 
 # -- in a model
