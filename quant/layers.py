@@ -194,12 +194,12 @@ class QuantLinear(StoredSite):
         rows = x.reshape(-1, x.shape[-1])
         if fmt is None and requested(self.backend) != "triton":
             return Choice("simulate", self._weight_alone)
-        if fmt is not None and fmt.kind == "fp8":
-            return kernels.fp8_linear.choose(rows, self.backend)
         if fmt is not None and self._by_tiles:
             own = self._vectors(window), self.backend, fmt.bits, fmt.symmetric
             found = kernels.vq_linear.choose(rows, *own)
             return found._replace(why=f"{found.why}; {self._decoded}")
+        if fmt is not None and fmt.kind == "fp8":
+            return kernels.fp8_linear.choose(rows, self.backend)
         ready = self._ready(window)
         if fmt is None:
             return kernels.int_linear.choose(rows, ready, None, backend=self.backend)
