@@ -27,11 +27,10 @@ from quant.streaming import put_away, value
 from quant.vectors import VectorCodes, codebook_shape, kmeans
 from tests.kernels.linears import needs_onednn
 
-from . import heavy
 from .test_fusing import EVERYTHING
 from .test_held_codes import call
+from .test_layers import ONE
 from .test_shared_inputs import CountedCodes
-from .trial import ONE
 
 CHANNELS, OUTS = 96, 48
 OPTIONS = {"iterations": 1, "codebook": "int8"}
@@ -47,7 +46,7 @@ def gpu_here(monkeypatch):
 
 def found(bits=2, outs=OUTS, channels=CHANNELS, change=lambda codebook: codebook) -> VectorCodes:
     """Codes of a seeded weight; `change` is done to the codebook before it is rounded."""
-    w = heavy.weight(outs, channels, seed=3)
+    w = torch.randn(outs, channels, generator=torch.Generator().manual_seed(3))
     codes = kmeans(w, Format.of_codebook(bits), torch.Generator().manual_seed(0), 3)
     return codes._replace(codebook=change(codes.codebook))
 
