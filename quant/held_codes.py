@@ -2,9 +2,10 @@
 
 The layouts of the CPU's product and of a GPU's give the codes back to the bit. So once it was made, in mode "speed", the buffer
 `codes` holds no bytes: a tensor without data stands there, with the codes' shape and dtype, and knows the weight
-that makes them again; of codes into a codebook in int8, which its weight holds expanded, by the codebook. Whoever asks for them (`layer.codes`, `get_buffer`, `state_dict`) gets them; copies of the
-layer, pickled ones too, hold them whole, and so does the layer once it is moved, loaded or told to forget. In a graph,
-compiled or of CUDA, nothing is let go: the call before it has done that.
+that makes them again. Codes into an int8 codebook are found by the codewords that they stand for, which such a layout holds whole.
+Whoever asks for codes (`layer.codes`, `get_buffer`, `state_dict`) gets them; copies of the layer, pickled ones too, hold them
+whole, and so does the layer once it is moved, loaded or told to forget. In a graph, compiled or of CUDA, nothing is let go:
+the call before it has done that.
 """
 
 from __future__ import annotations

@@ -201,12 +201,12 @@ class QuantLinear(StoredSite):
             wanted = "triton"  # where it was measured faster
         if fmt is None and wanted != "triton":
             return Choice("simulate", self._weight_alone)
-        if fmt is not None and fmt.kind == "fp8":
-            return kernels.fp8_linear.choose(rows, self.out_features, self.backend)
         if fmt is not None and self._by_tiles:
             own = self._vectors(window), self.backend, fmt.bits, fmt.symmetric
             found = kernels.vq_linear.choose(rows, *own)
             return found._replace(why=f"{found.why}; {self._decoded}")
+        if fmt is not None and fmt.kind == "fp8":
+            return kernels.fp8_linear.choose(rows, self.out_features, self.backend)
         ready = self._ready(window)
         if fmt is None:
             return kernels.int_linear.choose(rows, ready, None, backend=self.backend)

@@ -17,7 +17,7 @@ from .schema import Format, SitePlan
 from .transforms import block_of
 from .vectors import DTYPES, CodebookKind, codebook_shape, index_bits
 
-Listed = bool | int | str | Sequence[str]
+Listed = bool | int | str | Sequence[str]  # one part of a site, in a checkpoint's configuration
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Transform:
     per_window: bool = False  # transform, codes and scales once for each window of the plan
     requantized: bool = False  # the untransformed weight is stored, its codes made at window entry
     folded_into: tuple[str, ...] = ()  # linears that hold the scale, so that none is stored here
-    codebook: CodebookKind = "fp32"  # how the vectors of one are stored
+    codebook: CodebookKind = "fp32"  # how its vectors are stored, where there is one
     learned_bias: bool = False  # the bias is the site's own, in float32
     shift: bool = False  # static ranges lie about a middle of each channel's own
     migration: bool = False  # a scale of whole numbers, a byte each

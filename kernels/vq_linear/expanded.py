@@ -18,12 +18,8 @@ from ..int_linear import PackedWeight
 from .weight import VectorWeight
 
 ZERO = 128  # of 8-bit codes: they are stored without signs
-WORDS = {
-    1: torch.uint8,
-    2: torch.int16,
-    4: torch.int32,
-    8: torch.int64,
-}  # by the elements of a vector
+# A vector as one number, by its elements.
+WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class ExpandedWeight(PackedWeight):

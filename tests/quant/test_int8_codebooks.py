@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import threading
 
 import pytest
 import torch
@@ -26,11 +27,10 @@ from quant.streaming import put_away, value
 from quant.vectors import VectorCodes, codebook_shape, kmeans
 from tests.kernels.linears import needs_onednn
 
-from . import heavy
 from .test_fusing import EVERYTHING
 from .test_held_codes import call
+from .test_layers import ONE
 from .test_shared_inputs import CountedCodes
-from .trial import ONE
 
 CHANNELS, OUTS = 96, 48
 OPTIONS = {"iterations": 1, "codebook": "int8"}
@@ -46,7 +46,7 @@ def gpu_here(monkeypatch):
 
 def found(bits=2, outs=OUTS, channels=CHANNELS, change=lambda codebook: codebook) -> VectorCodes:
     """Codes of a seeded weight; `change` is done to the codebook before it is rounded."""
-    w = heavy.weight(outs, channels, seed=3)
+    w = torch.randn(outs, channels, generator=torch.Generator().manual_seed(3))
     codes = kmeans(w, Format.of_codebook(bits), torch.Generator().manual_seed(0), 3)
     return codes._replace(codebook=change(codes.codebook))
 
@@ -149,6 +149,8 @@ def test_every_backend_multiplies_the_same_integers(gpu_here, bits, act_bits):
         for mode in MODES:
             hold(layer, mode)
             outputs[backend, mode] = layer(inputs())
+            assert released(layer) == (mode == "speed" and layer.why(66)[0] != "simulate")
+            assert torch.equal(layer.codes, bitpack.pack(codes.codes, codes.code_bits))
     assert all(relative(y, exact(codes, inputs(), act_bits)) <= 1e-6 for y in outputs.values())
     for mode in MODES:
         assert torch.equal(outputs["integer", mode], outputs["simulate", "speed"])
@@ -277,6 +279,30 @@ def test_layers_that_ran_are_put_on_disk_whole(tmp_path):
         assert torch.equal(network(inputs()), y)
         assert counted(network).stored_bytes == 0
         assert value(network, "0.codes").equal(bitpack.pack(codes.codes, codes.code_bits))
+
+
+@needs_onednn
+def test_two_forwards_at_once_while_codes_come_and_go():
+    codes = found().stored("int8")
+    layer, stored = layer_from(codes, 7, "integer"), bitpack.pack(codes.codes, codes.code_bits)
+    expected, stop, faults = layer(inputs()), threading.Event(), []
+
+    def forwards():
+        while not stop.is_set():
+            if not torch.equal(layer(inputs()), expected):
+                faults.append("output")
+
+    threads = [threading.Thread(target=forwards) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in range(40):
+        layer.forget()
+        if not torch.equal(layer.codes, stored):
+            faults.append("codes")
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not faults
 
 
 # -- in a model
