@@ -11,10 +11,11 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import diffusers
 import torch
+from pydantic import AfterValidator
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -26,7 +27,7 @@ from .models import Model
 from .quantization import Quantized
 from .schema import Injection, Lora, Plan, Value
 from .sharing_choice import Sharing
-from .site_tensors import Listed
+from .site_tensors import Listed, Transform
 from .sizes import SizeReport, file_bytes, report
 from .storage import digest, stored_tensors
 from .tensor_files import write_in_turn
@@ -35,6 +36,12 @@ from .weight_files import safetensors_header
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 CONFIG = "config.json"
 FORMAT = 1
+
+
+def _readable(listed: dict[str, Listed]) -> dict[str, Listed]:
+    """`Transform.to_json`, as `Transform.from_json` takes it."""
+    Transform.from_json(listed)
+    return listed
 
 
 class CheckpointConfig(Value):
@@ -47,7 +54,7 @@ class CheckpointConfig(Value):
     method: str
     options: dict[str, Any]
     plan: Plan
-    transforms: dict[str, dict[str, Listed]]  # site -> `Transform.to_json`
+    transforms: dict[str, Annotated[dict[str, Listed], AfterValidator(_readable)]]  # by site
     shared: dict[str, str]  # tensor that is not in the file -> equal tensor that is
     tensors: dict[str, str]  # every tensor in the file -> its `digest`
     base: str | None = None  # the pipeline that this transformer belongs to

@@ -52,17 +52,36 @@ class Transform:
 
     @classmethod
     def from_json(cls, listed: Mapping[str, Listed]) -> Transform:
-        """The inverse of `to_json`; in older checkpoints a codebook in float16 is `half_codebook`."""
-        if listed.get("half_codebook"):
-            listed = {**listed, "codebook": "fp16"}
-        known = {name: listed[name] for name in cls.__dataclass_fields__ if name in listed}
-        return cls(**known | {"folded_into": tuple(listed.get("folded_into", ()))})  # type: ignore[arg-type]
+        """The inverse of `to_json`; in older checkpoints a codebook in float16 is `half_codebook`.
+
+        Raises ValueError, naming the part, for one that is not known and for a value that it cannot have.
+        """
+        parts = dict(listed)
+        if parts.pop("half_codebook", False):
+            parts["codebook"] = "fp16"
+        usual = cls()
+        for name, value in parts.items():
+            if name not in cls.__dataclass_fields__:
+                raise ValueError(f"part '{name}' of a site is not known here")
+            if not _fits(value, getattr(usual, name)):
+                raise ValueError(f"'{name}' cannot be {value!r:.40}")
+        folded_into = tuple(listed.get("folded_into", ()))  # type: ignore[arg-type]
+        return cls(**parts | {"folded_into": folded_into})  # type: ignore[arg-type]
 
     def to_json(self) -> dict[str, Listed]:
         """As a checkpoint lists it; rarer parts that are as usual are left out."""
         usual = Transform()
         present = {n: value for n, value in vars(self).items() if value != getattr(usual, n)}
         return {"scale": self.scale, "rotate": self.rotate, **present}
+
+
+def _fits(value: object, usual: object) -> bool:
+    """Whether a part can have a value where it usually has another."""
+    if isinstance(usual, tuple):
+        return isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
+    if isinstance(usual, str):
+        return isinstance(value, str) and value in DTYPES
+    return type(value) is type(usual) and value >= 0  # type: ignore[operator]
 
 
 # Buffers that are the same at every site that reads one tensor: its change of basis.

@@ -271,6 +271,30 @@ def test_checkpoints_from_before_static_formats_and_branches_still_load(model, s
     assert torch.equal(latents_of(load(tmp_path / "c"), 0), latents_of(made.transformer, 0))
 
 
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ({"twist": True}, "part 'twist' of a site is not known here"),
+        ({"codebook": "fp8"}, "'codebook' cannot be 'fp8'"),
+        ({"rank": -1}, "'rank' cannot be -1"),
+        ({"rotate": 1}, "'rotate' cannot be 1"),
+        ({"folded_into": "to_q"}, "'folded_into' cannot be 'to_q'"),
+    ],
+)
+def test_a_part_that_this_version_cannot_read_is_named(part, said, model, seen, tmp_path):
+    """What is passed over would be left out of every product."""
+    saved(model, seen, tmp_path / "c")
+    file = tmp_path / "c" / CONFIG
+    config = json.loads(file.read_text())
+    transforms = config["quantization_config"]["transforms"]
+    site = min(transforms)
+    transforms[site] |= part
+    file.write_text(json.dumps(config))
+    with pytest.raises(BadCheckpoint, match=said) as refused:
+        check_checkpoint(tmp_path / "c")
+    assert f"transforms.{site}" in str(refused.value)
+
+
 def test_weights_are_as_readable_as_their_config(model, seen, tmp_path):
     """safetensors writes files that only their owner may read."""
     saved(model, seen, tmp_path / "c")
