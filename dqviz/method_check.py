@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,11 @@ def check_method(
         if on_event is not None:
             on_event(Stage(name, f"{name}: {text}"))
 
-    with file_method(Path(method)) if is_file else nullcontext(method) as key:
+    # What a method prints is not what this tells.
+    with (
+        redirect_stdout(sys.stderr),
+        file_method(Path(method)) if is_file else nullcontext(method) as key,
+    ):
         opened = load(model, device, dtype)
         found = verdicts(key, opened, tell)
     return {

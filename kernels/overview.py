@@ -43,12 +43,26 @@ def _of(op: Op) -> OpHere:
     if "triton" not in op.versions:
         said.append("triton: not written")
     faster = [b for b in usable if b != "simulate"] if op.name in tables.COLUMNS else []
-    if faster:
+    damage = _damage(op.name) if faster else None
+    if damage is not None:
+        said.append(f"auto: stops, {damage}")
+    elif faster:
         listed = " or ".join(faster)
         said.append(f"auto: {listed} where it was measured faster here, else simulate")
     else:
         said.append("auto: simulate, no other version was measured faster here")
     return OpHere(op.name, usable, "; ".join(said))
+
+
+def _damage(op: str) -> str | None:
+    """What is wrong with a table that the op is chosen by."""
+    try:
+        for paths in tables.devices(op).values():
+            for path in paths:
+                tables.read(path)
+    except tables.BrokenTable as error:
+        return str(error)
+    return None
 
 
 def _obstacle(op: str, backend: str) -> str | None:

@@ -109,11 +109,11 @@ def read(path: Path) -> Mapping[str, Any]:
 def _read(path: Path, written: int) -> Mapping[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict) or "rows" not in found:
+            raise ValueError("it has no rows")
         rows = found["rows"]
         why = _wrong(rows, COLUMNS.get(path.stem, {}))
-    except KeyError:
-        why = "it has no rows"
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         why = str(error)
     if why is not None:
         raise BrokenTable(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -77,15 +77,6 @@ class Bench:
         """Follows a job, as any number of viewers may; a `study` that was open comes back if it makes nothing."""
         self.desk.wake()
         return Follow(self.store, job_id, self.library, self._known, study)
-
-    def run(self, form: Form, study: str | None = None) -> Iterator[Screen]:
-        """Screens of one comparison, from its submission to its end."""
-        try:
-            job = self.submit(form, study)
-        except DQVizError as error:
-            yield failed(str(error))
-            return
-        yield from self.follow(job.id, study).screens()
 
     def cancel(self, job_id: str) -> str:
         """Cancel the job that a page shows; returns the id of the job that it shows then.

@@ -31,8 +31,11 @@ def told(
     if screen is None:
         return [*[gr.skip()] * 5, follow]
     stoppable = screen.running and screen.status["state"] != "cancelling"
+    status = gr.update(status_json=screen.status_json)
+    if follow.over:
+        status["refused_json"] = ""  # how the job ended is not hidden by what was refused before
     return [
-        gr.update(status_json=screen.status_json),
+        status,
         result_of(screen),
         gr.update(value="Run next" if screen.running else "Run"),
         gr.update(interactive=stoppable, value="Cancel"),

@@ -1,4 +1,4 @@
-"""A job as a sequence of screens: what the Compare page shows at each moment. No Gradio.
+"""A job as screens: what the Compare page shows at each moment. No Gradio.
 
 Whoever follows a job reads what its worker wrote down; nothing is told to anybody in particular. So
 any number of viewers see the same, whenever they come.
@@ -7,8 +7,7 @@ any number of viewers see the same, whenever they come.
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,8 +21,6 @@ from ..pages.view import View
 from ..request import CompareRequest
 from ..study import Study
 from .library import Library
-
-PATIENCE = 0.3  # seconds between two looks at a job
 
 
 @dataclass(frozen=True)
@@ -68,26 +65,14 @@ class Follow:
     _finished: int = -1  # runs that the last view showed
     _frames: dict[str, int] = field(default_factory=dict)  # previews that were shown: name -> time
 
-    def screens(self, every: float = PATIENCE) -> Iterator[Screen]:
-        """Screens until the job is over; the last one is not running."""
-        while not self.over:
-            screen = self.look()
-            if screen is not None:
-                yield screen
-            if not self.over:
-                time.sleep(every)
-
     def look(self) -> Screen | None:
         """What has changed since the last look; None when nothing has."""
         try:
             job = self.store.get(self.job_id)
         except DQVizError as error:
-            self.over = True
-            return failed(str(error), "Not shown:")
+            return self._ended(failed(str(error), "Not shown:"))
         if not job.active:
-            self.over = True
-            last = self._last(job)
-            return replace(last, status={**last.status, "job": job.id})
+            return self._ended(self._last(job))
         status = {**self._status(job), "job": job.id}
         runs = self._runs(job)
         view = self._partial(job, runs, "running") if len(runs) != self._finished else None
@@ -96,6 +81,10 @@ class Follow:
             return None
         self._said, self._finished = status, len(runs)
         return Screen(status, view, live)
+
+    def _ended(self, screen: Screen) -> Screen:
+        self.over = True
+        return replace(screen, status={**screen.status, "job": self.job_id})
 
     def _status(self, job: Job) -> dict[str, Any]:
         if job.state == jobs.QUEUED:

@@ -47,6 +47,6 @@ def _verdict(name: str, found: Subject, on_promise: Callable[[str, str], None] |
         faults = promise(found)
     except (EnvironmentFault, MemoryError, OSError):
         raise
-    except Exception as error:  # of the method's own code, whatever it is: that is the answer
+    except (Exception, SystemExit) as error:  # of the method's own code: that is the answer
         faults = [f"{type(error).__name__}: {error}"]
     return Verdict(name, text, tuple(faults))

@@ -55,7 +55,7 @@ def _card(file: Path) -> Card:
         )
     try:
         card = FILES.read(file)
-    except SyntaxError as error:
+    except (SyntaxError, UnicodeDecodeError) as error:
         raise BadInput(f"{file}: not Python: {error}") from None
     except (TypeError, ValueError) as error:
         raise BadInput(f"{file}: its card is not made of literal arguments: {error}") from None
@@ -90,7 +90,7 @@ def _register(folder: Path, key: str, module: str) -> None:
 def _load(file: Path, key: str) -> None:
     try:
         module = load_method(key)
-    except Exception as error:  # of the file's own code, whatever it is
+    except (Exception, SystemExit) as error:  # of the file's own code, whatever it is
         raise BadInput(f"{file}: cannot be imported: {type(error).__name__}: {error}") from None
     lacking = [
         n for n in ("Options", "quantize_group", "stored_transform") if not hasattr(module, n)

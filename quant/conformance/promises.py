@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from ..calibration import calibrate
 from ..cards import FILES, Card, load_method, methods
 from ..checkpoint import WEIGHTS, save_checkpoint
+from ..errors import BadInput
 from ..generation import Generation, generate, make_scheduler, predict, scale_input
 from ..layers import QuantLinear
 from ..models import Model
@@ -37,6 +38,7 @@ from . import synthetic
 from .trial import Trial, mean_error
 
 EXACT = 1e-5  # relative error that folding and unfolding in float32 may leave
+KEY = re.compile("[a-z0-9]+(-[a-z0-9]+)*")
 BETTER = 0.8  # of the baseline's error, at most
 STEPS = 4
 CALIBRATED = range(1000, 1004)  # seeds that nothing else uses
@@ -124,14 +126,27 @@ def docstring(subject: Subject) -> list[str]:
 
 
 def card(subject: Subject) -> list[str]:
-    """The card in the source, read without importing it, is the one in the module."""
+    """The card in the source, read without importing it, is the one in the module, with a key and bits as people write them."""
     stated = FILES.read(Path(inspect.getfile(subject.module)))
     if stated is None:
         return ["the file has no line 'CARD = Card(...)' of literal arguments"]
     held = {"the module's": subject.module.CARD, "the list's": methods()[subject.key]}
-    return [
+    faults = [
         f"{whose} differs from the one in the source" for whose, c in held.items() if c != stated
     ]
+    if not KEY.fullmatch(stated.key):
+        faults.append(f"key {stated.key!r} is not of small letters, digits and hyphens")
+    if not stated.bits or not isinstance(stated.bits, tuple):
+        return [*faults, f'bits are {stated.bits!r}, not a tuple such as ("w8a8",)']
+    return [*faults, *filter(None, map(_unreadable, stated.bits))]
+
+
+def _unreadable(bits: str) -> str | None:
+    try:
+        parse_bits(bits)
+    except BadInput as error:
+        return str(error)
+    return None
 
 
 def options(subject: Subject) -> list[str]:

@@ -20,6 +20,7 @@ from dqviz.ui.library import Library
 from dqviz.ui.progress import Follow, Screen
 from quant.errors import BadInput
 from tests.app.conftest import FakeCompare
+from tests.app.followed import run_form, screens_of
 
 RUNS = ({"method": "rtn", "bits": "w4a8"}, {"method": "viditq", "bits": "w4a8"})
 
@@ -86,7 +87,7 @@ def test_a_plan_takes_the_place_of_bits() -> None:
 )
 def test_bad_input_is_one_line_with_the_value(changed: dict[str, Any], says: str) -> None:
     compare = FakeCompare()
-    (screen,) = bench(compare).run(form(**changed))
+    (screen,) = run_form(bench(compare), form(**changed))
     assert screen.status["state"] == "failed"
     assert says in screen.status["message"]
     assert "\n" not in screen.status["message"]
@@ -97,7 +98,7 @@ def test_bad_input_is_one_line_with_the_value(changed: dict[str, Any], says: str
 @pytest.mark.parametrize("model", ["/etc", "./x", "~/x", "..", "a/b/c", "C:\\models", "nothing"])
 def test_folders_do_not_load_while_others_can_reach_the_app(model: str) -> None:
     assert names_a_folder(model)
-    (screen,) = bench(local_folders=False).run(form(model=model))
+    (screen,) = run_form(bench(local_folders=False), form(model=model))
     assert "is a folder" in screen.status["message"]
 
 
@@ -123,7 +124,7 @@ def test_files_of_this_machine_are_opened_on_it_alone() -> None:
     assert (again.base, again.loras) == ("owner/name", "a.safetensors:0.5")
     assert form().request().to_json().keys() & {"base", "loras", "offline"} == set()
     for given in ({"loras": "/models/a.safetensors"}, {"base": "/models/base"}):
-        (screen,) = bench(local_folders=False).run(form(model="owner/name", **given))
+        (screen,) = run_form(bench(local_folders=False), form(model="owner/name", **given))
         assert "is a file of this machine" in screen.status["message"]
 
 
@@ -186,7 +187,7 @@ def test_facts_come_from_the_card(tmp_path: Path) -> None:
 
 def test_a_run_from_start_to_end() -> None:
     compare = FakeCompare()
-    screens = list(bench(compare).run(form()))
+    screens = list(run_form(bench(compare), form()))
     assert states(screens)[-1] == "idle"
     assert [s.running for s in screens] == [True] * (len(screens) - 1) + [False]
     first, last = screens[0].view, screens[-1].view
@@ -199,7 +200,7 @@ def test_a_run_from_start_to_end() -> None:
 
 
 def test_previews_go_to_the_column_of_their_run() -> None:
-    screens = bench(FakeCompare(pause=0.6)).run(form())
+    screens = run_form(bench(FakeCompare(pause=0.6)), form())
     frames = [frame for s in screens for frame in s.live or ()]
     assert [f["run"] for f in frames] == sorted(f["run"] for f in frames)
     assert {f["run"] for f in frames} == {0, 1, 2}
@@ -207,7 +208,7 @@ def test_previews_go_to_the_column_of_their_run() -> None:
 
 
 def test_progress_says_what_how_much_and_how_long() -> None:
-    running = [s.status for s in bench(FakeCompare(pause=0.3)).run(form())]
+    running = [s.status for s in run_form(bench(FakeCompare(pause=0.3)), form())]
     told = [s for s in running if s.get("total")]
     assert all({"text", "done", "total", "left"} <= set(s) for s in told)
     assert told[-1]["text"].startswith("Drawing ")
@@ -223,7 +224,7 @@ def test_cancel_keeps_finished_runs_and_a_second_run_works() -> None:
     fake = FakeCompare(held={(0, 1, 2, 3)}, held_from=(1, 0))
     tabs = bench(fake)
     screens = []
-    for screen in tabs.run(form()):
+    for screen in run_form(tabs, form()):
         screens.append(screen)
         drawn = screen.view and len(screen.view.section("pictures")["images"][0]) == 4
         if screen.running and drawn:
@@ -234,7 +235,7 @@ def test_cancel_keeps_finished_runs_and_a_second_run_works() -> None:
     assert screens[-1].view is not None
     assert screens[-1].view.section("headline")["badges"][0]["text"] == "cancelled"
     fake.held.clear()
-    assert states(list(tabs.run(form())))[-1] == "idle"
+    assert states(list(run_form(tabs, form())))[-1] == "idle"
 
 
 def test_while_a_job_is_being_cancelled_the_page_says_so() -> None:
@@ -251,7 +252,7 @@ def test_while_a_job_is_being_cancelled_the_page_says_so() -> None:
 def test_cancel_before_anything_is_finished() -> None:
     tabs = bench(FakeCompare(pause=0.5))
     screens = []
-    for screen in tabs.run(form()):
+    for screen in run_form(tabs, form()):
         screens.append(screen)
         if len(screens) == 1:
             cancel_shown(tabs)
@@ -261,14 +262,14 @@ def test_cancel_before_anything_is_finished() -> None:
 
 def test_an_error_of_the_engine_is_the_strip_and_nothing_is_lost() -> None:
     compare = FakeCompare(fails=BadInput("class 'dragon' was never trained; nearest: cat"))
-    screens = list(bench(compare).run(form()))
+    screens = list(run_form(bench(compare), form()))
     assert screens[-1].status["message"] == "class 'dragon' was never trained; nearest: cat"
     assert not screens[-1].running
 
 
 def test_a_failure_half_way_keeps_what_was_finished() -> None:
     compare = FakeCompare(fails=BadInput("disk full"), fails_in_run=1)
-    last = list(bench(compare).run(form()))[-1]
+    last = list(run_form(bench(compare), form()))[-1]
     assert last.status["state"] == "failed"
     assert last.view is not None
     assert len(last.view.section("pictures")["images"][0]) == 4
@@ -276,7 +277,7 @@ def test_a_failure_half_way_keeps_what_was_finished() -> None:
 
 def test_a_bug_is_called_one() -> None:
     tabs = bench(FakeCompare(fails=ZeroDivisionError("by zero")))
-    last = list(tabs.run(form()))[-1]
+    last = list(run_form(tabs, form()))[-1]
     assert "internal error (ZeroDivisionError)" in last.status["message"]
     (job,) = tabs.store.jobs()
     assert "Traceback" in tabs.store.logs(job.id)
@@ -287,14 +288,14 @@ def test_a_second_tab_waits_and_can_leave_the_line() -> None:
     first = tabs.submit(form())
     second = tabs.submit(form())
     seen = []
-    for screen in tabs.follow(second.id).screens():
+    for screen in screens_of(tabs.follow(second.id)):
         seen.append(screen)
         if screen.status["state"] == "waiting":
             tabs.desk.cancel(second.id)
     assert "1 job is ahead" in seen[0].status["text"]
     assert states(seen)[-1] == "cancelled"
     tabs.desk.cancel(first.id)
-    list(tabs.follow(first.id).screens())
+    list(screens_of(tabs.follow(first.id)))
 
 
 def test_cancelling_what_waits_goes_back_to_what_runs() -> None:
@@ -306,7 +307,7 @@ def test_cancelling_what_waits_goes_back_to_what_runs() -> None:
     assert tabs.store.get(second.id).state == "cancelled"
     assert tabs.store.get(first.id).cancel_requested is None, "what runs goes on"
     assert tabs.cancel(first.id) == first.id, "the page says that it is being cancelled"
-    assert states(list(tabs.follow(first.id).screens()))[-1] == "cancelled"
+    assert states(list(screens_of(tabs.follow(first.id))))[-1] == "cancelled"
     assert tabs.cancel(first.id) == first.id, "nothing else is there to show"
 
 
@@ -314,7 +315,7 @@ def test_jobs_are_done_in_the_order_of_their_coming() -> None:
     compare = FakeCompare()
     tabs = bench(compare)
     asked = [tabs.submit(form(seeds=str(n))) for n in range(3)]
-    assert states(list(tabs.follow(asked[-1].id).screens()))[-1] == "idle"
+    assert states(list(screens_of(tabs.follow(asked[-1].id))))[-1] == "idle"
     assert [r.seeds for r in compare.requests] == [(0,), (1,), (2,)]
     assert [tabs.store.get(job.id).state for job in asked] == ["done"] * 3
 
@@ -327,14 +328,14 @@ def test_closing_the_tab_stops_nothing_and_another_one_re_attaches() -> None:
         return FakeCompare()(*asked)
 
     tabs = bench(compare)  # type: ignore[arg-type]
-    screens = tabs.run(form())
+    screens = run_form(tabs, form())
     next(screens)
     screens.close()  # type: ignore[attr-defined]
     job = tabs.running()
     assert job is not None
     late = []
     other = bench(compare)  # type: ignore[arg-type]  (another process: it may take the job, too)
-    for screen in other.follow(job.id).screens():
+    for screen in screens_of(other.follow(job.id)):
         late.append(screen)
         if states(late)[-1] == "running":
             watched.set()
@@ -355,7 +356,7 @@ def test_a_reload_with_the_study_in_the_address_finds_the_job_again() -> None:
     assert tabs.attached("deleted", "tiny-dit") == job.id
     for asked in (other, job):
         tabs.desk.cancel(asked.id)
-    list(tabs.follow(job.id).screens())
+    list(screens_of(tabs.follow(job.id)))
     assert tabs.attached(None, "tiny-dit") is None
     assert tabs.attached(job.id, "tiny-dit") == job.id, "how it ended"
 
@@ -379,7 +380,7 @@ def test_two_viewers_see_the_same() -> None:
 
 
 def study_of(compare: FakeCompare) -> Study:
-    list(bench(compare).run(form()))
+    list(run_form(bench(compare), form()))
     return Study.open(default_folder("tiny-dit"))
 
 

@@ -19,6 +19,7 @@ from dqviz.ui.runs import RunsDesk, server_functions
 from dqviz.work import KINDS
 from quant.errors import BadInput
 from tests.app.conftest import FakeCompare
+from tests.app.followed import run_form, screens_of
 from tests.app.test_handlers import form
 
 
@@ -29,7 +30,7 @@ def desk(compare: FakeCompare | None = None, **more: Any) -> RunsDesk:
 def ran(compare: FakeCompare | None = None, **changed: Any) -> RunsDesk:
     """One comparison, done by a thread that has ended: it would take what another desk is asked for next."""
     made = desk(compare)
-    list(made.bench.run(form(**changed)))
+    list(run_form(made.bench, form(**changed)))
     deadline = time.monotonic() + 60
     while any(thread.name == WORKER for thread in threading.enumerate()):
         assert time.monotonic() < deadline, "the worker does not end"
@@ -64,7 +65,7 @@ def test_a_job_from_asking_to_deleting() -> None:
     assert rows[second.id]["what"] == "Next in line" or rows[first.id]["what"] == "Next in line"
     assert rows[first.id]["watch"] == f"./?job={first.id}"
     shown.job({"action": "cancel", "id": second.id})
-    list(shown.bench.follow(first.id).screens())
+    list(screens_of(shown.bench.follow(first.id)))
     row = next(r for r in shown.jobs({})["jobs"] if r["id"] == first.id)
     assert (row["state"], row["study"], row["actions"]) == ("done", "tiny-dit", ["delete"])
     assert row["command"].startswith("dqviz compare tiny-dit")
@@ -72,7 +73,7 @@ def test_a_job_from_asking_to_deleting() -> None:
     cancelled = next(r for r in shown.jobs({})["jobs"] if r["id"] == second.id)
     assert cancelled["actions"] == ["resume", "delete"]
     shown.job({"action": "resume", "id": second.id})
-    list(shown.bench.follow(second.id).screens())
+    list(screens_of(shown.bench.follow(second.id)))
     for job in (first, second):
         shown.job({"action": "delete", "id": job.id})
     assert shown.jobs({})["jobs"] == []
@@ -85,7 +86,7 @@ def test_open_leads_to_the_comparison_of_the_job() -> None:
     for seeds, fails in (("0-3", None), ("5,6", None), ("0-3", BadInput("no"))):
         fake.fails = fails
         asked.append(shown.bench.submit(form(seeds=seeds)))
-        list(shown.bench.follow(asked[-1].id).screens())
+        list(screens_of(shown.bench.follow(asked[-1].id)))
     links = {row["id"]: row["open"] for row in shown.jobs({})["jobs"]}
     assert [links[job.id] for job in asked] == [
         "./?study=tiny-dit&comparison=1",
@@ -197,7 +198,7 @@ def test_running_into_a_recorded_study_writes_into_a_copy(recorded: Path) -> Non
         return compare(request.model_copy(update={"out": out}), *more)
 
     bench = Bench(compare=into_place, models=[])
-    last = list(bench.run(form(), study="tiny-dit"))[-1]
+    last = list(run_form(bench, form(), study="tiny-dit"))[-1]
     assert last.status["state"] == "idle", last.status
     assert {p: p.stat().st_mtime_ns for p in recorded.rglob("*") if p.is_file()} == before
     own = Study.open(default_folder("tiny-dit"))
@@ -248,7 +249,7 @@ def test_duplicates_have_names_of_their_own() -> None:
 def test_opening_a_study_fills_the_form() -> None:
     asked = form(seeds="0-2,9", options="viditq.alpha=0.5", classes=["1"], guidance=2.0)
     shown = desk()
-    list(shown.bench.run(asked))
+    list(run_form(shown.bench, asked))
     filled = shown.bench.form_of("tiny-dit")
     assert filled is not None
     assert filled.request() == asked.request()
@@ -259,7 +260,7 @@ def test_opening_a_study_fills_the_form() -> None:
 
 def test_same_seeds_are_paired() -> None:
     shown = ran()
-    list(shown.bench.run(form()))
+    list(run_form(shown.bench, form()))
     pair = {"first": {"study": "tiny-dit", "comparison": 1}, "second": {"study": "tiny-dit", "comparison": 2}}  # fmt: skip
     runs, changed = shown.beside(pair)["sections"]
     assert "seed by seed" in runs["lede"]
@@ -271,7 +272,7 @@ def test_same_seeds_are_paired() -> None:
 
 def test_other_seeds_are_not_paired_and_it_says_so() -> None:
     shown = ran()
-    list(shown.bench.run(form(seeds="20-23")))
+    list(run_form(shown.bench, form(seeds="20-23")))
     pair = {"first": {"study": "tiny-dit", "comparison": 1}, "second": {"study": "tiny-dit", "comparison": 2}}  # fmt: skip
     (runs,) = shown.beside(pair)["sections"]
     assert "Not paired: they share no seed" in runs["lede"]
@@ -280,7 +281,7 @@ def test_other_seeds_are_not_paired_and_it_says_so() -> None:
 def test_studies_of_other_models_are_not_set_side_by_side() -> None:
     shown = ran()
     model = {**FakeCompare().model, "fingerprint": "other", "title": "Another"}
-    list(Bench(compare=FakeCompare(model=model), models=[]).run(form(model="another")))
+    list(run_form(Bench(compare=FakeCompare(model=model), models=[]), form(model="another")))
     pair = {"first": {"study": "tiny-dit", "comparison": 1}, "second": {"study": "another", "comparison": 1}}  # fmt: skip
     with pytest.raises(BadInput, match="choose two of one model"):
         shown.beside(pair)
@@ -292,8 +293,9 @@ def test_studies_of_other_models_are_not_set_side_by_side() -> None:
 def test_candidates_are_opened_on_this_machine_only() -> None:
     asked = form(candidates="/models/theirs\n")
     assert asked.request().candidates == (Path("/models/theirs"),)
-    (screen,) = Bench(compare=FakeCompare(), models=[], local_folders=False).run(
-        form(model="facebook/DiT-XL-2-256", candidates="/models/theirs")
+    (screen,) = run_form(
+        Bench(compare=FakeCompare(), models=[], local_folders=False),
+        form(model="facebook/DiT-XL-2-256", candidates="/models/theirs"),
     )
     assert "candidate '/models/theirs' is a folder of this machine" in screen.status["message"]
 
@@ -304,7 +306,7 @@ def test_an_uploaded_plan_is_kept_for_its_job(tmp_path: Path) -> None:
     bench = Bench(compare=FakeCompare(), models=[])
     job = bench.submit(form(plan=str(plan)))
     plan.unlink()
-    list(bench.follow(job.id).screens())
+    list(screens_of(bench.follow(job.id)))
     kept = Path(job.request["plan"])
     assert kept.is_file()
     assert kept.is_relative_to(bench.store.root.absolute())

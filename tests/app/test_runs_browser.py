@@ -116,6 +116,49 @@ def test_what_is_refused_stands_beside_the_job_that_goes_on(serve: Serve, new_pa
     assert alert.count() == 0
 
 
+def test_how_a_job_ended_is_not_hidden_by_what_was_refused_before(
+    serve: Serve, new_page: Pages
+) -> None:
+    served = serve(FakeCompare(held={FIRST}))
+    page = opened(new_page(), served)
+    page.click("#dq-run")
+    state(page, "running")
+    page.fill("#dq-seeds textarea", "abc")
+    page.keyboard.press("Tab")
+    page.click("#dq-run")
+    page.locator("#dq-status [role=alert]").wait_for()
+    runs = runs_page(new_page(), served)
+    runs.locator(".dq-job[data-state=running]").get_by_role("button", name="Cancel").click()
+    state(page, "cancelled")
+    assert "abc" not in page.inner_text("#dq-status")
+
+
+def test_a_job_that_is_gone_is_asked_about_once(serve: Serve, new_page: Pages) -> None:
+    """Cancelled and deleted elsewhere, while nobody looked at this tab."""
+    served = serve(FakeCompare(held={FIRST}))
+    page = opened(new_page(), served)
+    page.click("#dq-run")
+    state(page, "running")
+    hide = (
+        "hidden => Object.defineProperty(document, 'hidden', {configurable: true, value: hidden})"
+    )
+    page.evaluate(hide, True)
+    runs = runs_page(new_page(), served)
+    runs.locator(".dq-job[data-state=running]").get_by_role("button", name="Cancel").click()
+    ended = runs.locator(".dq-job[data-state=cancelled]")
+    ended.get_by_role("button", name="Delete").click()
+    ended.get_by_role("button", name="Delete for good").click()
+    ended.wait_for(state="detached")
+    page.evaluate(hide, False)
+    state(page, "failed")
+    assert "there is no job" in page.inner_text("#dq-status")
+    assert "job=" not in page.url
+    asked: list[str] = []
+    page.on("request", lambda r: asked.append(r.url) if "/run/predict" in r.url else None)
+    page.wait_for_timeout(1000)
+    assert not asked
+
+
 def test_a_tab_asks_only_while_it_follows_a_job(serve: Serve, new_page: Pages) -> None:
     served = serve(FakeCompare(held={FIRST}))
     page = opened(new_page(), served)

@@ -39,6 +39,16 @@ def test_a_file_that_breaks_one_exits_with_four_and_says_which(
     assert "mine" not in methods()
 
 
+def test_what_a_method_prints_is_not_in_the_json(
+    tiny_dit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = written(tmp_path, ("return [transformed", "print('at work')\n    return [transformed"))
+    assert main(["check-method", str(file), "--model", str(tiny_dit), "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["passed"]
+    assert "at work" in printed.err
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [("rtm", "nearest: rtn"), ("none.py", "there is no file"), ("", "unknown method")],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 import kernels
 from dqviz.cli import main
 from dqviz.request import RESIDENCIES
-from kernels import ahead
+from kernels import ahead, tables
 from kernels.int_linear import Residency
 
 ROW = ahead.Row("int_linear", "w8a8", "sm_90", 150, 0, 98304, "wgmma", 800)
@@ -31,6 +32,19 @@ def test_every_operation_is_listed_with_its_backends(capsys: pytest.CaptureFixtu
     assert "int_linear" in printed
     assert "GELU, codes of fc2" in printed
     assert "expanded in every call" in printed
+
+
+def test_a_table_that_auto_cannot_read_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DQVIZ_CONFIGS", str(tmp_path))
+    path = tables.file(tmp_path, "cpu-any", "int_linear")
+    path.parent.mkdir()
+    path.write_text("[]", encoding="utf-8")
+    assert main(["kernels", "--json"]) == 0
+    found = {op["name"]: op["why"] for op in json.loads(capsys.readouterr().out)["ops"]}
+    assert f"auto: stops, {path} is no table of measured times" in found["int_linear"]
+    assert str(path) not in found["quantize_rows"]
 
 
 def test_a_target_gives_a_row_for_every_kernel(

@@ -34,7 +34,7 @@ def one(row: dict[str, Any], **other: Any) -> str:
     [
         ('{"rows": [', "Expecting value"),
         ("[" * 200_000, "recursion"),
-        ("[]", "list indices"),
+        ("[]", "it has no rows"),
         ("{}", "it has no rows"),
         ('{"rows": 3}', "rows are 3, not a list"),
         ('{"rows": [3]}', "row 1 is 3, not an object"),

@@ -96,6 +96,9 @@ def test_a_method_in_a_file_of_its_own_keeps_them(promise, broken):
             "CARD = Card(**{**vars(CARD), 'title': 'Other'})\n\n\nclass Options(Value):",
             "the module's differs",
         ),
+        ("card", 'key="mine"', 'key="My method"', "key 'My method' is not of small letters"),
+        ("card", 'bits=("w8a8",)', 'bits=("w8a8")', "bits are 'w8a8', not a tuple"),
+        ("card", 'bits=("w8a8",)', 'bits=("w8a8", "w99a8")', "w99a8"),
         ("transform", "return Transform()", "return Transform(requantized=True)", "requantized"),
         ("size", "return Transform()", "return Transform(rank=64)", "bytes predicted"),
     ],
@@ -139,6 +142,13 @@ def test_what_a_method_raises_is_a_broken_promise_and_the_others_are_looked_at(t
     assert all(verdict.text.endswith(".") for verdict in found)
 
 
+def test_a_method_that_ends_the_process_breaks_its_promises(tmp_path, model):
+    leaving = ("return [transformed", "raise SystemExit(0)\n    return [transformed")
+    with file_method(written(tmp_path, leaving)) as key:
+        faults = {verdict.promise: verdict.faults for verdict in check_method(key, model)}
+    assert faults["presets"] == ("SystemExit: 0",)
+
+
 def test_a_file_is_a_method_for_as_long_as_it_is_looked_at(tmp_path):
     before = dict(methods()), list(sys.path)
     with file_method(written(tmp_path)) as key:
@@ -164,6 +174,11 @@ def test_a_file_of_ours_is_the_method_that_it_is():
         ("class Options(Value):", "class Options(Value)", "not Python"),
         ("from quant.schema", "from quant.scheme", "cannot be imported: ModuleNotFoundError"),
         ("def quantize_group", "def quantise_group", "lacks quantize_group"),
+        (
+            "class Options",
+            "raise SystemExit(0)\n\n\nclass Options",
+            "cannot be imported: SystemExit",
+        ),
     ],
 )
 def test_what_is_no_method_is_one_line(old, new, said, tmp_path):
@@ -193,4 +208,11 @@ def test_a_file_in_the_current_folder_is_one_like_others(tmp_path, monkeypatch):
 
 def test_a_file_that_is_not_there_is_one_line(tmp_path):
     with pytest.raises(BadInput, match="there is no file"), file_method(tmp_path / "none.py"):
+        pass
+
+
+def test_a_file_that_is_no_text_is_one_line(tmp_path):
+    file = tmp_path / "my_method.py"
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BadInput, match="not Python"), file_method(file):
         pass
