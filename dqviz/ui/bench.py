@@ -117,6 +117,14 @@ class Bench:
             return None
         return active[0].id if active else None
 
+    def writes_into(self, job_id: str, study: str | None) -> bool:
+        """Whether a job's runs go into the study of that name."""
+        folder = self.library.folders().get(study or "")
+        try:
+            return folder is not None and _same(self.store.get(job_id).study, folder)
+        except DQVizError:
+            return False
+
     def opened(self, study: str | None, comparison: int | None = None) -> Screen:
         """The page when it is opened, or when a study is chosen."""
         try:

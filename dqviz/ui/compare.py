@@ -149,7 +149,8 @@ def _wire(
     def on_study(name: str | None, follow: Follow | None) -> list[Any]:
         screen = bench.opened(name)
         filled = filled_with(bench, bench.form_of(name))
-        return [opened(screen, follow), result_of(screen), *filled]
+        strip, follow = opened(bench, name, screen, follow)
+        return [strip, follow, result_of(screen), *filled]
 
     status.tick(
         partial(told, bench),
@@ -174,7 +175,7 @@ def _wire(
         ],
         **PRIVATE,
     )
-    study.input(on_study, [study, follow], [status, result, *form_outputs], **PRIVATE)
+    study.input(on_study, [study, follow], [status, follow, result, *form_outputs], **PRIVATE)
     blocks = Context.root_block
     assert blocks is not None
     blocks.load(on_load, None, [status, result, study, shown, *form_outputs], **PRIVATE)

@@ -6,6 +6,7 @@ for all handlers of a tab, and what is said while a browser closes it is lost.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import gradio as gr
@@ -39,18 +40,21 @@ def told(
         result_of(screen),
         gr.update(value="Run next" if screen.running else "Run"),
         gr.update(interactive=stoppable, value="Cancel"),
-        _studies(bench, screen),
+        _studies(bench, screen, follow.aside),
         follow,
     ]
 
 
-def _studies(bench: Bench, screen: Screen) -> Any:
-    """The list of studies once a job is over: it may have made one."""
-    address = screen.view.address if screen.view is not None else None
-    if screen.running or not address:
+def _studies(bench: Bench, screen: Screen, aside: bool) -> Any:
+    """The list of studies once a job is over: it may have made one, which is then shown, unless another was chosen."""
+    if screen.running:
         return gr.skip()
     names = list(bench.library.folders())
-    return gr.update(choices=names, value=address, visible=True if len(names) > 1 else HIDDEN)
+    listed = gr.update(choices=names, visible=True if len(names) > 1 else HIDDEN)
+    if aside:
+        return listed
+    address = screen.view.address if screen.view is not None else None
+    return {**listed, "value": address} if address else gr.skip()
 
 
 def followed(job_id: str | None) -> Any:
@@ -63,12 +67,20 @@ def refused(screen: Screen) -> Any:
     return gr.update(refused_json=screen.status_json if screen.status["state"] == "failed" else "")
 
 
-def opened(screen: Screen, follow: Follow | None) -> Any:
-    """The status strip once another study is shown; a job that goes on keeps it."""
+def opened(
+    bench: Bench, study: str | None, screen: Screen, follow: Follow | None
+) -> tuple[Any, Follow | None]:
+    """The status strip once another study is shown, and who follows.
+
+    A job that goes on keeps the strip, and the result as well where it writes into that study.
+    """
     update = refused(screen)
     if follow is None or follow.over:
         update["status_json"] = IDLE.status_json
-    return update
+        return update, None
+    if bench.writes_into(follow.job_id, study):
+        return update, bench.follow(follow.job_id, study)
+    return update, replace(follow, aside=True)
 
 
 def result_of(screen: Screen) -> Any:

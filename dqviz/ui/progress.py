@@ -60,6 +60,7 @@ class Follow:
     library: Library
     known: Callable[[str], Mapping[str, Any]]  # of a model that is not loaded yet
     before: str | None = None  # name of the study that was shown before
+    aside: bool = False  # whether another study is shown meanwhile: only the status is told
     over: bool = False
     _said: Mapping[str, Any] | None = None
     _finished: int = -1  # runs that the last view showed
@@ -67,6 +68,10 @@ class Follow:
 
     def look(self) -> Screen | None:
         """What has changed since the last look; None when nothing has."""
+        screen = self._look()
+        return replace(screen, view=None, live=None) if screen and self.aside else screen
+
+    def _look(self) -> Screen | None:
         try:
             job = self.store.get(self.job_id)
         except DQVizError as error:

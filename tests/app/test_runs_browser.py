@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from dqviz import processes
+from dqviz import processes, studies
 from dqviz.jobs import JobStore
 from dqviz.study import Study
 from dqviz.study_folder import studies_root
@@ -157,6 +157,43 @@ def test_a_job_that_is_gone_is_asked_about_once(serve: Serve, new_page: Pages) -
     page.on("request", lambda r: asked.append(r.url) if "/run/predict" in r.url else None)
     page.wait_for_timeout(1000)
     assert not asked
+
+
+def test_a_study_that_is_chosen_during_a_job_stays(serve: Serve, new_page: Pages) -> None:
+    """The job is told in the strip alone: its pictures are none of the study that is shown."""
+    served = serve(FakeCompare(steps=4))
+    page = opened(new_page(), served)
+    run_to_end(page)
+    (own,) = studies_root().iterdir()
+    studies.duplicate(own)
+    page.reload()
+    page.wait_for_selector(".dq-headline")
+    served.compare.held, served.compare.held_from = {FIRST}, (1, 1)
+    page.click("#dq-run")
+    page.wait_for_function("document.querySelectorAll('.dq-tile:not(.dq-blank)').length === 8")
+
+    def choose(name: str) -> None:
+        page.click("#dq-study input")
+        page.get_by_role("option", name=name, exact=True).click()
+
+    tiles = "[...document.querySelectorAll('.dq-tile canvas, .dq-tile img')].map(e => e.src || e.toDataURL()).join()"
+    (copy,) = [f.name for f in studies_root().iterdir() if f != own]
+    choose(copy)
+    page.wait_for_function("document.querySelectorAll('.dq-tile:not(.dq-blank)').length === 12")
+    before = page.evaluate(tiles)
+    assert page.get_attribute("#dq-status .dq-status", "data-state") == "running"
+    served.compare.held_from = (1, 3)
+    page.wait_for_timeout(1500)
+    assert page.evaluate(tiles) == before
+    choose(own.name)
+    page.wait_for_function("document.querySelectorAll('.dq-tile:not(.dq-blank)').length === 8")
+    choose(copy)
+    page.wait_for_function("document.querySelectorAll('.dq-tile:not(.dq-blank)').length === 12")
+    served.compare.held.clear()
+    state(page, "idle")
+    page.wait_for_function("document.querySelector('#dq-run').innerText === 'Run'")
+    assert page.evaluate(tiles) == before
+    assert page.input_value("#dq-study input") == copy
 
 
 def test_a_tab_asks_only_while_it_follows_a_job(serve: Serve, new_page: Pages) -> None:
