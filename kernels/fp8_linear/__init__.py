@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import measured
 from ..dispatch import Choice, Op, callable_module
-from ..int_linear import After, check_after
+from ..int_linear import After, check_after, check_bias
 from ..quantize_rows import RowCodes
 from . import custom_op
 from .weight import Float8Weight
@@ -79,8 +79,7 @@ def _check(x: Tensor, weight: Float8Weight, bias: Tensor | None) -> None:
     k, n = weight.in_features, weight.out_features
     if x.dim() != 2 or x.shape[1] != k or not x.is_floating_point():
         raise ValueError(f"x is {x.dtype} of shape {tuple(x.shape)}; needs floating point [m, {k}]")
-    if bias is not None and tuple(bias.shape) != (n,):
-        raise ValueError(f"bias has shape {tuple(bias.shape)}; needs ({n},)")
+    check_bias(bias, n)
     if x.device != weight.codes.device:
         raise ValueError(
             f"x is on {x.device}, the weight on {weight.codes.device}; move one of them"

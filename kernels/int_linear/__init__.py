@@ -32,6 +32,7 @@ __all__ = [
     "Residency",
     "accumulate",
     "check_after",
+    "check_bias",
     "choose",
     "int_linear",
     "multiply",
@@ -186,12 +187,17 @@ def _check(x: Tensor, weight: PackedWeight, bias: Tensor | None, codes: bool = F
         raise ValueError(
             f"x is {x.dtype} of shape {tuple(x.shape)}; needs floating point [m, {weight.in_features}]"
         )
-    if bias is not None and tuple(bias.shape) != (weight.out_features,):
-        raise ValueError(f"bias has shape {tuple(bias.shape)}; needs ({weight.out_features},)")
+    check_bias(bias, weight.out_features)
     if x.device != weight.scale.device:
         raise ValueError(
             f"x is on {x.device}, the weight on {weight.scale.device}; move one of them"
         )
+
+
+def check_bias(bias: Tensor | None, n: int) -> None:
+    """Stop at a bias that is not one for each of n outputs, with a ValueError."""
+    if bias is not None and tuple(bias.shape) != (n,):
+        raise ValueError(f"bias has shape {tuple(bias.shape)}; needs ({n},)")
 
 
 def check_after(after: After, m: int, n: int) -> None:

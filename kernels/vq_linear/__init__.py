@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..dispatch import Choice, Op, callable_module
-from ..int_linear import After, Branch, check_after
+from ..int_linear import After, Branch, check_after, check_bias
 from ..int_linear.branch import check_branch
 from ..int_linear.reference import finished
 from ..quantize_rows import RowCodes
@@ -72,7 +72,7 @@ def vq_linear(
         raise ValueError(
             f"x is {x.dtype} of shape {tuple(x.shape)}; needs floating point [m, {weight.in_features}]"
         )
-    _check_bias(bias, weight)
+    check_bias(bias, weight.out_features)
     version = OP.version(choose(x, weight, backend, act_bits).backend)
     return version.linear(x, weight, bias, act_bits)
 
@@ -99,7 +99,7 @@ def multiply(
         )
     if codes.dtype not in (torch.float32, torch.int8):
         raise ValueError(f"codes of rows are {codes.dtype}; needs integers in float32 or int8")
-    _check_bias(bias, weight)
+    check_bias(bias, weight.out_features)
     check_after(after, m, n)
     check_branch(branch, m, n)
     symmetric = rows.zero is None
@@ -107,11 +107,6 @@ def multiply(
     alone = after is None and branch is None
     y = version.multiply(rows, weight, bias, dtype if alone else torch.float32)
     return y if alone else finished(y, after, dtype, branch)
-
-
-def _check_bias(bias: Tensor | None, weight: VectorWeight) -> None:
-    if bias is not None and tuple(bias.shape) != (weight.out_features,):
-        raise ValueError(f"bias has shape {tuple(bias.shape)}; needs ({weight.out_features},)")
 
 
 callable_module(__name__)
